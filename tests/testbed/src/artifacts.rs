@@ -107,7 +107,9 @@ impl Server {
         let listener = tokio::net::TcpListener::bind((address, port))
             .await
             .with_context(|| format!("cannot listen on {address}:{port}"))?;
-        axum::serve(listener, Router::new().fallback(answer).with_state(self)).await.context("the server ended")
+        axum::serve(listener, Router::new().fallback(answer).with_state(self))
+            .await
+            .context("the server ended")
     }
 
     fn count(&self, path: &str) -> u64 {
@@ -135,7 +137,8 @@ impl Server {
             if self.files.join(name).is_file() {
                 return Ok(Some(Found::File(self.files.join(name))));
             }
-            let Some(name) = plain.strip_prefix("files/").filter(|name| digest && self.files.join(name).is_file())
+            let Some(name) =
+                plain.strip_prefix("files/").filter(|name| digest && self.files.join(name).is_file())
             else {
                 return Ok(None);
             };
@@ -146,24 +149,29 @@ impl Server {
         if !matches!(name, "kubelet" | "kube-proxy" | "kubectl") {
             return Ok(None);
         }
-        Ok(Some(if digest { Found::Text(self.binaries.sha256(name)?) } else { Found::File(self.binaries.path(name)) }))
+        Ok(Some(if digest {
+            Found::Text(self.binaries.sha256(name)?)
+        } else {
+            Found::File(self.binaries.path(name))
+        }))
     }
 
     async fn send(&self, path: &str, how: How, method: &Method) -> Result<Response> {
         let (length, body): (u64, futures::stream::BoxStream<'static, std::io::Result<Bytes>>) =
             match self.find(path).await? {
                 None => return Ok((StatusCode::NOT_FOUND, "no such file\n").into_response()),
-                Some(Found::Text(text)) => (
-                    text.len() as u64,
-                    futures::stream::once(async move { Ok(Bytes::from(text)) }).boxed(),
-                ),
+                Some(Found::Text(text)) => {
+                    (text.len() as u64, futures::stream::once(async move { Ok(Bytes::from(text)) }).boxed())
+                }
                 Some(Found::File(file)) => {
                     let open = tokio::fs::File::open(&file)
                         .await
                         .with_context(|| format!("cannot open {}", file.display()))?;
                     let length = open.metadata().await.context("cannot see the file's length")?.len();
                     let whole = match how {
-                        How::Truncated | How::Stall => ReaderStream::with_capacity(open.take(length / 2), 1 << 16).boxed(),
+                        How::Truncated | How::Stall => {
+                            ReaderStream::with_capacity(open.take(length / 2), 1 << 16).boxed()
+                        }
                         // A tenth of a second's worth at a time.
                         How::Slow(speed) => {
                             let piece = usize::try_from(speed / 10).unwrap_or(usize::MAX).clamp(1, 1 << 20);
@@ -227,9 +235,12 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND);
                 return (status, "as you wished\n").into_response();
             }
-            Some(Wish::Html) => return ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response(),
+            Some(Wish::Html) => {
+                return ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response();
+            }
             Some(Wish::Redirect { hops, path }) => {
-                let place = if hops == 1 { format!("/{path}") } else { format!("/redirect/{}/{path}", hops - 1) };
+                let place =
+                    if hops == 1 { format!("/{path}") } else { format!("/redirect/{}/{path}", hops - 1) };
                 return (StatusCode::FOUND, [(header::LOCATION, place)]).into_response();
             }
             Some(Wish::Flaky { failures, key, path }) => {

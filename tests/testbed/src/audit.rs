@@ -118,7 +118,8 @@ fn parse(line: &str) -> Result<AuditEvent> {
         #[serde(default)]
         code: u16,
     }
-    let line: Line = serde_json::from_str(line).with_context(|| format!("not a line of an audit log: {line:?}"))?;
+    let line: Line =
+        serde_json::from_str(line).with_context(|| format!("not a line of an audit log: {line:?}"))?;
     Ok(AuditEvent {
         verb: line.verb,
         user: line.user.username,
@@ -150,7 +151,10 @@ mod tests {
         assert_eq!(events.len(), 1, "{events:?}");
         let event = &events[0];
         assert!(event.is_write());
-        assert_eq!((event.resource.as_str(), event.subresource.as_str(), event.code), ("nodes", "status", 200));
+        assert_eq!(
+            (event.resource.as_str(), event.subresource.as_str(), event.code),
+            ("nodes", "status", 200)
+        );
         assert_eq!((event.user.as_str(), event.name.as_str()), ("system:node:a", "a"));
     }
 

@@ -112,7 +112,8 @@ fn make(folder: &Path) -> Result<()> {
     // Under v2 a group has only the controllers that the one above hands down.
     let hand_down = parent.join("cgroup.subtree_control");
     if hand_down.exists() {
-        for controller in fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default().split(' ') {
+        for controller in fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default().split(' ')
+        {
             let _ = fs::write(&hand_down, format!("+{}", controller.trim()));
         }
     }
@@ -131,15 +132,18 @@ pub(crate) async fn clear(id: &Id, leaf: Option<&str>) -> Result<()> {
             }
         },
     };
-    process::wait_for("the processes of the testbed to end", Duration::from_secs(20), async || {
-        let pids: Vec<u32> =
-            folders.iter().flat_map(|folder| processes(folder)).filter(|pid| process::is_alive(*pid)).collect();
+    process::wait_for("the processes of the testbed to end", Duration::from_secs(20), || async {
+        let pids: Vec<u32> = folders
+            .iter()
+            .flat_map(|folder| processes(folder))
+            .filter(|pid| process::is_alive(*pid))
+            .collect();
         process::signal("KILL", &pids).await;
         Ok(pids.is_empty().then_some(()))
     })
     .await?;
     // A group whose last process is still being taken apart by the kernel is busy for a moment.
-    process::wait_for("the cgroups to be removed", Duration::from_secs(20), async || {
+    process::wait_for("the cgroups to be removed", Duration::from_secs(20), || async {
         folders.iter().for_each(|folder| remove(folder));
         Ok(folders.iter().all(|folder| !folder.exists()).then_some(()))
     })

@@ -53,7 +53,12 @@ impl ControlPlane {
         ]
         .map(str::to_owned);
         authority.sign_to_files("apiserver", "kube-apiserver", None, &hosts)?;
-        authority.sign_to_files("kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters"), &[])?;
+        authority.sign_to_files(
+            "kubelet-client",
+            "kube-apiserver-kubelet-client",
+            Some("system:masters"),
+            &[],
+        )?;
         let server = format!("https://127.0.0.1:{}", self.state.ports.apiserver);
         for (file, name, group) in [
             ("admin", "admin", Some("system:masters")),
@@ -190,7 +195,7 @@ impl ControlPlane {
 
     /// Waits until the API server says that it is ready.
     pub(crate) async fn wait_ready(&self, client: &kube::Client) -> Result<()> {
-        process::wait_for("the API server to be ready", Duration::from_secs(180), async || {
+        process::wait_for("the API server to be ready", Duration::from_secs(180), || async {
             for program in ["etcd", "kube-apiserver"] {
                 if !self.pid(program).is_some_and(process::is_alive) {
                     bail!("{program} ended:\n{}", crate::tail(&self.log(program)));

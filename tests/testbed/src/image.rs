@@ -14,7 +14,8 @@ use crate::paths;
 pub fn build(name_tag: &str, out_tar: &Path, entrypoint: &str, files: &[(&str, &Path)]) -> Result<()> {
     let mut contents = Vec::new();
     for (inside, source) in files {
-        let bytes = std::fs::read(source).with_context(|| format!("cannot read {} for the image", source.display()))?;
+        let bytes = std::fs::read(source)
+            .with_context(|| format!("cannot read {} for the image", source.display()))?;
         contents.push((*inside, bytes));
     }
     paths::write(out_tar, archive(name_tag, entrypoint, &contents)?)
@@ -45,7 +46,8 @@ fn archive(name_tag: &str, entrypoint: &str, files: &[(&str, Vec<u8>)]) -> Resul
     .to_string();
     let config_file = format!("{}.json", hex::encode(Sha256::digest(&config)));
     let layer_file = format!("{layer_digest}/layer.tar");
-    let manifest = json!([{"Config": config_file, "RepoTags": [name_tag], "Layers": [layer_file]}]).to_string();
+    let manifest =
+        json!([{"Config": config_file, "RepoTags": [name_tag], "Layers": [layer_file]}]).to_string();
 
     let mut image = tar::Builder::new(Vec::new());
     append(&mut image, &config_file, 0o644, config.as_bytes())?;

@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -253,7 +253,7 @@ impl Testbed {
         let request = axum::http::Request::get(&mark).body(Vec::new()).context("cannot make a request")?;
         let client = self.client().await?;
         client.request_text(request).await.context("the API server does not answer")?;
-        process::wait_for("the audit log to be written", Duration::from_secs(10), async || {
+        process::wait_for("the audit log to be written", Duration::from_secs(10), || async {
             Ok(audit::since(&log, start)?.iter().any(|event| event.uri == mark).then_some(()))
         })
         .await
@@ -340,7 +340,9 @@ impl Testbed {
         if !machines.is_empty() {
             chosen = machines.iter().map(|name| self.machine(name)).collect::<Result<_>>()?;
         }
-        futures::future::try_join_all(chosen.iter().map(|machine| machine.import_image(archive))).await.map(drop)
+        futures::future::try_join_all(chosen.iter().map(|machine| machine.import_image(archive)))
+            .await
+            .map(drop)
     }
 
     /// Copies all logs, with the journals of the machines that run, into a folder. Call it before [`Testbed::down`],
@@ -349,8 +351,8 @@ impl Testbed {
         let logs = self.dir().join("logs");
         for entry in std::fs::read_dir(&logs).with_context(|| format!("no logs in {}", logs.display()))? {
             let entry = entry.context("cannot read the folder of logs")?;
-            let bytes =
-                std::fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
+            let bytes = std::fs::read(entry.path())
+                .with_context(|| format!("cannot read {}", entry.path().display()))?;
             paths::write(&to.join(entry.file_name()), bytes)?;
         }
         for machine in self.machines()? {
@@ -483,7 +485,9 @@ impl Testbed {
         let nodes = made.iter().filter(|machine| !machine.is_bare());
         futures::future::try_join_all(nodes.map(|machine| self.wait_ready(machine))).await?;
         stages.note("nodes Ready");
-        process::wait_for("the artifact server", Duration::from_secs(20), async || {
+        self.wait_service_account().await?;
+        stages.note("service account made");
+        process::wait_for("the artifact server", Duration::from_secs(20), || async {
             Ok(self.artifact_counters().await.ok())
         })
         .await
@@ -571,6 +575,7 @@ impl Testbed {
             let status = node.and_then(|node| node.status.as_ref());
             status.is_some_and(|status| {
                 status.node_info.as_ref().is_some_and(|info| info.machine_id == machine.machine_id())
+                    && !is_tainted(node)
                     && status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
             })
         };
@@ -580,7 +585,10 @@ impl Testbed {
             Ok(outcome) => outcome.map(drop).with_context(|| format!("cannot watch node {name}"))?,
             Err(_) => {
                 let journal = machine.exec(&["journalctl", "-u", "kubelet", "-n", "20", "--no-pager"]).await;
-                bail!("node {name} is not Ready after 120 s:\n{}", journal.map(|j| j.stdout).unwrap_or_default());
+                bail!(
+                    "node {name} is not Ready after 120 s:\n{}",
+                    journal.map(|j| j.stdout).unwrap_or_default()
+                );
             }
         }
         if node::is_control_plane(name) {
@@ -591,6 +599,16 @@ impl Testbed {
                 .await
                 .with_context(|| format!("cannot label node {name}"))?;
         }
+        Ok(())
+    }
+
+    /// Waits until pods can be made: not before each namespace has its service account.
+    async fn wait_service_account(&self) -> Result<()> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, "default");
+        let there = |account: Option<&ServiceAccount>| account.is_some();
+        let wait = kube::runtime::wait::await_condition(accounts, "default", there);
+        let outcome = tokio::time::timeout(Duration::from_secs(120), wait).await;
+        outcome.context("no service account after 120 s; see logs/kube-controller-manager.log")?.map(drop)?;
         Ok(())
     }
 
@@ -642,10 +660,17 @@ async fn clear(id: &Id) -> Result<()> {
     network::clear(id).await?;
     let dir = id.state_dir();
     machine::unmount_below(&dir).await?;
+    machine::clear_leftovers(id);
     if dir.exists() {
         std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok(())
+}
+
+/// Whether no pod may run on a node since it was not ready: the taint goes a moment after the condition has come.
+fn is_tainted(node: Option<&Node>) -> bool {
+    let taints = node.and_then(|node| node.spec.as_ref()).and_then(|spec| spec.taints.as_ref());
+    taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == "node.kubernetes.io/not-ready"))
 }
 
 /// The program `testbed`: this one, the one that `TESTBED_BIN` names, or one beside a test of the same build.
@@ -668,7 +693,8 @@ pub fn architecture() -> &'static str {
 
 /// The last lines of a log, for an error.
 pub(crate) fn tail(log: &Path) -> String {
-    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text =
+        std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
@@ -719,5 +745,20 @@ impl Stages {
 
     fn total(&self) {
         eprintln!("{:7.1} s  in all", self.begin.elapsed().as_secs_f32());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only if users may spawn these on other threads.
+    #[test]
+    fn futures_can_be_sent() {
+        fn sendable<T: Send>(value: T) -> T {
+            value
+        }
+        drop(sendable(Testbed::up(UpOptions::new("never"))));
+        drop(sendable(Testbed::down_id("never")));
     }
 }

@@ -62,11 +62,21 @@ impl Machine {
 
     /// The process id, on the host, of its systemd. Looked up each time: a reboot of the machine changes it.
     pub fn leader(&self) -> Result<u32> {
-        let nspawn = self.nspawn()?;
-        process::children(nspawn)
-            .first()
-            .copied()
-            .with_context(|| format!("machine {} is not running; see {}", self.name(), self.console_log().display()))
+        let own = std::fs::read_link("/proc/self/ns/pid").context("cannot see our own namespace")?;
+        // While it starts, nspawn has a child that is still in our namespaces: a command sent there would run on the
+        // host, and systemctl would ask the host's systemd.
+        let is_inside = |pid: &u32| {
+            std::fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|theirs| theirs != own)
+                && process::program(*pid).is_some_and(|name| name == "systemd" || name == "init")
+        };
+        process::children(self.supervisor()?)
+            .into_iter()
+            .filter(|pid| process::program(*pid).is_some_and(|name| name == "systemd-nspawn"))
+            .flat_map(process::children)
+            .find(is_inside)
+            .with_context(|| {
+                format!("machine {} is not running; see {}", self.name(), self.console_log().display())
+            })
     }
 
     /// Runs a command in it to its end, as root, with an empty standard input.
@@ -104,15 +114,16 @@ impl Machine {
         // The command is cut off by the reboot, so that its exit code says nothing.
         let _ = self.exec(&["systemctl", "reboot"]).await;
         let name = self.name();
-        process::wait_for(&format!("machine {name} to go down"), Duration::from_secs(120), async || {
+        process::wait_for(&format!("machine {name} to go down"), Duration::from_secs(120), || async {
             Ok((!process::is_alive(before)).then_some(()))
         })
         .await?;
         self.wait_running().await
     }
 
-    fn nspawn(&self) -> Result<u32> {
-        let file = self.dir.join("nspawn.pid");
+    /// The process id of the shell that starts systemd-nspawn, again after each reboot.
+    fn supervisor(&self) -> Result<u32> {
+        let file = self.dir.join("supervisor.pid");
         std::fs::read_to_string(&file)
             .ok()
             .and_then(|text| text.trim().parse().ok())
@@ -121,7 +132,7 @@ impl Machine {
 
     /// Whether its systemd is there.
     pub fn is_running(&self) -> bool {
-        self.nspawn().is_ok_and(|pid| process::is_running(pid, "systemd-nspawn")) && self.leader().is_ok()
+        self.supervisor().is_ok_and(|pid| process::is_running(pid, "systemd-nspawn")) && self.leader().is_ok()
     }
 
     fn leaf(&self) -> String {
@@ -138,7 +149,9 @@ impl Machine {
         let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
         let mut mount = Command::new("mount");
         mount.args(["-t", "overlay", "overlay", "-o", &options]).arg(&self.root);
-        process::run(&mut mount).await.with_context(|| format!("cannot mount the root of {}", self.name()))?;
+        process::run(&mut mount)
+            .await
+            .with_context(|| format!("cannot mount the root of {}", self.name()))?;
 
         let name = self.name();
         paths::write(&self.root.join("etc/hostname"), format!("{name}\n"))?;
@@ -174,6 +187,9 @@ impl Machine {
         network::create_namespace(&self.id, self.slot, self.name(), self.state.suffix).await?;
         let entry = cgroup::enter(&self.id, &self.leaf())?;
         let mut argv = entry.prefix;
+        argv.extend(["sh", "-c", SUPERVISE, "testbed"].map(str::to_owned));
+        argv.push(entry.folders.len().to_string());
+        argv.extend(entry.folders.iter().map(|folder| folder.display().to_string()));
         argv.extend(self.nspawn_words());
         let environment = [
             // Kubelets and kube-proxy write below /proc/sys and /sys.
@@ -183,7 +199,7 @@ impl Machine {
             ("SYSTEMD_SECCOMP", "0"),
         ];
         let pid = process::spawn_detached(&argv, &environment, &entry.folders, &self.console_log())?;
-        paths::write(&self.dir.join("nspawn.pid"), pid.to_string())?;
+        paths::write(&self.dir.join("supervisor.pid"), pid.to_string())?;
         self.wait_running().await
     }
 
@@ -207,7 +223,7 @@ impl Machine {
         words.extend([
             format!("--directory={}", self.root.display()),
             // nspawn keeps folders in /run by this name, so that two testbeds' cp1 must differ in it.
-            format!("--machine=nbt-{}-{}", self.id, self.name()),
+            format!("--machine={}", self.id.namespace(self.name())),
             format!("--hostname={}", self.name()),
             format!("--uuid={}", self.machine_id()),
             format!("--network-namespace-path=/run/netns/{}", self.id.namespace(self.name())),
@@ -218,8 +234,8 @@ impl Machine {
     async fn wait_running(&self) -> Result<()> {
         let name = self.name();
         let what = format!("systemd on machine {name} (see {})", self.console_log().display());
-        process::wait_for(&what, Duration::from_secs(120), async || {
-            if !self.nspawn().is_ok_and(process::is_alive) {
+        process::wait_for(&what, Duration::from_secs(120), || async {
+            if !self.supervisor().is_ok_and(process::is_alive) {
                 anyhow::bail!("systemd-nspawn ended:\n{}", crate::tail(&self.console_log()));
             }
             let Ok(mut command) = self.command(&["systemctl", "is-system-running"]) else { return Ok(None) };
@@ -235,7 +251,8 @@ impl Machine {
     pub(crate) async fn stop(&self) -> Result<()> {
         cgroup::clear(&self.id, Some(&self.leaf())).await?;
         network::remove_namespace(&self.id, self.slot, self.name(), self.state.suffix).await?;
-        let _ = std::fs::remove_file(self.dir.join("nspawn.pid"));
+        let _ = std::fs::remove_file(self.dir.join("supervisor.pid"));
+        let _ = std::fs::remove_dir(Path::new(PROPAGATE).join(self.id.namespace(self.name())));
         Ok(())
     }
 
@@ -244,7 +261,8 @@ impl Machine {
         self.stop().await?;
         unmount_below(&self.dir).await?;
         if self.dir.exists() {
-            std::fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display()))?;
+            std::fs::remove_dir_all(&self.dir)
+                .with_context(|| format!("cannot remove {}", self.dir.display()))?;
         }
         Ok(())
     }
@@ -253,15 +271,41 @@ impl Machine {
     pub(crate) async fn import_image(&self, archive: &Path) -> Result<()> {
         // By standard input: no copy into the machine's root.
         let argv = ["ctr", "-n", "k8s.io", "images", "import", "--snapshotter", "native", "-"];
-        self.exec_with_file(&argv, archive).await?.ok().map(drop).with_context(|| {
-            format!("cannot import {} on machine {}", archive.display(), self.name())
-        })
+        self.exec_with_file(&argv, archive)
+            .await?
+            .ok()
+            .map(drop)
+            .with_context(|| format!("cannot import {} on machine {}", archive.display(), self.name()))
+    }
+}
+
+/// nspawn ends with 133 when its machine reboots, and wants to be started again. The cgroups of what ran before go, as
+/// they would on a true machine.
+const SUPERVISE: &str = r#"n=$1; shift; folders=
+while [ "$n" -gt 0 ]; do folders="$folders $1"; shift; n=$((n - 1)); done
+while :; do
+  "$@"; code=$?
+  [ "$code" = 133 ] || exit "$code"
+  for folder in $folders; do find "$folder" -mindepth 1 -depth -type d -exec rmdir {} ';' 2>/dev/null; done
+done"#;
+
+/// Where systemd-nspawn makes a folder for each machine; killed, it leaves it.
+const PROPAGATE: &str = "/run/systemd/nspawn/propagate";
+
+/// Removes what systemd-nspawn left of the machines of an id.
+pub(crate) fn clear_leftovers(id: &Id) {
+    let prefix = id.namespace("");
+    let Ok(entries) = std::fs::read_dir(PROPAGATE) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)) {
+        // Empty, or a mount point that is somebody else's business: either way only an empty one may go.
+        let _ = std::fs::remove_dir(entry.path());
     }
 }
 
 /// A new machine id, random as systemd's own.
 pub(crate) fn new_machine_id() -> Result<String> {
-    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("the kernel gives no random UUID")?;
+    let uuid =
+        std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("the kernel gives no random UUID")?;
     Ok(uuid.trim().replace('-', ""))
 }
 

@@ -98,7 +98,10 @@ async fn run(command: Command) -> Result<ExitCode> {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();
             let machine = Testbed::open(&which.id)?.machine(&machine)?;
             let status = machine.command(&words)?.status().await?;
-            return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
+            return Ok(status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .map_or(ExitCode::FAILURE, ExitCode::from));
         }
         Command::Import { which, archive, machines } => {
             let machines: Vec<&str> = machines.iter().map(String::as_str).collect();

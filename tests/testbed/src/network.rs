@@ -48,7 +48,8 @@ pub(crate) async fn create_bridge(id: &Id, slot: Slot) -> Result<()> {
 /// Makes the network namespace of a machine and joins it to the bridge.
 pub(crate) async fn create_namespace(id: &Id, slot: Slot, machine: &str, suffix: u8) -> Result<()> {
     let namespace = id.namespace(machine);
-    let (bridge, veth, gateway, address) = (slot.bridge(), slot.veth(suffix), slot.gateway(), slot.address(suffix));
+    let (bridge, veth, gateway, address) =
+        (slot.bridge(), slot.veth(suffix), slot.gateway(), slot.address(suffix));
     batch(
         None,
         &format!(

@@ -62,7 +62,8 @@ pub(crate) fn configure(root: &Path, name: &str, address: Ipv4Addr, cluster: &Cl
 pub(crate) fn copy_programs(root: &Path, binaries: &Binaries) -> Result<()> {
     for program in ["kubelet", "kube-proxy"] {
         // By rename: a running program cannot be written to ("Text file busy").
-        let (fresh, place) = (root.join(format!("usr/bin/.{program}.new")), root.join("usr/bin").join(program));
+        let (fresh, place) =
+            (root.join(format!("usr/bin/.{program}.new")), root.join("usr/bin").join(program));
         std::fs::copy(binaries.path(program), &fresh)
             .and_then(|_| std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)))
             .and_then(|()| std::fs::rename(&fresh, &place))

@@ -93,7 +93,8 @@ pub(crate) async fn lock(path: &Path) -> Result<File> {
     if file.try_lock().is_err() {
         eprintln!("waiting for another testbed command (lock {})", path.display());
         // A cold build holds the cache's lock for minutes.
-        process::wait_for("the lock", Duration::from_secs(1800), async || Ok(file.try_lock().ok())).await?;
+        process::wait_for("the lock", Duration::from_secs(1800), || async { Ok(file.try_lock().ok()) })
+            .await?;
     }
     Ok(file)
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use serde_json::json;
 
@@ -28,7 +28,8 @@ impl Authority {
     /// Makes a new authority and a key for service account tokens in `dir`.
     pub(crate) fn create(dir: &Path) -> Result<Authority> {
         let key = KeyPair::generate().context("cannot make a key")?;
-        let certificate = authority_params().self_signed(&key).context("cannot sign the authority's certificate")?;
+        let certificate =
+            authority_params().self_signed(&key).context("cannot sign the authority's certificate")?;
         write_secret(&dir.join("ca.key"), &key.serialize_pem())?;
         paths::write(&dir.join("ca.crt"), certificate.pem())?;
 
@@ -41,7 +42,8 @@ impl Authority {
     /// Reads the authority that lies in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Authority> {
         let read = |name: &str| {
-            std::fs::read_to_string(dir.join(name)).with_context(|| format!("cannot read {}", dir.join(name).display()))
+            std::fs::read_to_string(dir.join(name))
+                .with_context(|| format!("cannot read {}", dir.join(name).display()))
         };
         let certificate_pem = read("ca.crt")?;
         let key = KeyPair::from_pem(&read("ca.key")?).context("ca.key is no key")?;
@@ -50,7 +52,12 @@ impl Authority {
     }
 
     /// Signs a certificate that proves to be `common_name` of the group `organization`, to clients for `hosts`.
-    pub(crate) fn sign(&self, common_name: &str, organization: Option<&str>, hosts: &[String]) -> Result<Identity> {
+    pub(crate) fn sign(
+        &self,
+        common_name: &str,
+        organization: Option<&str>,
+        hosts: &[String],
+    ) -> Result<Identity> {
         let key = KeyPair::generate().context("cannot make a key")?;
         let mut params = CertificateParams::new(hosts).context("a host name is not valid")?;
         params.distinguished_name = name(common_name, organization);
@@ -148,7 +155,9 @@ mod tests {
 
     #[test]
     fn base64_pads_as_the_standard_says() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
     }

@@ -29,7 +29,8 @@ const NEEDED: &[(&str, &str)] = &[
 pub(crate) async fn ensure(warm: bool) -> Result<()> {
     let mut lacks = Vec::new();
     if effective_uid()? != 0 {
-        lacks.push("root: mounts, network namespaces and systemd-nspawn need it; run it with sudo".to_owned());
+        lacks
+            .push("root: mounts, network namespaces and systemd-nspawn need it; run it with sudo".to_owned());
     }
     let need = if warm { WARM_GIB } else { COLD_GIB };
     for place in [paths::cache_dir()?, PathBuf::from(paths::STATE_ROOT)] {
@@ -41,7 +42,9 @@ pub(crate) async fn ensure(warm: bool) -> Result<()> {
     if !warm {
         match go_version(&go()).await {
             Some(version) if version >= GO => {}
-            Some((major, minor)) => lacks.push(format!("Go {}.{} or newer, this is {major}.{minor}", GO.0, GO.1)),
+            Some((major, minor)) => {
+                lacks.push(format!("Go {}.{} or newer, this is {major}.{minor}", GO.0, GO.1))
+            }
             None => lacks.push(format!("Go {}.{} or newer (`go` in PATH or /usr/local/go/bin)", GO.0, GO.1)),
         }
         if find("gcc").is_none() {
@@ -51,7 +54,10 @@ pub(crate) async fn ensure(warm: bool) -> Result<()> {
     let packages: Vec<&str> =
         NEEDED.iter().filter(|(file, _)| find(file).is_none()).map(|(_, package)| *package).collect();
     if !packages.is_empty() && find("apt-get").is_none() {
-        lacks.push(format!("what the Debian packages {} bring, and there is no apt-get here", packages.join(", ")));
+        lacks.push(format!(
+            "what the Debian packages {} bring, and there is no apt-get here",
+            packages.join(", ")
+        ));
     }
     if !lacks.is_empty() {
         bail!("the testbed cannot start here; missing:\n  - {}", lacks.join("\n  - "));

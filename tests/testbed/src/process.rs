@@ -147,6 +147,11 @@ pub(crate) fn is_running(pid: u32, word: &str) -> bool {
             .is_ok_and(|line| String::from_utf8_lossy(&line).contains(word))
 }
 
+/// The name of a process's program, cut to 15 characters by the kernel.
+pub(crate) fn program(pid: u32) -> Option<String> {
+    Some(std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned())
+}
+
 /// The children of a process.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -179,18 +184,20 @@ pub(crate) async fn signal(name: &str, pids: &[u32]) {
 /// Asks a process to end, and kills it after `patience`.
 pub(crate) async fn terminate(pid: u32, patience: Duration) {
     signal("TERM", &[pid]).await;
-    let gone = wait_for("the process to end", patience, async || Ok((!is_alive(pid)).then_some(()))).await;
+    let gone =
+        wait_for("the process to end", patience, || async { Ok((!is_alive(pid)).then_some(())) }).await;
     if gone.is_err() {
         signal("KILL", &[pid]).await;
-        let _ = wait_for("the process to end", patience, async || Ok((!is_alive(pid)).then_some(()))).await;
+        let _ =
+            wait_for("the process to end", patience, || async { Ok((!is_alive(pid)).then_some(())) }).await;
     }
 }
 
 /// Asks `condition` every 50 ms until it gives a value, at most for `patience`; `what` is for the error.
-pub(crate) async fn wait_for<T>(
+pub(crate) async fn wait_for<T, F: Future<Output = Result<Option<T>>>>(
     what: &str,
     patience: Duration,
-    mut condition: impl AsyncFnMut() -> Result<Option<T>>,
+    mut condition: impl FnMut() -> F,
 ) -> Result<T> {
     let start = Instant::now();
     loop {

@@ -80,9 +80,17 @@ WantedBy=multi-user.target
 
 fn dir() -> Result<PathBuf> {
     let mut hash = Sha256::new();
-    for part in
-        [SUITE, PACKAGES, PAUSE_SOURCE, PAUSE_IMAGE, CONTAINERD, PREPARE, PREPARE_UNIT, IMAGES_UNIT, "layout 1"]
-    {
+    for part in [
+        SUITE,
+        PACKAGES,
+        PAUSE_SOURCE,
+        PAUSE_IMAGE,
+        CONTAINERD,
+        PREPARE,
+        PREPARE_UNIT,
+        IMAGES_UNIT,
+        "layout 1",
+    ] {
         hash.update(part.len().to_be_bytes());
         hash.update(part);
     }
@@ -153,7 +161,8 @@ async fn finish(root: &Path) -> Result<()> {
     )?;
     let prepare = root.join("usr/lib/testbed/prepare");
     paths::write(&prepare, PREPARE)?;
-    std::fs::set_permissions(&prepare, std::fs::Permissions::from_mode(0o755)).context("cannot set a mode")?;
+    std::fs::set_permissions(&prepare, std::fs::Permissions::from_mode(0o755))
+        .context("cannot set a mode")?;
     write_enabled_unit(root, "testbed-prepare", PREPARE_UNIT)?;
     write_enabled_unit(root, "testbed-images", IMAGES_UNIT)?;
     // No nameserver: every look-up would wait for an answer that cannot come.

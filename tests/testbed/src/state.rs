@@ -87,9 +87,8 @@ impl Slot {
     /// Chooses the slot of an id: always the same one if it is free, else the next free one.
     pub(crate) fn choose(id: &str, taken: impl Fn(Slot) -> bool) -> Result<Slot> {
         // FNV-1a: std's hashes are not promised to stay the same between releases.
-        let hash = id
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let hash =
+            id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         let first = (hash % u32::from(SLOTS)) as u8;
         (0..SLOTS)
             .map(|step| Slot((first + step) % SLOTS))
@@ -129,10 +128,9 @@ impl State {
     pub(crate) fn load(id: &Id) -> Result<Option<State>> {
         let path = id.state_dir().join("state.json");
         match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(
-                serde_json::from_slice(&bytes)
-                    .with_context(|| format!("{} is damaged: `testbed down --id {id}` clears it", path.display()))?,
-            )),
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| {
+                format!("{} is damaged: `testbed down --id {id}` clears it", path.display())
+            })?)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
         }
