@@ -58,15 +58,16 @@ impl Binaries {
             return Ok(binaries);
         }
         let dir = dir()?;
-        let _lock = paths::lock(&dir.with_extension("lock")).await?;
+        let cache = paths::cache_dir()?;
+        let _lock = paths::lock(&cache.join("kubernetes.lock")).await?;
         if let Some(binaries) = Self::cached()? {
             return Ok(binaries);
         }
         eprintln!("building Kubernetes {KUBERNETES_VERSION} and etcd from source, once (about 5 min)");
-        let module = dir.with_extension("module");
+        let module = cache.join("kubernetes.module");
         paths::write(&module.join("go.mod"), GO_MOD)?;
         paths::write(&module.join("go.sum"), GO_SUM)?;
-        let out = dir.with_extension("new");
+        let out = cache.join("kubernetes.new");
         let _ = std::fs::remove_dir_all(&out);
         std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
 

@@ -62,6 +62,11 @@ fn slice(id: &Id) -> String {
     format!("nodebootstrap-testbed-{}.slice", id.as_str().replace('-', "_"))
 }
 
+/// The unit of one group.
+fn scope(id: &Id, leaf: &str) -> String {
+    format!("{}-{leaf}.scope", slice(id).trim_end_matches(".slice"))
+}
+
 /// The folders that hold all groups of an id, whether or not they exist.
 fn tops(id: &Id) -> Result<Vec<PathBuf>> {
     Ok(match Flavour::here()? {
@@ -76,11 +81,13 @@ fn tops(id: &Id) -> Result<Vec<PathBuf>> {
 pub(crate) fn enter(id: &Id, leaf: &str) -> Result<Entry> {
     match Flavour::here()? {
         Flavour::Systemd => {
-            let slice = slice(id);
-            let unit = format!("{}-{leaf}.scope", slice.trim_end_matches(".slice"));
             let words = ["systemd-run", "--scope", "--quiet", "--collect", "-p", "Delegate=yes"];
             let mut prefix: Vec<String> = words.map(str::to_owned).to_vec();
-            prefix.extend([format!("--slice={slice}"), format!("--unit={unit}"), "--".to_owned()]);
+            prefix.extend([
+                format!("--slice={}", slice(id)),
+                format!("--unit={}", scope(id, leaf)),
+                "--".to_owned(),
+            ]);
             Ok(Entry { folders: Vec::new(), prefix })
         }
         Flavour::Folders(hierarchies) => {
@@ -126,10 +133,7 @@ pub(crate) async fn clear(id: &Id, leaf: Option<&str>) -> Result<()> {
         None => tops(id)?,
         Some(leaf) => match Flavour::here()? {
             Flavour::Folders(_) => tops(id)?.iter().map(|top| top.join(leaf)).collect(),
-            Flavour::Systemd => {
-                let scope = format!("{}-{leaf}.scope", slice(id).trim_end_matches(".slice"));
-                tops(id)?.iter().map(|top| top.join(&scope)).collect()
-            }
+            Flavour::Systemd => tops(id)?.iter().map(|top| top.join(scope(id, leaf))).collect(),
         },
     };
     process::wait_for("the processes of the testbed to end", Duration::from_secs(20), || async {
@@ -142,6 +146,14 @@ pub(crate) async fn clear(id: &Id, leaf: Option<&str>) -> Result<()> {
         Ok(pids.is_empty().then_some(()))
     })
     .await?;
+    if matches!(Flavour::here()?, Flavour::Systemd) {
+        // Groups that systemd made must be taken down by it; an unknown unit is one that is gone already.
+        let unit = match leaf {
+            None => slice(id),
+            Some(leaf) => scope(id, leaf),
+        };
+        let _ = process::run_args("systemctl", &["stop", &unit]).await;
+    }
     // A group whose last process is still being taken apart by the kernel is busy for a moment.
     process::wait_for("the cgroups to be removed", Duration::from_secs(20), || async {
         folders.iter().for_each(|folder| remove(folder));

@@ -135,6 +135,8 @@ impl Testbed {
         let _shared = paths::lock_shared().await?;
         if paths::known_ids().is_empty() {
             kernel::restore()?;
+            // Only if it is empty: what somebody else put there is not ours.
+            let _ = std::fs::remove_dir(paths::STATE_ROOT);
         }
         Ok(())
     }
@@ -361,7 +363,8 @@ impl Testbed {
             if let Ok(bytes) = std::fs::read(machine.console_log()) {
                 paths::write(&to.join(format!("{name}.console.log")), bytes)?;
             }
-            if let Ok(journal) = machine.exec(&["journalctl", "--no-pager", "-b"]).await {
+            let journal = machine.exec(&["journalctl", "--no-pager", "-b"]);
+            if let Ok(Ok(journal)) = tokio::time::timeout(Duration::from_secs(30), journal).await {
                 paths::write(&to.join(format!("{name}.journal.log")), journal.stdout)?;
             }
         }
@@ -715,7 +718,7 @@ async fn http_get(address: std::net::Ipv4Addr, port: u16, path: &str) -> Result<
         .context("no answer in 5 s")?
         .with_context(|| format!("no answer from {address}:{port}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
-    if !head.split(' ').nth(1).is_some_and(|code| code == "200") {
+    if head.split(' ').nth(1) != Some("200") {
         bail!("{path}: {}", head.lines().next().unwrap_or_default());
     }
     Ok(body.to_owned())

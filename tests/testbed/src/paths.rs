@@ -12,6 +12,10 @@ use crate::process;
 /// file system, and home folders often do not.
 pub const STATE_ROOT: &str = "/var/lib/nodebootstrap-testbed";
 
+/// Lock files, outside of the folders that they guard, so that these can be removed. Never removed themselves (two
+/// could then hold "the" lock), but gone with the next boot.
+const LOCKS: &str = "/run/lock/nodebootstrap-testbed";
+
 /// A checked testbed id: 1 to 32 lower-case letters, digits and inner dashes, so that it fits into names everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Id(String);
@@ -101,12 +105,12 @@ pub(crate) async fn lock(path: &Path) -> Result<File> {
 
 /// The lock over what all ids share: choice of subnet, kernel settings.
 pub(crate) async fn lock_shared() -> Result<File> {
-    lock(&Path::new(STATE_ROOT).join(".locks/.shared")).await
+    lock(&Path::new(LOCKS).join(".shared")).await
 }
 
 /// The lock over one id: one command at a time makes or ends it.
 pub(crate) async fn lock_id(id: &Id) -> Result<File> {
-    lock(&Path::new(STATE_ROOT).join(".locks").join(id.as_str())).await
+    lock(&Path::new(LOCKS).join(id.as_str())).await
 }
 
 /// Writes a file and makes the folders above it; the error names it.

@@ -97,7 +97,7 @@ fn dir() -> Result<PathBuf> {
     Ok(paths::cache_dir()?.join(format!("root-{SUITE}-{}", &hex::encode(hash.finalize())[..16])))
 }
 
-fn debian_dir() -> Result<PathBuf> {
+fn debian_archive() -> Result<PathBuf> {
     let key = hex::encode(Sha256::digest(PACKAGES));
     Ok(paths::cache_dir()?.join(format!("debian-{SUITE}-{}.tar", &key[..16])))
 }
@@ -120,16 +120,28 @@ pub(crate) async fn ensure() -> Result<PathBuf> {
         return Ok(root);
     }
     // The packages are kept apart from our own files, so that an edit of those does not fetch everything again.
-    let debian = debian_dir()?;
+    let debian = debian_archive()?;
     if !debian.is_file() {
         eprintln!("making the machines' root with debootstrap, once (about 70 s)");
         let fresh = debian.with_extension("new");
         let _ = std::fs::remove_dir_all(&fresh);
+        // debootstrap mounts /proc and /sys into the root. In namespaces of their own its mounts and processes end
+        // with it, and it ends with us, however we end: a later removal of the folder must not run into the host's.
         // No mirror is named: debootstrap's own default, or the user's configuration of it, holds.
         process::run(
-            Command::new("debootstrap")
+            Command::new("setpriv")
                 .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-                .args(["--variant=minbase", &format!("--include={PACKAGES}"), SUITE])
+                .args([
+                    "--pdeathsig",
+                    "KILL",
+                    "unshare",
+                    "--mount",
+                    "--pid",
+                    "--fork",
+                    "--kill-child",
+                    "--mount-proc",
+                ])
+                .args(["debootstrap", "--variant=minbase", &format!("--include={PACKAGES}"), SUITE])
                 .arg(&fresh),
         )
         .await?;
