@@ -104,6 +104,23 @@ pub(crate) fn enter(id: &Id, leaf: &str) -> Result<Entry> {
     }
 }
 
+/// The folders by which a command joins a group that is there already. Only under v1: with v2 a group that hands
+/// controllers down holds no processes itself, so that such a command stays in its caller's group.
+pub(crate) fn folders_to_join(id: &Id, leaf: &str) -> Vec<PathBuf> {
+    match Flavour::here() {
+        Ok(Flavour::Folders(hierarchies)) if hierarchies.len() > 1 => {
+            let group = |hierarchy: &PathBuf| {
+                let group = hierarchy.join(id.cgroup()).join(leaf);
+                // systemd-nspawn moves its machine one level down where systemd itself manages groups.
+                let payload = group.join("payload");
+                if payload.is_dir() { payload } else { group }
+            };
+            hierarchies.iter().map(group).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn make(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make the cgroup {}", folder.display()))?;
     let Some(parent) = folder.parent() else { return Ok(()) };

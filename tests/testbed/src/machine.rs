@@ -100,8 +100,14 @@ impl Machine {
 
     /// The command line that runs `argv` in it, for those who want its standard input and output for themselves.
     pub fn command(&self, argv: &[&str]) -> Result<Command> {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.leader()?.to_string(), "-a", "--"]).args(argv);
+        let leader = self.leader()?.to_string();
+        // In the machine's cgroups, as a login there would be: else it sees its own as "/../..".
+        let folders = cgroup::folders_to_join(&self.id, &self.leaf());
+        let mut command = Command::new("sh");
+        command.args(["-c", process::ENTER, "testbed", &folders.len().to_string()]).args(folders);
+        command.args(["nsenter", "-t", &leader, "-a", "--"]);
+        // nsenter waits outside of the machine; without this, killing it would leave the command running inside.
+        command.args(["setpriv", "--pdeathsig", "KILL", "--"]).args(argv);
         command.env_clear();
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.envs([("HOME", "/root"), ("LANG", "C.UTF-8"), ("TERM", "linux"), ("SYSTEMD_PAGER", "")]);

@@ -101,6 +101,11 @@ fn shown(command: &Command) -> String {
     if line.len() > 300 { line.chars().take(300).chain("…".chars()).collect() } else { line }
 }
 
+/// A shell's program: the number of cgroup folders, the folders, and the command that then runs there.
+pub(crate) const ENTER: &str = r#"n=$1; shift
+while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs" || exit 70; shift; n=$((n - 1)); done
+exec "$@""#;
+
 /// Starts `argv` in its own session with its output appended to `log`; gives the process id.
 ///
 /// `enter` are the folders of the cgroups that it starts in. A shell writes itself there and then becomes the
@@ -111,9 +116,6 @@ pub(crate) fn spawn_detached(
     enter: &[PathBuf],
     log: &Path,
 ) -> Result<u32> {
-    const ENTER: &str = r#"n=$1; shift
-while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs" || exit 70; shift; n=$((n - 1)); done
-exec "$@""#;
     let file = OpenOptions::new()
         .create(true)
         .append(true)

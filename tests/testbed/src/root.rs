@@ -35,6 +35,8 @@ const CONTAINERD: &str = r#"version = 2
 
 /// At every boot, since a reboot undoes it. Pods need writable cgroups and mounts that propagate. Each machine's
 /// pods have a group of their own (the kubelet's `cgroupRoot`), since kubelets delete groups that they do not know.
+/// The settings that a kubelet changes unasked (overcommit, reboot on oops) are the developer's kernel's: it finds
+/// files in their place.
 const PREPARE: &str = r#"#!/bin/sh
 mount --make-rshared /
 mount -o remount,rw /sys/fs/cgroup
@@ -51,6 +53,14 @@ done
 if [ -f /sys/fs/cgroup/cgroup.subtree_control ]; then
   for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo "+$c" > /sys/fs/cgroup/cgroup.subtree_control; done
 fi
+for s in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys \
+  kernel/keys/root_maxbytes; do
+  own=/run/testbed/sysctl/$s
+  [ -e "/proc/sys/$s" ] && [ ! -e "$own" ] || continue
+  mkdir -p "${own%/*}"
+  cat "/proc/sys/$s" > "$own"
+  mount --bind "$own" "/proc/sys/$s"
+done
 sysctl -q -w net.ipv4.ip_forward=1
 exit 0
 "#;
@@ -89,7 +99,7 @@ fn dir() -> Result<PathBuf> {
         PREPARE,
         PREPARE_UNIT,
         IMAGES_UNIT,
-        "layout 1",
+        "layout 2",
     ] {
         hash.update(part.len().to_be_bytes());
         hash.update(part);
@@ -177,6 +187,13 @@ async fn finish(root: &Path) -> Result<()> {
         .context("cannot set a mode")?;
     write_enabled_unit(root, "testbed-prepare", PREPARE_UNIT)?;
     write_enabled_unit(root, "testbed-images", IMAGES_UNIT)?;
+    // systemd-sysctl would set these in the kernel that the machines share with the host.
+    for folder in ["usr/lib/sysctl.d", "etc/sysctl.d"] {
+        for entry in std::fs::read_dir(root.join(folder)).with_context(|| format!("no {folder}"))? {
+            let file = entry.with_context(|| format!("cannot read {folder}"))?.path();
+            std::fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
     // No nameserver: every look-up would wait for an answer that cannot come.
     let _ = std::fs::remove_file(root.join("etc/resolv.conf"));
     paths::write(&root.join("etc/resolv.conf"), "")?;

@@ -50,6 +50,13 @@ async fn machines_come_join_go_and_come_back_as_others() -> Result<()> {
         ensure!(!after.root().join("etc/mark").exists(), "the old disk");
         ensure!(before.ip() == after.ip(), "another address");
 
+        // What a kubelet sets unasked must not reach the kernel that is the developer's.
+        for setting in ["kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory"] {
+            let kind =
+                after.exec(&["stat", "-f", "-c", "%T", &format!("/proc/sys/{setting}")]).await?.ok()?;
+            ensure!(kind.trim() == "tmpfs", "{setting} of the host is within reach: {kind}");
+        }
+
         std::fs::write(after.root().join("etc/mark"), "x")?;
         let boot = async || after.exec(&["cat", "/proc/sys/kernel/random/boot_id"]).await?.ok();
         let first = boot().await?;
@@ -91,7 +98,7 @@ async fn pods_reach_each_other_and_the_api() -> Result<()> {
             testbed.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"]).await?.ok()
         };
         let worker = testbed.machine("worker1")?;
-        let find = "crictl=; for p in $(pgrep -x pause); do n=$(readlink /proc/$p/ns/net); \
+        let find = "for p in $(pgrep -x pause); do n=$(readlink /proc/$p/ns/net); \
                     [ \"$n\" = \"$(readlink /proc/1/ns/net)\" ] || { echo $p; exit; }; done";
         let pid = worker.exec(&["sh", "-c", find]).await?.ok()?;
         let pid = pid.trim();
