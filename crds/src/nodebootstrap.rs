@@ -1,0 +1,413 @@
+//! `NodeBootstrap` (`nb`): what a user wants of the nodes that it selects, and the status that the operator writes.
+//!
+//! Doc comments here are the CRD's field descriptions, so they speak to users: meaning, default, unit, example.
+//! Defaults inside list items are applied when a revision is rendered ([`crate::revision`]), never by the schema:
+//! a GitOps tool would else see a difference for ever.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::value::{AccountName, AccountRef, HostPath, Mode, Sha256, Timeout, UnitName, Url};
+
+/// The most entries that any list of a spec may have.
+pub const MAX_ENTRIES: usize = 1000;
+
+/// The state that selected nodes shall have: groups, users, directories, files, binaries and systemd units. Nothing
+/// is deleted from a node when an entry leaves the spec. Writing a NodeBootstrap is being root on the nodes it selects.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "nodebootstrap.io",
+    version = "v1alpha1",
+    kind = "NodeBootstrap",
+    plural = "nodebootstraps",
+    shortname = "nb",
+    category = "nodebootstrap",
+    status = "NodeBootstrapStatus",
+    derive = "PartialEq",
+    doc = "The state that selected nodes shall have, and what became of it.",
+    printcolumn(name = "Selected", type_ = "integer", json_path = ".status.nodes.selected", description = "Nodes that the selector matches."),
+    printcolumn(name = "Updated", type_ = "integer", json_path = ".status.nodes.updated", description = "Nodes that run the newest revision."),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.nodes.ready", description = "Nodes that run the newest revision, proven, and that answer."),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.nodes.failed", description = "Nodes that cannot take the newest revision."),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].message"#, description = "Why it is not ready, in one line."),
+    validation = Rule::new("self.metadata.name.size() <= 50 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name: at most 50 characters, a-z, 0-9 and - only, as in: workers")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.nodeSelector) != (has(self.allNodes) && self.allNodes)").message("give exactly one of nodeSelector and allNodes: true"),
+    validation = Rule::new("!has(self.files) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.files.all(f, !(f.path in m)))").message("a path is in both files and directories: leave it in one of them"),
+    validation = Rule::new("!has(self.binaries) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.binaries.all(b, !(b.path in m)))").message("a path is in both binaries and directories: leave it in one of them"),
+    validation = Rule::new("!has(self.binaries) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.binaries.all(b, !(b.path in m)))").message("a path is in both binaries and files: leave it in one of them"),
+    validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units")
+)]
+pub struct NodeBootstrapSpec {
+    /// The nodes that are meant, by their labels. Give this or allNodes. Only linux nodes are ever selected.
+    /// Example: {matchLabels: {kubernetes.io/os: linux}}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<NodeSelector>,
+
+    /// true: every linux node of the cluster, those that join later too. Default: false. An empty nodeSelector is
+    /// refused, so that all nodes are never selected by mistake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_nodes: Option<bool>,
+
+    /// Groups that shall exist. At most 1000. Example: [{name: kubernetes}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub groups: Vec<Group>,
+
+    /// Users that shall exist. At most 1000. Example: [{name: kubernetes, group: kubernetes, home: /etc/kubernetes}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub users: Vec<User>,
+
+    /// Directories that shall exist, with owner and mode. Parents that are missing are made with root:root 0755. At
+    /// most 1000. Example: [{path: /etc/kubernetes/pki, owner: kubernetes, mode: "0700"}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    pub directories: Vec<Directory>,
+
+    /// Files that shall exist, with content, owner and mode. Their directory must be there or be in directories. At
+    /// most 1000. Example: [{path: /etc/motd, content: "hello\n"}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    pub files: Vec<File>,
+
+    /// Programs to download, each verified by its digest before it becomes executable. At most 1000. Example:
+    /// [{path: /usr/local/sbin/kubelet, url: "https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet",
+    /// sha256: {amd64: "<64 hex>"}}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    pub binaries: Vec<Binary>,
+
+    /// systemd units: their content, whether they start at boot, whether they run now. At most 1000. Example:
+    /// [{name: hello.service, content: "[Service]\nExecStart=/usr/local/bin/hello\n", active: true}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub units: Vec<Unit>,
+
+    /// How long a node that leaves (label lost, NodeBootstrap deleted) may take to answer before it is given up and
+    /// stays as it is. A whole number with s, m or h. Default: 10m. Example: 90s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave_timeout: Option<Timeout>,
+}
+
+/// Selects nodes by label; matchLabels and matchExpressions must both hold.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)").message("an empty nodeSelector selects nothing on purpose: name a label, or leave it out and write allNodes: true for every node"))]
+pub struct NodeSelector {
+    /// Labels that a node must have, each with this value. Example: {kubernetes.io/os: linux}.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub match_labels: BTreeMap<String, String>,
+
+    /// Conditions on labels that must all hold. Example: [{key: node-role.kubernetes.io/control-plane, operator: DoesNotExist}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub match_expressions: Vec<LabelRequirement>,
+}
+
+/// One condition on a label.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)").message("operators In and NotIn need values; Exists and DoesNotExist take none"))]
+pub struct LabelRequirement {
+    /// The label's key. Example: node-role.kubernetes.io/control-plane.
+    #[schemars(length(min = 1, max = 317))]
+    pub key: String,
+    /// How the label's value is compared.
+    pub operator: LabelOperator,
+    /// The values for In and NotIn. Example: [a, b].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub values: Vec<String>,
+}
+
+/// How a label's value is compared.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum LabelOperator {
+    /// The label is there with one of the values.
+    In,
+    /// The label is missing or has none of the values.
+    NotIn,
+    /// The label is there.
+    Exists,
+    /// The label is missing.
+    DoesNotExist,
+}
+
+/// A group that shall exist.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Group {
+    /// The group's name, as groupadd takes it. Example: kubernetes.
+    pub name: AccountName,
+    /// The group's number. Default: a free one of the host, from its system range if system. An existing group with
+    /// another number is an error on that node, never changed. Example: 998.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4294967294u32))]
+    pub gid: Option<i64>,
+    /// Whether a free number is taken from the host's system range. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<bool>,
+}
+
+/// A user that shall exist. No password is ever set: the account is locked.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct User {
+    /// The user's name, as useradd takes it. Example: kubernetes.
+    pub name: AccountName,
+    /// The user's number. Default: a free one of the host, from its system range if system. An existing user with
+    /// another number is an error on that node, never changed. Example: 998.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4294967294u32))]
+    pub uid: Option<i64>,
+    /// The primary group: one in groups or one that the host has. Default: the user's own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<AccountRef>,
+    /// The home directory as it stands in the host's user list; it is not made (list it in directories). Default:
+    /// /nonexistent. Example: /etc/kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<HostPath>,
+    /// The login shell. Default: the host's own nologin. A shell that the host lacks is a warning that names the
+    /// right one, and the host's nologin is used where a nologin was asked for. Example: /usr/sbin/nologin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<HostPath>,
+    /// Whether a free number is taken from the host's system range. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<bool>,
+}
+
+/// A directory that shall exist.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new(r"!has(self.recursive) || !self.recursive || !self.path.matches(r'^/(bin|boot|etc|home|lib|lib32|lib64|libx32|lost\+found|media|mnt|opt|root|run|sbin|srv|tmp|usr|var)$|^/usr/(bin|lib|lib32|lib64|libexec|libx32|local|sbin|share)$|^/usr/local/(bin|lib|sbin)$|^/var/(cache|lib|log|run|spool|tmp)$|^/etc/systemd(/system)?$')").message("recursive would change a top-level folder of the system: name the folder below it that is yours, as /etc/kubernetes"))]
+pub struct Directory {
+    /// Where it is: an absolute path. Example: /etc/kubernetes.
+    pub path: HostPath,
+    /// The user that owns it, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<AccountRef>,
+    /// The group that owns it, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<AccountRef>,
+    /// Permission bits, octal, in quotes. Default: "0755".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// true: owner and group also of everything inside, as chown -R does; links are not followed, other file
+    /// systems not entered, and an entry of its own in this spec wins. Modes of what is inside stay. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recursive: Option<bool>,
+}
+
+/// A file that shall exist with this content.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("[has(self.content), has(self.configMapRef), has(self.secretRef)].filter(x, x).size() == 1").message("a file has exactly one source: give one of content, configMapRef and secretRef (content: \"\" for an empty file)"))]
+pub struct File {
+    /// Where it is: an absolute path. Example: /etc/crictl.yaml.
+    pub path: HostPath,
+    /// The user that owns it, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<AccountRef>,
+    /// The group that owns it, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<AccountRef>,
+    /// Permission bits, octal, in quotes. Default: "0644", or "0600" for a secretRef.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The content itself, at most 524288 characters. Example: "runtime-endpoint: unix:///run/containerd/containerd.sock\n".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 524288))]
+    pub content: Option<String>,
+    /// A key of a ConfigMap in the namespace nodebootstrap-system. When it changes, the nodes follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<KeyRef>,
+    /// A key of a Secret in the namespace nodebootstrap-system. When it changes, the nodes follow. Its value appears
+    /// in no status, event or log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<KeyRef>,
+    /// What happens after the content changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnChange>,
+}
+
+/// One key of a ConfigMap or Secret in the namespace nodebootstrap-system.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeyRef {
+    /// The object's name. Example: registry-hosts.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key in it. Example: hosts.toml.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// What happens after content changed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OnChange {
+    /// Units to restart once, after all changes, if they run. This makes the change a disruption of class Restart:
+    /// nodes take it one at a time. At most 20. Example: [containerd.service].
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub restart: Vec<UnitName>,
+}
+
+/// A program that is downloaded and verified.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.sha256) && size(self.sha256) > 0").message("sha256 is missing: give the digest for each architecture, as in sha256: {amd64: \"<64 hex digits>\"}"),
+    validation = Rule::new("!has(self.sha256) || self.sha256.all(a, a in ['amd64', 'arm64'])").message("sha256 is given for each architecture: the keys are amd64 and arm64")
+)]
+pub struct Binary {
+    /// Where it is put: an absolute path. Example: /usr/local/sbin/kubelet.
+    pub path: HostPath,
+    /// Where it is fetched from. {arch} stands for the node's architecture, amd64 or arm64; redirects are followed.
+    pub url: Url,
+    /// Other places with the same file, tried in this order when url fails. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub mirrors: Vec<Url>,
+    /// The SHA-256 digest for each architecture that is among the selected nodes, 64 hexadecimal digits. A node
+    /// whose architecture is not listed reports an error. Example: {amd64: "<64 hex>", arm64: "<64 hex>"}.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub sha256: BTreeMap<String, Sha256>,
+    /// The user that owns it, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<AccountRef>,
+    /// The group that owns it, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<AccountRef>,
+    /// Permission bits, octal, in quotes. Default: "0755".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// What happens after the content changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnChange>,
+}
+
+/// A systemd unit.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!self.name.contains('@.') || (!has(self.enabled) && !has(self.active))").message("a template (name@.service) can be neither enabled nor started: list an instance of it, as name@one.service"))]
+pub struct Unit {
+    /// The unit's name with its suffix. Example: hello.service.
+    pub name: UnitName,
+    /// The unit file, written to /etc/systemd/system. Default: none is written, the host's own is used. When it
+    /// changes and the unit runs, the unit is restarted once (disruption class Restart). At most 65536 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub content: Option<String>,
+    /// Whether it starts at boot. Default: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Whether it runs now. Default: left as it is. Starting is no disruption; stopping is one of class Restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
+}
+
+/// What became of a NodeBootstrap: bounded, however many nodes there are.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeBootstrapStatus {
+    /// The metadata.generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The revision that nodes are being brought to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_revision: Option<String>,
+    /// The revision that was last proven on every selected, reachable node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_revision: Option<String>,
+    /// How many nodes are in which state.
+    #[serde(default)]
+    pub nodes: NodeCounts,
+    /// One entry a node, the worst first, at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["node".into()]))]
+    pub results: Vec<NodeResult>,
+    /// Ready, Reconciling and Stalled, as kstatus knows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The most entries of [`NodeBootstrapStatus::results`].
+pub const MAX_RESULTS: usize = 100;
+
+/// How many nodes are in which state.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCounts {
+    /// Nodes that the selector matches.
+    pub selected: u32,
+    /// Nodes whose agent says that they run updateRevision.
+    pub updated: u32,
+    /// Nodes that are being changed now.
+    pub updating: u32,
+    /// Nodes that wait: for their agent to start, or for their turn to be disrupted.
+    pub pending: u32,
+    /// Nodes that run updateRevision, proven, and that answer.
+    pub ready: u32,
+    /// Nodes that cannot take updateRevision.
+    pub failed: u32,
+    /// Nodes that do not answer: the Node is NotReady or the agent's pod is.
+    pub unreachable: u32,
+}
+
+/// What became of one node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeResult {
+    /// The Node's name.
+    pub node: String,
+    /// The state it is in.
+    pub phase: NodePhase,
+    /// The revision that it runs, or tried last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// One word for the cause. Example: DigestMismatch.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// One line: step, cause, what happens next. At most 512 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// The state of one node, the worst first.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[schemars(inline)]
+pub enum NodePhase {
+    /// It cannot take the revision.
+    Failed,
+    /// It does not answer.
+    Unreachable,
+    /// It waits for its agent to start, or for its turn.
+    Pending,
+    /// It is being changed.
+    Updating,
+    /// It runs the revision, proven.
+    Ready,
+}

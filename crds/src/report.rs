@@ -1,0 +1,180 @@
+//! `NodeBootstrapReport` (`nbr`): one per NodeBootstrap and node. `spec` is the operator's word to the agent,
+//! `status` the agent's word back; the admission policy in `deploy/` lets an agent write only its own node's.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The most changes that a Report lists; the full plan stays on the host.
+pub const MAX_CHANGES: usize = 50;
+/// The most warnings that a Report lists.
+pub const MAX_WARNINGS: usize = 10;
+/// The most conflicts that a Report lists.
+pub const MAX_CONFLICTS: usize = 10;
+
+/// What the operator tells one node, and the agent's answer.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "nodebootstrap.io",
+    version = "v1alpha1",
+    kind = "NodeBootstrapReport",
+    plural = "nodebootstrapreports",
+    shortname = "nbr",
+    category = "nodebootstrap",
+    status = "NodeBootstrapReportStatus",
+    derive = "PartialEq",
+    doc = "What one node has of one NodeBootstrap. Written by the operator (spec) and that node's agent (status); read by people.",
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeBootstrapReportSpec {
+    /// The NodeBootstrap's name.
+    pub node_bootstrap: String,
+    /// The Node's name.
+    pub node_name: String,
+    /// The Node's uid; another one means another machine, and the status counts as absent.
+    pub node_uid: String,
+    /// Name of the ControllerRevision that the node shall have. Empty: none yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub revision: String,
+    /// What the agent may do now. Default: the standing permit, id 0 and disruption None.
+    #[serde(default)]
+    pub permit: Permit,
+    /// What an older NodeBootstrap has already claimed on this node. While there is one, the agent changes nothing.
+    /// At most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub conflicts: Vec<Conflict>,
+    /// Set when the node leaves the NodeBootstrap: what shall become of what was made on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave: Option<Leave>,
+}
+
+/// What the operator lets one node do.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Permit {
+    /// Rises with each permit that the operator gives this node; the agent says in its status which it has seen.
+    #[serde(default)]
+    pub id: i64,
+    /// The highest disruption that the agent may cause. Default: None.
+    #[serde(default)]
+    pub disruption: Disruption,
+}
+
+/// How much a change disturbs what runs on the node, the least first.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[schemars(inline)]
+pub enum Disruption {
+    /// Nothing that runs is disturbed.
+    #[default]
+    None,
+    /// A running service is restarted or stopped.
+    Restart,
+}
+
+/// A path or name that two NodeBootstraps want on one node; the older one keeps it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct Conflict {
+    /// The resource: its kind and its path or name. Example: file /etc/motd.
+    pub resource: String,
+    /// The older NodeBootstrap, which keeps it.
+    pub with: String,
+}
+
+/// What becomes of what was made on a node that leaves.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum Leave {
+    /// It stays.
+    Retain,
+}
+
+/// What the agent says of its node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeBootstrapReportStatus {
+    /// The state the node is in.
+    pub phase: ReportPhase,
+    /// The revision that phase speaks of: the one that runs, was tried, or waits.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub revision: String,
+    /// The id of the permit that the agent last acted on, from a fresh read.
+    #[serde(default)]
+    pub permit_id: i64,
+    /// The disruption of the changes that are listed.
+    #[serde(default)]
+    pub disruption: Disruption,
+    /// One word for the cause. Example: DigestMismatch.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// One line: step, cause, what happens next. At most 512 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The changes that are pending, or that were made last: at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub changes: Vec<ChangeSummary>,
+    /// How many changes there are in all.
+    #[serde(default)]
+    pub changes_total: u32,
+    /// What should be looked at but stops nothing: at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub warnings: Vec<String>,
+    /// The machine's id, as /etc/machine-id has it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine_id: String,
+    /// The id of the boot that the agent runs in.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot_id: String,
+    /// The uid of the Node that the agent answered for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_uid: String,
+    /// The agent's version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub agent_version: String,
+    /// When the phase or revision last changed, RFC 3339.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub since: String,
+}
+
+/// The state of the node as its agent sees it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum ReportPhase {
+    /// Changes are being made, or a download is under way.
+    #[default]
+    Applying,
+    /// The plan needs more than the permit allows; nothing was begun.
+    Waiting,
+    /// The host has the revision, verified.
+    Ready,
+    /// The revision cannot be had on this host; see reason and message. Tried again by itself.
+    Failed,
+    /// The agent is done with this node; nothing of it will run any more.
+    Left,
+}
+
+/// One change to a host, without content.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeSummary {
+    /// The resource: its kind and its path or name. Example: directory /etc/kubernetes.
+    pub resource: String,
+    /// What changes, in a few words. Example: mode 0755 to 0700.
+    pub change: String,
+    /// How much it disturbs.
+    #[serde(default)]
+    pub disruption: Disruption,
+}

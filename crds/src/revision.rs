@@ -1,0 +1,558 @@
+//! A revision: one spec rendered with everything that it refers to, defaults applied, and named by its hash.
+//!
+//! In: a spec, who it belongs to, and the values that it refers to. Out: the [`Revision`] that agents read, the payload
+//! with its secret values, and the name of both. The same function serves the operator and the agent's command line.
+//!
+//! Secret values stand in the payload only. In the revision, and so in the hash, each has its HMAC under a key that only
+//! the operator reads, so that nobody who sees a revision can test a guess.
+
+use std::collections::BTreeMap;
+
+use hmac::{Hmac, KeyInit, Mac};
+use k8s_openapi::ByteString;
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+use thiserror::Error;
+
+use crate::names;
+use crate::nodebootstrap::{self, NodeBootstrapSpec};
+use crate::validate;
+use crate::value::{AccountName, AccountRef, HostPath, Mode, Sha256, UnitName, Url};
+
+/// The format of revisions that this build writes and reads. An agent refuses any other.
+pub const FORMAT: u32 = 1;
+/// The version of what presets expand to; pinned in each revision, so that a new operator changes no host.
+pub const PRESET_VERSION: u32 = 1;
+/// The largest revision, in bytes of JSON: what etcd takes, with room for the object around it.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// Whom a revision belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The NodeBootstrap's name.
+    pub node_bootstrap: String,
+    /// The NodeBootstrap's uid; empty on a bare machine.
+    pub uid: String,
+    /// The cluster's id: the uid of the namespace kube-system; empty on a bare machine.
+    pub cluster: String,
+}
+
+/// What an agent reads: the data of a ControllerRevision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revision {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// See [`PRESET_VERSION`].
+    pub preset_version: u32,
+    /// The NodeBootstrap's name.
+    pub node_bootstrap: String,
+    /// The NodeBootstrap's uid.
+    pub uid: String,
+    /// The cluster's id.
+    pub cluster: String,
+    /// Sorted by kind, then by path or name: the order of lists in a spec means nothing.
+    pub resources: Vec<Resource>,
+}
+
+/// One host thing, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Resource {
+    /// A group.
+    Group(Group),
+    /// A user.
+    User(User),
+    /// A directory.
+    Directory(Directory),
+    /// A file with content of ours.
+    File(File),
+    /// A downloaded program.
+    Binary(Binary),
+    /// A systemd unit.
+    Unit(Unit),
+}
+
+/// A group that shall exist.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// Its name.
+    pub name: AccountName,
+    /// Its number; `None`: a free one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Whether a free number comes from the system range.
+    pub system: bool,
+}
+
+/// A user that shall exist.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    /// Its name.
+    pub name: AccountName,
+    /// Its number; `None`: a free one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The primary group.
+    pub group: AccountRef,
+    /// The home directory, not made.
+    pub home: String,
+    /// The shell; `None`: the host's nologin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<HostPath>,
+    /// Whether a free number comes from the system range.
+    pub system: bool,
+}
+
+/// Who may do what with a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// The user that owns it.
+    pub owner: AccountRef,
+    /// The group that owns it.
+    pub group: AccountRef,
+    /// Permission bits.
+    pub mode: Mode,
+}
+
+/// A directory that shall exist.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Directory {
+    /// Where it is.
+    pub path: HostPath,
+    /// Owner, group, mode.
+    #[serde(flatten)]
+    pub access: Access,
+    /// Whether owner and group are also those of what is inside.
+    pub recursive: bool,
+}
+
+/// A file that shall exist.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct File {
+    /// Where it is.
+    pub path: HostPath,
+    /// Owner, group, mode.
+    #[serde(flatten)]
+    pub access: Access,
+    /// What is in it.
+    pub content: Content,
+    /// Units to restart, if they run, after the content changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<UnitName>,
+}
+
+/// What is in a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Content {
+    /// The text itself.
+    Text(String),
+    /// Bytes that are no text, as base64.
+    Bytes(Base64),
+    /// A value of the payload.
+    Secret {
+        /// The payload's key.
+        key: String,
+        /// The value's HMAC, so that a change of it is a new revision.
+        hmac: String,
+    },
+}
+
+/// Bytes, written as base64.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Base64(pub ByteString);
+
+/// A program that is downloaded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Binary {
+    /// Where it is put.
+    pub path: HostPath,
+    /// Owner, group, mode.
+    #[serde(flatten)]
+    pub access: Access,
+    /// Where it comes from, in the order in which they are tried.
+    pub urls: Vec<Url>,
+    /// Its digest for each architecture.
+    pub sha256: BTreeMap<String, Sha256>,
+    /// Units to restart, if they run, after the content changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<UnitName>,
+}
+
+/// A systemd unit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unit {
+    /// Its name.
+    pub name: UnitName,
+    /// Its file's content; `None`: the host's own is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Whether it starts at boot; `None`: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Whether it runs; `None`: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
+}
+
+impl Unit {
+    /// Where the unit file of a name is written.
+    pub fn path_of(name: &UnitName) -> String {
+        format!("/etc/systemd/system/{name}")
+    }
+}
+
+impl Resource {
+    /// The kind in one word, as users write it in messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Group(_) => "group",
+            Self::User(_) => "user",
+            Self::Directory(_) => "directory",
+            Self::File(_) => "file",
+            Self::Binary(_) => "binary",
+            Self::Unit(_) => "unit",
+        }
+    }
+
+    /// The path or name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Group(group) => group.name.as_str(),
+            Self::User(user) => user.name.as_str(),
+            Self::Directory(directory) => directory.path.as_str(),
+            Self::File(file) => file.path.as_str(),
+            Self::Binary(binary) => binary.path.as_str(),
+            Self::Unit(unit) => unit.name.as_str(),
+        }
+    }
+
+    /// What only one NodeBootstrap may have on a node. Directories, files, binaries and the files of units share one
+    /// space, that of paths.
+    pub fn claims(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Group(_) | Self::User(_) => vec![(self.kind(), self.name().to_owned())],
+            Self::Directory(_) | Self::File(_) | Self::Binary(_) => vec![("path", self.name().to_owned())],
+            Self::Unit(unit) => {
+                let own = ("unit", unit.name.to_string());
+                let file = unit.content.as_ref().map(|_| ("path", Unit::path_of(&unit.name)));
+                std::iter::once(own).chain(file).collect()
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind(), self.name())
+    }
+}
+
+impl Revision {
+    /// Reads a revision, as an agent does.
+    ///
+    /// # Errors
+    /// If its format is not [`FORMAT`], or it is damaged.
+    pub fn read(data: &serde_json::Value) -> Result<Self, Unreadable> {
+        let format = data.get("format").and_then(serde_json::Value::as_u64).unwrap_or_default();
+        if format != u64::from(FORMAT) {
+            return Err(Unreadable::Format(format));
+        }
+        serde_json::from_value(data.clone()).map_err(|error| Unreadable::Damaged(error.to_string()))
+    }
+
+    /// Whether it has values in a payload.
+    pub fn has_payload(&self) -> bool {
+        self.resources
+            .iter()
+            .any(|resource| matches!(resource, Resource::File(File { content: Content::Secret { .. }, .. })))
+    }
+}
+
+/// Why a revision cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unreadable {
+    /// It was written by another version.
+    #[error(
+        "revision format {0} is not {FORMAT}, the one that this agent knows: bring operator and agent to the same version"
+    )]
+    Format(u64),
+    /// It is not what its format says.
+    #[error("the revision is damaged: {0}")]
+    Damaged(String),
+}
+
+/// The objects that a spec refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// A ConfigMap.
+    ConfigMap,
+    /// A Secret.
+    Secret,
+}
+
+/// One value that a spec refers to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference {
+    /// What kind of object.
+    pub source: Source,
+    /// The object's name.
+    pub name: String,
+    /// The key in it.
+    pub key: String,
+}
+
+impl std::fmt::Display for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self.source {
+            Source::ConfigMap => "ConfigMap",
+            Source::Secret => "Secret",
+        };
+        write!(f, "{kind} {}, key {}", self.name, self.key)
+    }
+}
+
+/// The values behind references.
+pub type Values = BTreeMap<Reference, Vec<u8>>;
+
+/// Everything that a spec refers to, once each.
+pub fn references(spec: &NodeBootstrapSpec) -> Vec<Reference> {
+    let mut found: Vec<_> = spec.files.iter().filter_map(reference).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn reference(file: &nodebootstrap::File) -> Option<Reference> {
+    let (source, key_ref) = match (&file.config_map_ref, &file.secret_ref) {
+        (Some(key_ref), _) => (Source::ConfigMap, key_ref),
+        (None, Some(key_ref)) => (Source::Secret, key_ref),
+        (None, None) => return None,
+    };
+    Some(Reference { source, name: key_ref.name.clone(), key: key_ref.key.clone() })
+}
+
+/// A rendered spec.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Name of the revision, and of its payload if it has one: `<nb>-<hash>`.
+    pub name: String,
+    /// What agents read.
+    pub revision: Revision,
+    /// Secret values by key; empty if there are none.
+    pub payload: BTreeMap<String, Vec<u8>>,
+}
+
+impl std::fmt::Debug for Rendered {
+    /// Without the payload's values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let keys: Vec<_> = self.payload.keys().collect();
+        f.debug_struct("Rendered")
+            .field("name", &self.name)
+            .field("revision", &self.revision)
+            .field("payload", &keys)
+            .finish()
+    }
+}
+
+/// Why a spec cannot be rendered.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RenderError {
+    /// The spec breaks rules.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+    /// What the spec refers to is not there.
+    #[error("not found: {}: create it, or take the reference out", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Missing(Vec<Reference>),
+    /// The revision is above [`MAX_BYTES`].
+    #[error("the revision has {bytes} bytes, at most {MAX_BYTES} are possible; the biggest entries: {}: make them smaller, or download them as binaries", .biggest.join(", "))]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The biggest entries, with their sizes.
+        biggest: Vec<String>,
+    },
+}
+
+impl RenderError {
+    /// The cause in one word, for conditions and events.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "InvalidSpec",
+            Self::Missing(_) => "ReferenceMissing",
+            Self::TooLarge { .. } => "TooLarge",
+        }
+    }
+}
+
+/// Renders a spec. `hmac_key` hides the secret values in the revision; any bytes do where nobody else sees it.
+///
+/// # Errors
+/// See [`RenderError`]; each names all that is wrong of its kind, not the first.
+pub fn render(
+    identity: &Identity,
+    spec: &NodeBootstrapSpec,
+    values: &Values,
+    hmac_key: &[u8],
+) -> Result<Rendered, RenderError> {
+    let problems = validate::problems(spec);
+    if !problems.is_empty() {
+        return Err(RenderError::Invalid(problems));
+    }
+    let missing: Vec<_> =
+        references(spec).into_iter().filter(|reference| !values.contains_key(reference)).collect();
+    if !missing.is_empty() {
+        return Err(RenderError::Missing(missing));
+    }
+
+    let mut payload = BTreeMap::new();
+    let mut resources = Vec::new();
+    resources.extend(spec.groups.iter().map(|group| Resource::Group(render_group(group))));
+    resources.extend(spec.users.iter().map(|user| Resource::User(render_user(user))));
+    resources.extend(spec.directories.iter().map(|directory| {
+        Resource::Directory(Directory {
+            path: directory.path.clone(),
+            access: access(&directory.owner, &directory.group, directory.mode, 0o755),
+            recursive: directory.recursive.unwrap_or(false),
+        })
+    }));
+    for file in &spec.files {
+        let content = content(file, values, hmac_key, &mut payload);
+        let mode = if file.secret_ref.is_some() { 0o600 } else { 0o644 };
+        resources.push(Resource::File(File {
+            path: file.path.clone(),
+            access: access(&file.owner, &file.group, file.mode, mode),
+            content,
+            restart: restart(file.on_change.as_ref()),
+        }));
+    }
+    resources.extend(spec.binaries.iter().map(|binary| {
+        Resource::Binary(Binary {
+            path: binary.path.clone(),
+            access: access(&binary.owner, &binary.group, binary.mode, 0o755),
+            urls: std::iter::once(&binary.url).chain(&binary.mirrors).cloned().collect(),
+            sha256: binary.sha256.clone(),
+            restart: restart(binary.on_change.as_ref()),
+        })
+    }));
+    resources.extend(spec.units.iter().map(|unit| {
+        Resource::Unit(Unit {
+            name: unit.name.clone(),
+            content: unit.content.clone(),
+            enabled: unit.enabled,
+            active: unit.active,
+        })
+    }));
+    resources.sort();
+
+    let revision = Revision {
+        format: FORMAT,
+        preset_version: PRESET_VERSION,
+        node_bootstrap: identity.node_bootstrap.clone(),
+        uid: identity.uid.clone(),
+        cluster: identity.cluster.clone(),
+        resources,
+    };
+    let json = canonical(&revision);
+    if json.len() > MAX_BYTES {
+        return Err(RenderError::TooLarge { bytes: json.len(), biggest: biggest(&revision.resources) });
+    }
+    let hash = hex::encode(sha2::Sha256::digest(&json));
+    Ok(Rendered { name: names::revision(&identity.node_bootstrap, &hash[..16]), revision, payload })
+}
+
+/// The bytes that the hash is over: JSON in the order of the types' fields, which is part of [`FORMAT`].
+fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
+    // Only maps with keys that are no strings, and types that refuse by themselves, cannot be written; none is here.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn biggest(resources: &[Resource]) -> Vec<String> {
+    let mut sizes: Vec<_> = resources.iter().map(|resource| (canonical(resource).len(), resource)).collect();
+    sizes.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+    sizes.iter().take(3).map(|(size, resource)| format!("{resource} ({size} bytes)")).collect()
+}
+
+fn render_group(group: &nodebootstrap::Group) -> Group {
+    Group { name: group.name.clone(), gid: number(group.gid), system: group.system.unwrap_or(true) }
+}
+
+fn render_user(user: &nodebootstrap::User) -> User {
+    User {
+        name: user.name.clone(),
+        uid: number(user.uid),
+        group: user.group.clone().unwrap_or_else(|| AccountRef::from(&user.name)),
+        home: user.home.as_ref().map_or_else(|| "/nonexistent".to_owned(), ToString::to_string),
+        shell: user.shell.clone(),
+        system: user.system.unwrap_or(true),
+    }
+}
+
+/// The schema's range is that of the kernel's ids, so that nothing is lost here.
+fn number(id: Option<i64>) -> Option<u32> {
+    id.and_then(|id| u32::try_from(id).ok())
+}
+
+fn access(
+    owner: &Option<AccountRef>,
+    group: &Option<AccountRef>,
+    mode: Option<Mode>,
+    default: u32,
+) -> Access {
+    Access {
+        owner: owner.clone().unwrap_or_else(AccountRef::root),
+        group: group.clone().unwrap_or_else(AccountRef::root),
+        mode: mode.unwrap_or(Mode::from_bits(default)),
+    }
+}
+
+fn restart(on_change: Option<&nodebootstrap::OnChange>) -> Vec<UnitName> {
+    let mut units = on_change.map(|on_change| on_change.restart.clone()).unwrap_or_default();
+    units.sort();
+    units.dedup();
+    units
+}
+
+fn content(
+    file: &nodebootstrap::File,
+    values: &Values,
+    hmac_key: &[u8],
+    payload: &mut BTreeMap<String, Vec<u8>>,
+) -> Content {
+    let Some(reference) = reference(file) else {
+        return Content::Text(file.content.clone().unwrap_or_default());
+    };
+    let value = values.get(&reference).cloned().unwrap_or_default();
+    match reference.source {
+        Source::ConfigMap => match String::from_utf8(value) {
+            Ok(text) => Content::Text(text),
+            Err(error) => Content::Bytes(Base64(ByteString(error.into_bytes()))),
+        },
+        Source::Secret => {
+            let place = format!("{}/{}", reference.name, reference.key);
+            // A key of a Secret takes few characters; the digest of the reference is one.
+            let key = hex::encode(&sha2::Sha256::digest(&place)[..16]);
+            let hmac = hmac_of(hmac_key, &place, &value);
+            payload.insert(key.clone(), value);
+            Content::Secret { key, hmac }
+        }
+    }
+}
+
+fn hmac_of(key: &[u8], place: &str, value: &[u8]) -> String {
+    // HMAC takes keys of any length.
+    let Ok(mut mac) = Hmac::<sha2::Sha256>::new_from_slice(key) else { return String::new() };
+    mac.update(place.as_bytes());
+    mac.update(&[0]);
+    mac.update(value);
+    hex::encode(mac.finalize().into_bytes())
+}

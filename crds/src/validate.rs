@@ -1,0 +1,271 @@
+//! What a spec as a whole must keep, beyond what its single values do by their types.
+//!
+//! In: a spec. Out: all that is wrong with it, each with what to write instead. The API server refuses the same by the
+//! CRD's rules and by the input policy; this serves what never passed there, such as the command line's `--file`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::nodebootstrap::{Directory, LabelOperator, MAX_ENTRIES, NodeBootstrapSpec};
+use crate::revision::Unit;
+
+/// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
+const TOP_LEVEL: &[&str] = &[
+    "/bin",
+    "/boot",
+    "/etc",
+    "/home",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/lost+found",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/tmp",
+    "/usr",
+    "/var",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/libx32",
+    "/usr/local",
+    "/usr/sbin",
+    "/usr/share",
+    "/usr/local/bin",
+    "/usr/local/lib",
+    "/usr/local/sbin",
+    "/var/cache",
+    "/var/lib",
+    "/var/log",
+    "/var/run",
+    "/var/spool",
+    "/var/tmp",
+    "/etc/systemd",
+    "/etc/systemd/system",
+];
+
+/// All that is wrong with a spec; empty if nothing is.
+pub fn problems(spec: &NodeBootstrapSpec) -> Vec<String> {
+    let mut problems = Vec::new();
+    selection(spec, &mut problems);
+    lists(spec, &mut problems);
+    paths(spec, &mut problems);
+    entries(spec, &mut problems);
+    problems
+}
+
+fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    if spec.node_selector.is_some() == spec.all_nodes.unwrap_or(false) {
+        problems.push("give exactly one of nodeSelector and allNodes: true".to_owned());
+    }
+    let Some(selector) = &spec.node_selector else { return };
+    if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
+        problems.push(
+            "an empty nodeSelector selects nothing on purpose: name a label, or leave it out and write allNodes: true for every node"
+                .to_owned(),
+        );
+    }
+    for requirement in &selector.match_expressions {
+        let wants_values = matches!(requirement.operator, LabelOperator::In | LabelOperator::NotIn);
+        if wants_values == requirement.values.is_empty() {
+            problems.push(format!(
+                "nodeSelector, {}: operators In and NotIn need values; Exists and DoesNotExist take none",
+                requirement.key
+            ));
+        }
+    }
+}
+
+fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    let names: [(&str, Vec<&str>); 6] = [
+        ("groups", spec.groups.iter().map(|group| group.name.as_str()).collect()),
+        ("users", spec.users.iter().map(|user| user.name.as_str()).collect()),
+        ("directories", spec.directories.iter().map(|directory| directory.path.as_str()).collect()),
+        ("files", spec.files.iter().map(|file| file.path.as_str()).collect()),
+        ("binaries", spec.binaries.iter().map(|binary| binary.path.as_str()).collect()),
+        ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
+    ];
+    for (list, names) in names {
+        if names.len() > MAX_ENTRIES {
+            problems.push(format!(
+                "{list} has {} entries, at most {MAX_ENTRIES} are possible: make a second NodeBootstrap",
+                names.len()
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        for name in names {
+            if !seen.insert(name) {
+                problems.push(format!("{list}: {name} is there twice: leave one of them"));
+            }
+        }
+    }
+}
+
+fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    // What each path is; a directory may hold others, a file may not.
+    let mut files: BTreeMap<String, &str> = BTreeMap::new();
+    let of_units = spec.units.iter().filter(|unit| unit.content.is_some());
+    let all = spec
+        .files
+        .iter()
+        .map(|file| (file.path.to_string(), "files"))
+        .chain(spec.binaries.iter().map(|binary| (binary.path.to_string(), "binaries")))
+        .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")));
+    for (path, list) in all {
+        match files.get(&path) {
+            Some(other) if *other != list => {
+                problems.push(format!("{path} is in both {other} and {list}: leave it in one of them"));
+            }
+            _ => _ = files.insert(path, list),
+        }
+    }
+    for directory in &spec.directories {
+        if let Some(list) = files.get(directory.path.as_str()) {
+            problems.push(format!(
+                "{} is in both directories and {list}: leave it in one of them",
+                directory.path
+            ));
+        }
+    }
+    let below = files.keys().map(String::as_str).chain(spec.directories.iter().map(|d| d.path.as_str()));
+    for path in below {
+        if let Some(file) = parents(path).find(|parent| files.contains_key(*parent)) {
+            problems.push(format!("{path} lies below {file}, which is a file: move one of them"));
+        }
+    }
+}
+
+/// The folders above a path, the nearest first, without `/`.
+fn parents(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(path.rsplit_once('/').map(|(parent, _)| parent), |path| {
+        path.rsplit_once('/').map(|(parent, _)| parent)
+    })
+    .filter(|parent| !parent.is_empty())
+}
+
+fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    for Directory { path, recursive, .. } in &spec.directories {
+        if recursive.unwrap_or(false) && TOP_LEVEL.contains(&path.as_str()) {
+            problems.push(format!(
+                "{path}: recursive would change a top-level folder of the system: name the folder below it that is yours, as /etc/kubernetes"
+            ));
+        }
+    }
+    for file in &spec.files {
+        let sources = [file.content.is_some(), file.config_map_ref.is_some(), file.secret_ref.is_some()];
+        if sources.iter().filter(|given| **given).count() != 1 {
+            problems.push(format!(
+                "{}: a file has exactly one source: give one of content, configMapRef and secretRef (content: \"\" for an empty file)",
+                file.path
+            ));
+        }
+    }
+    for binary in &spec.binaries {
+        if binary.sha256.is_empty() {
+            problems.push(format!(
+                "{}: sha256 is missing: give the digest for each architecture, as in sha256: {{amd64: \"<64 hex digits>\"}}",
+                binary.path
+            ));
+        }
+        if let Some(other) = binary.sha256.keys().find(|arch| !matches!(arch.as_str(), "amd64" | "arm64")) {
+            problems.push(format!(
+                "{}: sha256 is given for each architecture: the keys are amd64 and arm64, not {other}",
+                binary.path
+            ));
+        }
+    }
+    for unit in &spec.units {
+        if unit.name.is_template() && (unit.enabled.is_some() || unit.active.is_some()) {
+            problems.push(format!(
+                "{}: a template can be neither enabled nor started: list an instance of it, as name@one.service",
+                unit.name
+            ));
+        }
+    }
+    let ids = spec
+        .groups
+        .iter()
+        .filter_map(|group| Some((format!("group {}", group.name), group.gid?)))
+        .chain(spec.users.iter().filter_map(|user| Some((format!("user {}", user.name), user.uid?))));
+    for (who, id) in ids {
+        if !(1..=4_294_967_294).contains(&id) {
+            problems.push(format!(
+                "{who}: the number {id} is none that Linux takes: give one from 1 to 4294967294"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(yaml: &str) -> NodeBootstrapSpec {
+        let mut spec: NodeBootstrapSpec = serde_saphyr::from_str(yaml).expect("a spec");
+        spec.all_nodes.get_or_insert(true);
+        spec
+    }
+
+    #[test]
+    fn a_good_spec_has_no_problems() {
+        let spec = spec(
+            "directories: [{path: /etc/a}, {path: /etc/a/b, recursive: true}]\n\
+             files: [{path: /etc/a/f, content: ''}, {path: /etc/ab, content: ''}]\n\
+             units: [{name: a.service, content: ''}, {name: b.service}]\n",
+        );
+        assert_eq!(problems(&spec), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_problem_is_told_with_what_it_is_about() {
+        for (yaml, told) in [
+            ("allNodes: false", "exactly one of nodeSelector"),
+            ("groups: [{name: a}, {name: a}]", "groups: a is there twice"),
+            (
+                "directories: [{path: /a}]\nfiles: [{path: /a, content: ''}]",
+                "/a is in both directories and files",
+            ),
+            ("files: [{path: /a, content: ''}, {path: /a/b, content: ''}]", "/a/b lies below /a"),
+            ("files: [{path: /a, content: ''}]\ndirectories: [{path: /a/b/c}]", "/a/b/c lies below /a"),
+            (
+                "files: [{path: /etc/systemd/system/a.service, content: ''}]\nunits: [{name: a.service, content: ''}]",
+                "in both files and units",
+            ),
+            ("files: [{path: /a}]", "/a: a file has exactly one source"),
+            ("directories: [{path: /etc, recursive: true}]", "/etc: recursive"),
+            ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
+            ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
+            ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
+        ] {
+            let found = problems(&spec(yaml));
+            assert_eq!(found.len(), 1, "{yaml}: {found:?}");
+            assert!(found[0].contains(told), "{yaml}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_top_level_folders_is_that_of_the_crd() {
+        let crd = serde_json::to_value(crate::schema::node_bootstrap()).expect("JSON");
+        let schema =
+            &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        let rule =
+            schema["directories"]["items"]["x-kubernetes-validations"][0]["rule"].as_str().expect("a rule");
+        let (_, pattern) = rule.split_once("matches(r'").expect("a pattern");
+        let pattern = regex::Regex::new(pattern.trim_end_matches("')")).expect("RE2");
+        for folder in TOP_LEVEL {
+            assert!(pattern.is_match(folder), "{folder}");
+        }
+        // No alternative of the pattern is missing in the list; the optional step at its end makes one more.
+        assert_eq!(pattern.as_str().matches('|').count() + 2, TOP_LEVEL.len(), "{rule}");
+        for below in ["/etc/kubernetes", "/usr/local/share", "/var/lib/kubelet", "/etcetera"] {
+            assert!(!pattern.is_match(below), "{below}");
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! The small types that parse once, so that the inside never re-checks.
+//!
+//! In: text as a user wrote it. Out: a value that keeps its type's rules, or the message that says what to write.
+//! A rule is one regular expression in the RE2 dialect, which CEL and the `regex` crate share: the same rule refuses
+//! a value in the API server (as `x-kubernetes-validations`), in the operator and on the agent's command line.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr, sync::LazyLock, time::Duration};
+
+use regex::Regex;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use thiserror::Error;
+
+/// A text that a type refuses, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{value:?}: {message}")]
+pub struct Refused {
+    /// What was given, cut to 300 characters.
+    pub value: String,
+    /// What to write instead.
+    pub message: String,
+}
+
+/// One rule of a type: what its text must, or must not, match.
+struct Rule {
+    pattern: &'static str,
+    /// Whether a good value matches (`true`) or does not.
+    matches: bool,
+    message: &'static str,
+}
+
+const fn must(pattern: &'static str, message: &'static str) -> Rule {
+    Rule { pattern, matches: true, message }
+}
+
+const fn must_not(pattern: &'static str, message: &'static str) -> Rule {
+    Rule { pattern, matches: false, message }
+}
+
+/// Compiled once a pattern: every value of a spec passes here.
+static COMPILED: LazyLock<BTreeMap<&'static str, Regex>> = LazyLock::new(|| {
+    ALL_RULES
+        .iter()
+        .flat_map(|rules| rules.iter())
+        .filter_map(|rule| Some((rule.pattern, Regex::new(rule.pattern).ok()?)))
+        .collect()
+});
+
+fn check(text: &str, max: usize, rules: &[Rule]) -> Result<(), Refused> {
+    let refused = |message: String| Refused { value: text.chars().take(300).collect(), message };
+    if text.chars().count() > max {
+        return Err(refused(format!("at most {max} characters")));
+    }
+    for rule in rules {
+        // A pattern that does not compile refuses everything; a test compiles them all.
+        if COMPILED.get(rule.pattern).is_none_or(|regex| regex.is_match(text) != rule.matches) {
+            return Err(refused(rule.message.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn schema(description: &str, max: usize, rules: &[Rule]) -> Schema {
+    let validations: Vec<_> = rules
+        .iter()
+        .map(|rule| {
+            let not = if rule.matches { "" } else { "!" };
+            // CEL's raw strings know no escapes; no pattern has a quote in it (a test holds that).
+            json!({"rule": format!("{not}self.matches(r'{}')", rule.pattern), "message": rule.message})
+        })
+        .collect();
+    json_schema!({
+        "type": "string",
+        "description": description,
+        "maxLength": max,
+        "x-kubernetes-validations": validations,
+    })
+}
+
+macro_rules! text_type {
+    ($(#[doc = $doc:literal])+ $name:ident, max $max:expr, $rules:ident = [$($rule:expr),+ $(,)?]) => {
+        const $rules: &[Rule] = &[$($rule),+];
+
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text as it was written.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Refused;
+
+            fn from_str(text: &str) -> Result<Self, Refused> {
+                check(text, $max, $rules)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Refused;
+
+            fn try_from(text: String) -> Result<Self, Refused> {
+                check(&text, $max, $rules)?;
+                Ok(Self(text))
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                schema(concat!($($doc),+).trim(), $max, $rules)
+            }
+        }
+    };
+}
+
+text_type! {
+    /// An absolute path on the host, at most 256 characters, without `.`, `..` or empty steps. Example: `/etc/kubernetes/pki`.
+    HostPath, max 256, PATH_RULES = [
+        must(r"^/", "paths are absolute: write /etc/example, not etc/example"),
+        must_not(r"(^|/)\.\.?(/|$)", "write the path that is meant, without . or .. steps"),
+        must_not(r"//|/$", "write the path without an empty step or a / at its end, and not / itself"),
+        must_not(r"[\x00-\x1f\x7f]", "a path has no control characters in it"),
+        must_not(r"^/(proc|sys|dev)(/|$)", "/proc, /sys and /dev belong to the kernel: write a path on a disk, as /etc/example"),
+        must_not(r"^/var/lib/nodebootstrap(/|$)", "/var/lib/nodebootstrap is the agent's own state: write another path"),
+    ]
+}
+
+text_type! {
+    /// Name of a user or group to make, as useradd takes it: a-z or `_` first, then a-z, 0-9, `_` or `-`, at most 32 characters, and not root. Example: `kubernetes`.
+    AccountName, max 32, ACCOUNT_RULES = [
+        must(r"^[a-z_][a-z0-9_-]*$", "a user or group name starts with a-z or _ and goes on with a-z, 0-9, _ or -, as in: kubernetes"),
+        must_not(r"^root$", "root is not managed: leave it out, it is always there"),
+    ]
+}
+
+text_type! {
+    /// A user or group that owns something: its name or its number. Example: `kubernetes`, `"65534"`.
+    AccountRef, max 32, ACCOUNT_REF_RULES = [
+        must(r"^([a-z_][a-z0-9_-]*|[0-9]{1,9}|[1-3][0-9]{9})$", "name an owner as useradd would (a-z or _ first, then a-z, 0-9, _ or -) or give its number in quotes, as in: kubernetes, or \"998\""),
+    ]
+}
+
+text_type! {
+    /// Name of a systemd unit with its suffix, as systemd takes it. Example: `kubelet.service`.
+    UnitName, max 255, UNIT_RULES = [
+        must(r"^[A-Za-z0-9:_.\\@-]+$", "a unit's name has letters, digits and : - _ . @ \\ only, as in: kubelet.service"),
+        must(r"^[^.@].*\.(service|socket|mount|automount|swap|target|path|timer|slice)$", "a unit's name ends in .service, .socket, .mount, .automount, .swap, .target, .path, .timer or .slice, as in: kubelet.service"),
+        must_not(r"^[^@]*@[^@]*@", "a unit's name has one @ at most, as in: getty@tty1.service"),
+    ]
+}
+
+text_type! {
+    /// Where a download lies: http or https, no credentials; `{arch}` stands for amd64 or arm64. Example: `https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet`.
+    Url, max 2048, URL_RULES = [
+        must(r"^https?://", "a URL starts with https:// or http://"),
+        must_not(r"^[a-z]+://[^/?#]*@", "write the URL without user and password in it: anybody who may read this object would see them"),
+        must_not(r"[\x00-\x20\x7f]", "a URL has no spaces or control characters: write %20 for a space"),
+        must(r"^https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/|$)", "after http:// or https:// comes a host name, as in: https://dl.k8s.io/release"),
+        must_not(r"#", "write the URL without a # part: servers never see it"),
+    ]
+}
+
+impl AccountRef {
+    /// The superuser and its group.
+    pub fn root() -> Self {
+        Self("root".to_owned())
+    }
+}
+
+impl From<&AccountName> for AccountRef {
+    fn from(name: &AccountName) -> Self {
+        Self(name.0.clone())
+    }
+}
+
+impl Url {
+    /// The URL for one machine: `{arch}` replaced by `arch` (amd64, arm64).
+    pub fn for_arch(&self, arch: &str) -> String {
+        self.0.replace("{arch}", arch)
+    }
+}
+
+impl UnitName {
+    /// Whether this is a template (`name@.service`), which can be written but neither enabled nor started.
+    pub fn is_template(&self) -> bool {
+        self.0.contains("@.")
+    }
+}
+
+const MODE_RULES: &[Rule] =
+    &[must(r"^[0-7]{3,4}$", "a mode is three or four octal digits in quotes, as in: \"0755\"")];
+
+/// Permission bits, written as three or four octal digits in quotes. Example: `"0755"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mode(u32);
+
+impl Mode {
+    /// A mode from its bits; what is above 07777 is cut off.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits & 0o7777)
+    }
+
+    /// The twelve permission bits.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        check(text, 4, MODE_RULES)?;
+        u32::from_str_radix(text, 8)
+            .map(Self)
+            .map_err(|_| Refused { value: text.to_owned(), message: MODE_RULES[0].message.to_owned() })
+    }
+}
+
+impl TryFrom<String> for Mode {
+    type Error = Refused;
+
+    fn try_from(text: String) -> Result<Self, Refused> {
+        text.parse()
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> String {
+        mode.to_string()
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl JsonSchema for Mode {
+    fn schema_name() -> Cow<'static, str> {
+        "Mode".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schema("Permission bits, three or four octal digits in quotes. Example: `\"0755\"`.", 4, MODE_RULES)
+    }
+}
+
+const SHA256_RULES: &[Rule] = &[must(
+    r"^[0-9a-fA-F]{64}$",
+    "a sha256 digest is 64 hexadecimal digits: take it from the publisher's .sha256 file or from sha256sum",
+)];
+
+/// A SHA-256 digest, 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Sha256([u8; 32]);
+
+impl Sha256 {
+    /// The digest's 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for Sha256 {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        check(text, 64, SHA256_RULES)?;
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes)
+            .map_err(|_| Refused { value: text.to_owned(), message: SHA256_RULES[0].message.to_owned() })?;
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Sha256 {
+    type Error = Refused;
+
+    fn try_from(text: String) -> Result<Self, Refused> {
+        text.parse()
+    }
+}
+
+impl From<Sha256> for String {
+    fn from(digest: Sha256) -> String {
+        digest.to_string()
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sha256({self})")
+    }
+}
+
+impl JsonSchema for Sha256 {
+    fn schema_name() -> Cow<'static, str> {
+        "Sha256".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schema("A SHA-256 digest: 64 hexadecimal digits.", 64, SHA256_RULES)
+    }
+}
+
+const TIMEOUT_RULES: &[Rule] =
+    &[must(r"^[0-9]{1,6}(s|m|h)$", "a time is a whole number with s, m or h behind it, as in: 90s, 10m, 1h")];
+
+/// A length of time: a whole number of seconds, minutes or hours. Example: `10m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Timeout(u64);
+
+impl Timeout {
+    /// A time of whole seconds.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(seconds)
+    }
+
+    /// The time as the standard library has it.
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+}
+
+impl FromStr for Timeout {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        check(text, 7, TIMEOUT_RULES)?;
+        let (number, unit) = text.split_at(text.len() - 1);
+        let factor = match unit {
+            "h" => 3600,
+            "m" => 60,
+            _ => 1,
+        };
+        number
+            .parse::<u64>()
+            .map(|n| Self(n * factor))
+            .map_err(|_| Refused { value: text.to_owned(), message: TIMEOUT_RULES[0].message.to_owned() })
+    }
+}
+
+impl TryFrom<String> for Timeout {
+    type Error = Refused;
+
+    fn try_from(text: String) -> Result<Self, Refused> {
+        text.parse()
+    }
+}
+
+impl From<Timeout> for String {
+    fn from(timeout: Timeout) -> String {
+        timeout.to_string()
+    }
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            s if s > 0 && s.is_multiple_of(3600) => write!(f, "{}h", s / 3600),
+            s if s > 0 && s.is_multiple_of(60) => write!(f, "{}m", s / 60),
+            s => write!(f, "{s}s"),
+        }
+    }
+}
+
+impl JsonSchema for Timeout {
+    fn schema_name() -> Cow<'static, str> {
+        "Timeout".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schema("A length of time: a whole number of s, m or h. Example: `10m`.", 7, TIMEOUT_RULES)
+    }
+}
+
+const ALL_RULES: &[&[Rule]] = &[
+    PATH_RULES,
+    ACCOUNT_RULES,
+    ACCOUNT_REF_RULES,
+    UNIT_RULES,
+    URL_RULES,
+    MODE_RULES,
+    SHA256_RULES,
+    TIMEOUT_RULES,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_compiles_and_can_stand_in_a_cel_string() {
+        for rule in ALL_RULES.iter().flat_map(|rules| rules.iter()) {
+            assert!(Regex::new(rule.pattern).is_ok(), "{}", rule.pattern);
+            assert!(!rule.pattern.contains('\''), "{}", rule.pattern);
+        }
+    }
+
+    #[test]
+    fn paths() {
+        for good in
+            ["/etc", "/etc/kubernetes/pki", "/opt/a b", "/etc/..data", "/etc/.hidden", "/system", "/etc/ä"]
+        {
+            assert!(good.parse::<HostPath>().is_ok(), "{good}");
+        }
+        let long = format!("/{}", "a".repeat(256));
+        for bad in [
+            "",
+            "/",
+            "etc",
+            "./etc",
+            "/etc/",
+            "/etc//x",
+            "/etc/../x",
+            "/..",
+            "/etc/.",
+            "/etc/\n",
+            "/proc",
+            "/sys/x",
+            "/dev/null",
+            "/var/lib/nodebootstrap",
+            "/var/lib/nodebootstrap/x",
+            &long,
+        ] {
+            assert!(bad.parse::<HostPath>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_modes_digests_urls_and_times() {
+        for good in ["kubernetes", "_x", "a-b_9"] {
+            assert!(good.parse::<AccountName>().is_ok(), "{good}");
+        }
+        for bad in ["", "Kube", "9a", "-a", "a b", "a:b", "root", "a$", "a\n", &"a".repeat(33)] {
+            assert!(bad.parse::<AccountName>().is_err(), "{bad:?}");
+        }
+        for good in ["root", "0", "65534"] {
+            assert!(good.parse::<AccountRef>().is_ok(), "{good}");
+        }
+        for good in ["kubelet.service", "a@.service", "a@b.timer", "dev-disk\\x2d.swap", "var-lib.mount"] {
+            assert!(good.parse::<UnitName>().is_ok(), "{good}");
+        }
+        for bad in
+            ["", "kubelet", "a/b.service", ".service", "@.service", "a b.service", "a.conf", "a@b@c.service"]
+        {
+            assert!(bad.parse::<UnitName>().is_err(), "{bad:?}");
+        }
+        assert_eq!("755".parse::<Mode>().map(|m| m.to_string()), Ok("0755".to_owned()));
+        for bad in ["", "75", "0888", "07555", "rwx", "0o755"] {
+            assert!(bad.parse::<Mode>().is_err(), "{bad:?}");
+        }
+        assert!("ab".repeat(32).parse::<Sha256>().is_ok());
+        for bad in ["".to_owned(), "ab".repeat(31), "zz".repeat(32)] {
+            assert!(bad.parse::<Sha256>().is_err(), "{bad:?}");
+        }
+        for good in [
+            "http://a",
+            "https://dl.k8s.io/x/{arch}/y?z=1",
+            "http://10.0.0.1:8080/x",
+            "http://[::1]:80/",
+            "http://a/b@c",
+        ] {
+            assert!(good.parse::<Url>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "ftp://a/b",
+            "http://",
+            "https://u:p@h/x",
+            "http://u@h",
+            "http://a b",
+            "/x",
+            "http://a/#b",
+            "file:///x",
+        ] {
+            assert!(bad.parse::<Url>().is_err(), "{bad:?}");
+        }
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("2h", 7200)] {
+            assert_eq!(
+                text.parse::<Timeout>().map(|t| (t.duration().as_secs(), t.to_string())),
+                Ok((seconds, text.to_owned()))
+            );
+        }
+    }
+}
