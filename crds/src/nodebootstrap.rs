@@ -4,6 +4,9 @@
 //! Defaults inside list items are applied when a revision is rendered ([`crate::revision`]), never by the schema:
 //! a GitOps tool would else see a difference for ever.
 
+// The derive puts its own copy of the types into a private module, and takes an attribute for each column.
+#![allow(unreachable_pub, clippy::duplicated_attributes)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -13,8 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::value::{AccountName, AccountRef, HostPath, Mode, Sha256, Timeout, UnitName, Url};
 
-/// The most entries that any list of a spec may have.
+/// The most entries of each list of a spec but binaries. What bounds it is how much the API server lets CEL cost.
 pub const MAX_ENTRIES: usize = 1000;
+/// The most binaries of a spec: their URLs are the longest texts that rules look at.
+pub const MAX_BINARIES: usize = 100;
 
 /// The state that selected nodes shall have: groups, users, directories, files, binaries and systemd units. Nothing
 /// is deleted from a node when an entry leaves the spec. Writing a NodeBootstrap is being root on the nodes it selects.
@@ -82,11 +87,11 @@ pub struct NodeBootstrapSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub files: Vec<File>,
 
-    /// Programs to download, each verified by its digest before it becomes executable. At most 1000. Example:
+    /// Programs to download, each verified by its digest before it becomes executable. At most 100. Example:
     /// [{path: /usr/local/sbin/kubelet, url: "https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet",
     /// sha256: {amd64: "<64 hex>"}}].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1000))]
+    #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub binaries: Vec<Binary>,
 
@@ -265,8 +270,8 @@ pub struct KeyRef {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OnChange {
     /// Units to restart once, after all changes, if they run. This makes the change a disruption of class Restart:
-    /// nodes take it one at a time. At most 20. Example: [containerd.service].
-    #[schemars(length(max = 20))]
+    /// nodes take it one at a time. At most 5. Example: [containerd.service].
+    #[schemars(length(max = 5))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub restart: Vec<UnitName>,
 }

@@ -1,6 +1,9 @@
 //! `NodeBootstrapReport` (`nbr`): one per NodeBootstrap and node. `spec` is the operator's word to the agent,
 //! `status` the agent's word back; the admission policy in `deploy/` lets an agent write only its own node's.
 
+// The derive puts its own copy of the types into a private module, and takes an attribute for each column.
+#![allow(unreachable_pub, clippy::duplicated_attributes)]
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::nodebootstrap::{Directory, LabelOperator, MAX_ENTRIES, NodeBootstrapSpec};
+use crate::nodebootstrap::{Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, NodeBootstrapSpec};
 use crate::revision::Unit;
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
@@ -93,9 +93,10 @@ fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
     ];
     for (list, names) in names {
-        if names.len() > MAX_ENTRIES {
+        let most = if list == "binaries" { MAX_BINARIES } else { MAX_ENTRIES };
+        if names.len() > most {
             problems.push(format!(
-                "{list} has {} entries, at most {MAX_ENTRIES} are possible: make a second NodeBootstrap",
+                "{list} has {} entries, at most {most} are possible: make a second NodeBootstrap",
                 names.len()
             ));
         }

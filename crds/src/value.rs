@@ -184,7 +184,7 @@ text_type! {
 
 text_type! {
     /// Where a download lies: http or https, no credentials; `{arch}` stands for amd64 or arm64. Example: `https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet`.
-    Url, max 2048, URL_RULES = [
+    Url, max 1024, URL_RULES = [
         must(r"^https?://", "a URL starts with https:// or http://"),
         must_not(r"^[a-z]+://[^/?#]*@", "write the URL without user and password in it: anybody who may read this object would see them"),
         must_not(r"[\x00-\x20\x7f]", "a URL has no spaces or control characters: write %20 for a space"),
