@@ -47,7 +47,7 @@ use tokio::process::Command;
 pub use audit::{AuditCursor, AuditEvent};
 pub use binaries::KUBERNETES_VERSION;
 pub use machine::Machine;
-pub use process::ExecOutput;
+pub use process::{ExecOutput, wait_for};
 
 use binaries::Binaries;
 use controlplane::ControlPlane;

@@ -196,7 +196,7 @@ pub(crate) async fn terminate(pid: u32, patience: Duration) {
 }
 
 /// Asks `condition` every 50 ms until it gives a value, at most for `patience`; `what` is for the error.
-pub(crate) async fn wait_for<T, F: Future<Output = Result<Option<T>>>>(
+pub async fn wait_for<T, F: Future<Output = Result<Option<T>>>>(
     what: &str,
     patience: Duration,
     mut condition: impl FnMut() -> F,

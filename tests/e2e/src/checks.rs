@@ -1,0 +1,123 @@
+//! What needs no cluster: formatter, lints, licenses, unit and property tests. Out come counts.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::programs::workspace;
+use crate::suite::Counts;
+
+/// The version that this workspace is checked with.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Runs all of them, also after one failed, and tells how long each took.
+pub(crate) async fn run() -> Result<Counts> {
+    let triple = format!("--target={}-unknown-linux-gnu", std::env::consts::ARCH);
+    let build = ["--locked", "--profile=testbed", &triple];
+    let mut counts = Counts::default();
+
+    counts += check("formatter", "cargo", &["fmt", "--all", "--check"]).await?;
+    let clippy =
+        [&["clippy", "--quiet", "--workspace", "--all-targets"], &build[..], &["--", "-D", "warnings"]];
+    counts += check("lints", "cargo", &clippy.concat()).await?;
+    let deny = deny().await?;
+    counts += check("licenses and sources", &deny, &["check", "bans", "licenses", "sources"]).await?;
+    let unit = [&["test", "--workspace", "--exclude", "testbed"], &build[..]].concat();
+    counts += tests("unit and property tests", &unit).await?;
+    // These make clusters of their own, one at a time.
+    let testbed =
+        [&["test", "--package", "testbed"], &build[..], &["--", "--include-ignored", "--test-threads=1"]];
+    counts += tests("the testbed's tests of itself", &testbed.concat()).await?;
+    Ok(counts)
+}
+
+/// One command that passes or fails.
+async fn check(name: &str, program: &str, arguments: &[&str]) -> Result<Counts> {
+    let begin = Instant::now();
+    let status =
+        command(program, arguments).status().await.with_context(|| format!("cannot run {program}"))?;
+    let passed = status.success();
+    println!("{:7.1} s  {} {name}", begin.elapsed().as_secs_f32(), if passed { "passed" } else { "FAILED" });
+    Ok(Counts { passed: passed.into(), failed: (!passed).into(), skipped: 0 })
+}
+
+/// A `cargo test`, whose summaries are counted. What it prints is shown only where something failed.
+async fn tests(name: &str, arguments: &[&str]) -> Result<Counts> {
+    let begin = Instant::now();
+    let mut child = command("cargo", arguments)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot run cargo")?;
+    let stdout = child.stdout.take().context("no output of cargo")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let (mut counts, mut shown) = (Counts::default(), Vec::new());
+    while let Some(line) = lines.next_line().await.context("cannot read what cargo says")? {
+        match summary(&line) {
+            Some(more) => counts += more,
+            None => shown.push(line),
+        }
+    }
+    let status = child.wait().await.context("cargo did not end")?;
+    if !status.success() {
+        println!("{}", shown.join("\n"));
+        // It did not build, or a test program died: no summary counts that.
+        counts.failed = counts.failed.max(1);
+    }
+    let Counts { passed, failed, skipped } = counts;
+    let word = if failed == 0 { "passed" } else { "FAILED" };
+    println!(
+        "{:7.1} s  {word} {name}: {passed} passed, {failed} failed, {skipped} skipped",
+        begin.elapsed().as_secs_f32()
+    );
+    Ok(counts)
+}
+
+/// The counts in a line such as `test result: ok. 7 passed; 0 failed; 1 ignored; …`.
+fn summary(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?;
+    let count = |what: &str| {
+        rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+    };
+    Some(Counts { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
+}
+
+/// The program cargo-deny: that of the machine, or one built once into the cache.
+async fn deny() -> Result<String> {
+    let own = Command::new("cargo-deny").arg("--version").stdout(Stdio::null()).status().await;
+    if own.is_ok_and(|status| status.success()) {
+        return Ok("cargo-deny".to_owned());
+    }
+    let root: PathBuf = testbed::paths::cache_dir()?.join("tools");
+    let program = root.join("bin/cargo-deny");
+    if !program.exists() {
+        println!("building cargo-deny {CARGO_DENY}, once (about 4 min)");
+        let root = format!("--root={}", root.display());
+        let install = ["install", "--quiet", "--locked", "--version", CARGO_DENY, &root, "cargo-deny"];
+        let status = command("cargo", &install).status().await.context("cannot run cargo")?;
+        anyhow::ensure!(status.success(), "cargo-deny did not build");
+    }
+    Ok(program.display().to_string())
+}
+
+fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(workspace()).stdin(Stdio::null());
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_of_libtest_is_counted() {
+        let line = "test result: FAILED. 12 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.41s";
+        assert_eq!(summary(line), Some(Counts { passed: 12, failed: 1, skipped: 3 }));
+        assert_eq!(summary("running 7 tests"), None);
+    }
+}

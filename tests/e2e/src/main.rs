@@ -1,0 +1,90 @@
+//! `make demo`, `make test` and `make bench`: the operator, installed as a user would, on a real cluster on this machine.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`checks`] | what `make test` runs before it has a cluster: formatter, lints, licenses, unit and property tests |
+//! | [`programs`] | the static programs, and the images made of them |
+//! | [`lab`] | a testbed with the operator on it, and what scenarios do with it: apply, await, look at a host |
+//! | [`suite`] | runs scenarios one after the other, keeps the logs of what failed, counts |
+//! | [`scenario`] | the end-to-end tests themselves |
+//! | [`demo`], [`bench`] | the other two commands |
+
+mod bench;
+mod checks;
+mod demo;
+mod lab;
+mod programs;
+mod scenario;
+mod suite;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use testbed::Testbed;
+
+#[derive(Parser)]
+#[command(about = "The operator on a real cluster on this machine")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what the operator is for; the cluster stays up
+    Demo,
+    /// End the demo
+    CleanDemo,
+    /// Run every check and test
+    Test {
+        /// Only end-to-end scenarios whose name contains one of these
+        only: Vec<String>,
+        /// Leave the testbed up, to look at
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Measure
+    Bench,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = tokio::select! {
+        outcome = run(Cli::parse().command) => outcome,
+        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo => demo::run().await?,
+        Command::CleanDemo => Testbed::down_id(demo::ID).await?,
+        Command::Test { only, keep } => return suite::run(&only, keep).await,
+        Command::Bench => bench::run().await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends with ctrl-c or a polite kill: what was under way is dropped, and a test's testbed cleared.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    for id in [suite::ID, bench::ID] {
+        if std::path::Path::new(testbed::paths::STATE_ROOT).join(id).exists() {
+            eprintln!("clearing testbed {id}");
+            let _ = Testbed::down_id(id).await;
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What `kubectl apply` refuses, with a message that says what to write instead; and the most that it takes.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::lab::Lab;
+
+const DIGEST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+fn node_bootstrap(name: &str, spec: &Value) -> String {
+    json!({"apiVersion": "nodebootstrap.io/v1alpha1", "kind": "NodeBootstrap", "metadata": {"name": name}, "spec": spec})
+        .to_string()
+}
+
+/// Lists in a spec that selects nothing that is there, so that an acceptance by mistake changes no machine.
+fn spec(lists: Value) -> Value {
+    let mut spec = json!({"nodeSelector": {"matchLabels": {"no": "such"}}});
+    if let (Some(spec), Value::Object(lists)) = (spec.as_object_mut(), lists) {
+        spec.extend(lists);
+    }
+    spec
+}
+
+fn binary(change: Value) -> Value {
+    let mut binary = json!({"path": "/usr/local/bin/x", "url": "https://a/x", "sha256": {"amd64": DIGEST}});
+    if let (Some(binary), Value::Object(change)) = (binary.as_object_mut(), change) {
+        binary.extend(change);
+        binary.retain(|_, value| !value.is_null());
+    }
+    spec(json!({"binaries": [binary]}))
+}
+
+fn file(path: &str) -> Value {
+    json!({"path": path, "content": ""})
+}
+
+pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result<()> {
+    let many: Vec<_> = (0..1001).map(|i| json!({"name": format!("g{i}")})).collect();
+    let cases: Vec<(Value, &str)> = vec![
+        (spec(json!({"directories": [{"path": "etc/x"}]})), "write /etc/example, not etc/example"),
+        (spec(json!({"directories": [{"path": "/etc/../x"}]})), "without . or .. steps"),
+        (spec(json!({"directories": [{"path": "/etc/x/"}]})), "without an empty step or a / at its end"),
+        (spec(json!({"directories": [{"path": "/"}]})), "not / itself"),
+        (spec(json!({"directories": [{"path": "/a"}, {"path": "/a"}]})), "Duplicate value"),
+        (spec(json!({"groups": [{"name": "a"}, {"name": "a"}]})), "Duplicate value"),
+        (spec(json!({"users": [{"name": "a"}, {"name": "a"}]})), "Duplicate value"),
+        (
+            spec(json!({"directories": [{"path": "/a"}], "files": [file("/a")]})),
+            "in both files and directories",
+        ),
+        (
+            spec(
+                json!({"directories": [{"path": "/a"}], "binaries": [{"path": "/a", "url": "http://a/", "sha256": {"amd64": DIGEST}}]}),
+            ),
+            "in both binaries and directories",
+        ),
+        (
+            spec(
+                json!({"files": [file("/a")], "binaries": [{"path": "/a", "url": "http://a/", "sha256": {"amd64": DIGEST}}]}),
+            ),
+            "in both binaries and files",
+        ),
+        (
+            spec(
+                json!({"files": [file("/etc/systemd/system/a.service")], "units": [{"name": "a.service", "content": ""}]}),
+            ),
+            "leave it in units",
+        ),
+        (spec(json!({"directories": [{"path": "/a", "mode": "0888"}]})), "octal digits in quotes"),
+        (spec(json!({"directories": [{"path": "/a", "mode": "rwx"}]})), "octal digits in quotes"),
+        (spec(json!({"directories": [{"path": "/a", "mode": 755}]})), "must be of type string"),
+        (binary(json!({"sha256": null})), "sha256 is missing: give the digest"),
+        (binary(json!({"sha256": {}})), "sha256 is missing: give the digest"),
+        (binary(json!({"sha256": {"amd64": "abc"}})), "64 hexadecimal digits"),
+        (binary(json!({"sha256": {"amd64": "z".repeat(64)}})), "64 hexadecimal digits"),
+        (binary(json!({"sha256": {"x86_64": DIGEST}})), "the keys are amd64 and arm64"),
+        (binary(json!({"url": "ftp://a/x"})), "starts with https:// or http://"),
+        (binary(json!({"url": "file:///x"})), "starts with https:// or http://"),
+        (binary(json!({"url": "https://user:pass@a/x"})), "without user and password"),
+        (binary(json!({"url": "https:///x"})), "comes a host name"),
+        (binary(json!({"mirrors": ["https://user:pass@a/x"]})), "without user and password"),
+        (binary(json!({"colour": "red"})), "unknown field \"spec.binaries[0].colour\""),
+        (json!({"nodeSelector": {}}), "write allNodes: true for every node"),
+        (json!({"nodeSelector": {"matchLabels": {}}}), "write allNodes: true for every node"),
+        (json!({}), "exactly one of nodeSelector and allNodes"),
+        (json!({"allNodes": false}), "exactly one of nodeSelector and allNodes"),
+        (
+            json!({"allNodes": true, "nodeSelector": {"matchLabels": {"a": "b"}}}),
+            "exactly one of nodeSelector and allNodes",
+        ),
+        (
+            json!({"nodeSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+            "operators In and NotIn need values",
+        ),
+        (spec(json!({"users": [{"name": "Kube"}]})), "starts with a-z or _"),
+        (spec(json!({"users": [{"name": "a:b"}]})), "starts with a-z or _"),
+        (spec(json!({"groups": [{"name": "9a"}]})), "starts with a-z or _"),
+        (spec(json!({"groups": [{"name": "root"}]})), "root is not managed"),
+        (spec(json!({"groups": [{"name": "a".repeat(33)}]})), "32"),
+        (spec(json!({"users": [{"name": "a", "uid": 0}]})), "greater than or equal to 1"),
+        (spec(json!({"directories": [{"path": "/a", "owner": "A B"}]})), "name an owner as useradd would"),
+        (spec(json!({"units": [{"name": "a"}]})), "ends in .service"),
+        (spec(json!({"units": [{"name": "a/b.service"}]})), "letters, digits and"),
+        (spec(json!({"units": [{"name": "a@.service", "active": true}]})), "list an instance of it"),
+        (spec(json!({"files": [file("/proc/sys/x")]})), "belong to the kernel"),
+        (spec(json!({"files": [file("/sys/x")]})), "belong to the kernel"),
+        (spec(json!({"directories": [{"path": "/dev/x"}]})), "belong to the kernel"),
+        (spec(json!({"files": [file("/var/lib/nodebootstrap/x")]})), "the agent's own state"),
+        (
+            spec(json!({"directories": [{"path": "/etc", "recursive": true}]})),
+            "name the folder below it that is yours",
+        ),
+        (
+            spec(json!({"directories": [{"path": "/usr/local/sbin", "recursive": true}]})),
+            "name the folder below it that is yours",
+        ),
+        (spec(json!({"files": [{"path": "/a"}]})), "a file has exactly one source"),
+        (
+            spec(json!({"files": [{"path": "/a", "content": "", "secretRef": {"name": "a", "key": "b"}}]})),
+            "a file has exactly one source",
+        ),
+        (spec(json!({"files": [file("/etc/a"), file("/etc/a/b/c")]})), "below a path of files or binaries"),
+        (
+            spec(json!({"files": [file("/etc/a")], "directories": [{"path": "/etc/a/b"}]})),
+            "below a path of files or binaries",
+        ),
+        (spec(json!({"groups": many})), "must have at most 1000 items"),
+        (spec(json!({"directories": [{"path": format!("/{}", "a".repeat(256))}]})), "256"),
+        (
+            spec(json!({"files": [{"path": "/a", "content": "", "onChange": {"restart": ["x"]}}]})),
+            "ends in .service",
+        ),
+        (spec(json!({"leaveTimeout": "soon"})), "as in: 90s, 10m, 1h"),
+    ];
+    let mut wrong = Vec::new();
+    for (spec, words) in &cases {
+        match lab.refused(&node_bootstrap("bad", spec)).await {
+            Ok(told) if told.contains(words) => {}
+            Ok(told) => wrong.push(format!("no {words:?} in: {told}")),
+            Err(error) => wrong.push(format!("{words:?}: {:.300}", error.to_string())),
+        }
+    }
+    for (name, words) in [("Bad_Name", "a-z"), (&*"a".repeat(51), "at most 50 characters")] {
+        let told = lab.refused(&node_bootstrap(name, &spec(json!({})))).await?;
+        if !told.contains(words) {
+            wrong.push(format!("no {words:?} in: {told}"));
+        }
+    }
+    ensure!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len() + 2, wrong.join("\n"));
+
+    // Not refused, but warned of: a secret that a broken-into node could select itself into.
+    let told = lab
+        .apply(&node_bootstrap(
+            "warned",
+            &spec(json!({"files": [{"path": "/a", "secretRef": {"name": "a", "key": "b"}}]})),
+        ))
+        .await?;
+    ensure!(told.contains("Warning") && told.contains("node-restriction.kubernetes.io/"), "{told}");
+    lab.kubectl(&["explain", "nodebootstrap.spec.binaries"]).await.map(|text| {
+        ensure_all(
+            &text,
+            &["verified by its digest", "Default: \"0755\"", "Example: /usr/local/sbin/kubelet"],
+        )
+    })?
+}
+
+fn ensure_all(text: &str, words: &[&str]) -> Result<()> {
+    for word in words {
+        ensure!(text.contains(word), "no {word:?} in:\n{text}");
+    }
+    Ok(())
+}
+
+fn path(list: &str, number: usize) -> String {
+    let path = format!("/srv/{list}/a/folder/in/a/folder/{number:04}");
+    format!("{path:x<200}")
+}
+
+/// Each list full, for real; and all of them full at once, as far as judging them goes: etcd takes no object so large.
+pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<()> {
+    let lists = [
+        ("groups", (0..1000).map(|i| json!({"name": format!("g{i:04}{}", "x".repeat(27)), "gid": 10_000 + i})).collect::<Vec<_>>()),
+        (
+            "users",
+            (0..1000)
+                .map(|i| json!({"name": format!("u{i:04}{}", "x".repeat(27)), "group": "g".repeat(32), "home": path("home", i), "shell": "/usr/sbin/nologin"}))
+                .collect(),
+        ),
+        (
+            "directories",
+            (0..1000).map(|i| json!({"path": path("directory", i), "owner": "o".repeat(32), "mode": "0755", "recursive": true})).collect(),
+        ),
+        ("files", (0..1000).map(|i| json!({"path": path("file", i), "content": "x", "mode": "0644", "onChange": {"restart": ["a.service"]}})).collect()),
+        (
+            "binaries",
+            (0..100)
+                .map(|i| {
+                    let url = format!("https://example.com/{}", "u".repeat(300));
+                    json!({"path": path("binary", i), "url": url, "mirrors": vec![url.clone(); 8], "sha256": {"amd64": DIGEST, "arm64": DIGEST}})
+                })
+                .collect(),
+        ),
+        ("units", (0..1000).map(|i| json!({"name": format!("u{i:04}{}.service", "x".repeat(100)), "content": "[Unit]\n", "enabled": true})).collect()),
+    ];
+    let mut all = serde_json::Map::new();
+    for (list, entries) in lists {
+        all.insert(list.to_owned(), Value::Array(entries.clone()));
+        let file = lab.testbed.dir().join("maximum.json");
+        std::fs::write(&file, node_bootstrap("maximum", &spec(json!({list: entries}))))?;
+        let file = file.display().to_string();
+        lab.kubectl(&["apply", "--server-side", "-f", &file]).await.with_context(|| list.to_owned())?;
+        lab.delete("maximum").await?;
+    }
+    let file = lab.testbed.dir().join("maximum.json");
+    std::fs::write(&file, node_bootstrap("maximum", &spec(Value::Object(all))))?;
+    let file = file.display().to_string();
+    lab.kubectl(&["create", "--dry-run=server", "-f", &file]).await.context("all lists at once").map(drop)
+}
+
+/// Two tools each apply their own entries of one list; neither takes the other's away.
+pub(crate) async fn lists_merge_by_key_in_server_side_apply(lab: &Lab) -> Result<()> {
+    let apply = async |manager: &str, mode: &str| {
+        let file = lab.testbed.dir().join("merge.json");
+        let lists = json!({"directories": [{"path": format!("/srv/{manager}"), "mode": mode}]});
+        std::fs::write(&file, node_bootstrap("merge", &spec(lists)))?;
+        let file = file.display().to_string();
+        let manager = format!("--field-manager={manager}");
+        lab.kubectl(&["apply", "--server-side", &manager, "-f", &file]).await
+    };
+    apply("one", "0700").await?;
+    apply("two", "0755").await?;
+    apply("one", "0711").await?;
+    let nb = lab.node_bootstrap("merge").await?;
+    let mut found: Vec<_> = nb
+        .spec
+        .directories
+        .iter()
+        .map(|d| format!("{} {}", d.path, d.mode.map(|m| m.to_string()).unwrap_or_default()))
+        .collect();
+    found.sort();
+    ensure!(found == ["/srv/one 0711", "/srv/two 0755"], "{found:?}");
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! The end-to-end tests: each gets a cluster with the operator on it and nothing else, and breaks one promise if it can.
+
+mod conflicts;
+mod downloads;
+mod examples;
+mod input;
+mod interruptions;
+mod nodes;
+mod removal;
+mod rollout;
+mod security;
+mod story;
+
+use anyhow::Result;
+use futures::future::BoxFuture;
+
+use crate::lab::Lab;
+
+pub(crate) use story::{is_ours, settled};
+
+/// One end-to-end test.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) run: for<'a> fn(&'a Lab) -> BoxFuture<'a, Result<()>>,
+}
+
+macro_rules! scenarios {
+    ($($module:ident :: $name:ident),+ $(,)?) => {
+        &[$(Scenario {
+            name: stringify!($name),
+            run: |lab| Box::pin($module::$name(lab)),
+        }),+]
+    };
+}
+
+/// All of them, in the order in which they run: those that take the operator away are the last.
+pub(crate) const ALL: &[Scenario] = scenarios![
+    story::the_seed_page_as_declared_state,
+    story::a_second_apply_changes_nothing,
+    story::an_edit_of_one_file_reaches_all_nodes,
+    story::what_is_changed_by_hand_is_noticed,
+    examples::each_example_works,
+    input::bad_input_is_refused_with_what_to_write,
+    input::every_list_at_its_maximum_is_accepted,
+    input::lists_merge_by_key_in_server_side_apply,
+    downloads::a_wrong_digest_is_told_and_nothing_is_left,
+    downloads::a_missing_file_is_told,
+    downloads::a_web_page_in_place_of_a_program_is_told,
+    downloads::a_redirect_is_followed,
+    downloads::a_mirror_stands_in,
+    conflicts::the_older_keeps_a_path_and_the_younger_says_so,
+    rollout::a_restart_takes_one_node_at_a_time,
+    rollout::a_missing_reference_is_told_and_followed_when_it_comes,
+    security::an_agent_may_write_its_own_status_and_nothing_else,
+    security::a_secret_reaches_the_file_and_nothing_else,
+    nodes::a_node_that_loses_its_label_leaves,
+    nodes::a_node_that_joins_later_is_enrolled,
+    nodes::a_machine_made_anew_under_the_same_name_is_set_up_again,
+    nodes::a_node_that_goes_is_forgotten,
+    interruptions::operator_and_agents_killed_in_the_middle_come_back,
+    interruptions::an_outage_of_the_api_server_is_survived,
+    interruptions::a_malformed_object_stops_no_other,
+    removal::a_deleted_node_bootstrap_leaves_no_object,
+    removal::a_dead_node_holds_deletion_up_for_the_leave_timeout_only,
+    removal::uninstalled_in_the_right_order_nothing_is_left,
+    removal::uninstalled_with_node_bootstraps_there,
+    removal::uninstalled_with_the_namespace_first,
+    removal::uninstalled_with_the_crds_first,
+];
