@@ -1,0 +1,67 @@
+//! The SHA-256 of files, remembered while the program runs: a converged host is not read again on each pass.
+//!
+//! In: a place. Out: the digest of what is there. A remembered digest holds as long as inode, size and both times are
+//! the same; the change time cannot be set back by anybody.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+
+use super::HostError;
+use super::root::{Kind, Meta, Place, errno_of};
+
+/// File times are only as fine as the kernel's tick (4 or 10 ms), so a file that changed just now may change again
+/// with the same time.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What a digest was made from.
+type Key = ((u64, u64), u64, (i64, i64), (i64, i64));
+
+/// Remembers digests.
+#[derive(Debug, Default)]
+pub struct Digests {
+    known: RefCell<BTreeMap<String, (Key, [u8; 32])>>,
+}
+
+impl Digests {
+    /// The digest of the regular file at a place; `None` if nothing is there.
+    ///
+    /// # Errors
+    /// If it is something else, or cannot be read.
+    pub fn of(&self, place: &Place) -> Result<Option<[u8; 32]>, HostError> {
+        let Some((fd, meta)) = place.open(Kind::File)? else { return Ok(None) };
+        if let Some((key, digest)) = self.known.borrow().get(&place.real)
+            && *key == key_of(&meta)
+        {
+            return Ok(Some(*digest));
+        }
+        let mut file = std::fs::File::from(fd);
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => hasher.update(&buffer[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(HostError::io(&place.real, "read")(errno_of(&error))),
+            }
+        }
+        let digest: [u8; 32] = hasher.finalize().into();
+        if is_settled(&meta, SystemTime::now()) {
+            self.known.borrow_mut().insert(place.real.clone(), (key_of(&meta), digest));
+        }
+        Ok(Some(digest))
+    }
+}
+
+fn key_of(meta: &Meta) -> Key {
+    (meta.inode, meta.size, meta.mtime, meta.ctime)
+}
+
+fn is_settled(meta: &Meta, now: SystemTime) -> bool {
+    let changed = Duration::new(meta.ctime.0.try_into().unwrap_or(0), meta.ctime.1.try_into().unwrap_or(0));
+    now.duration_since(UNIX_EPOCH).is_ok_and(|now| now > changed + TICK)
+}

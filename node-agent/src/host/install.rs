@@ -1,0 +1,158 @@
+//! The `[Install]` section of a unit file: where `systemctl enable` puts links.
+//!
+//! In: a unit's name and its file's text. Out: the links, as pairs of path and target.
+
+use std::collections::BTreeMap;
+
+/// Where an administrator's units and links to units lie.
+pub const UNIT_DIRECTORY: &str = "/etc/systemd/system";
+
+/// Where unit files are looked for, the first that has one counts.
+pub const UNIT_PATH: &[&str] = &[
+    UNIT_DIRECTORY,
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// A link that enables a unit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    /// Where it lies.
+    pub path: String,
+    /// What it leads to.
+    pub target: String,
+}
+
+/// The links that enable a unit whose file has this text and lies at `file`. None: it cannot be enabled.
+pub fn links(unit: &str, file: &str, text: &str) -> Vec<Link> {
+    let settings = section(text, "Install");
+    let values = |key: &str| settings.get(key).into_iter().flatten();
+    let (prefix, instance, suffix) = parts(unit);
+    // A template is enabled as the instance that it names itself.
+    let instance = match (instance, settings.get("DefaultInstance").and_then(|values| values.last())) {
+        (Some(""), Some(default)) => Some(default.as_str()),
+        (instance, _) => instance,
+    };
+    let name = instance.map_or_else(|| unit.to_owned(), |instance| format!("{prefix}@{instance}.{suffix}"));
+    let expand = |text: &str| {
+        text.replace("%i", instance.unwrap_or_default())
+            .replace("%p", prefix)
+            .replace("%N", name.strip_suffix(&format!(".{suffix}")).unwrap_or(&name))
+            .replace("%n", &name)
+            .replace("%%", "%")
+    };
+    let folders = [("WantedBy", "wants"), ("RequiredBy", "requires"), ("UpheldBy", "upholds")];
+    let mut links: Vec<_> = folders
+        .into_iter()
+        .flat_map(|(key, folder)| {
+            values(key).map(move |by| (by, folder))
+        })
+        .map(|(by, folder)| Link {
+            path: format!("{UNIT_DIRECTORY}/{}.{folder}/{name}", expand(by)),
+            target: file.to_owned(),
+        })
+        .chain(values("Alias").map(|alias| Link {
+            path: format!("{UNIT_DIRECTORY}/{}", expand(alias)),
+            target: file.to_owned(),
+        }))
+        // A unit may list its own name as an alias; that is no link.
+        .filter(|link| link.path != link.target && !link.path.contains("/../"))
+        .collect();
+    links.sort();
+    links.dedup();
+    links
+}
+
+/// The name of the file that a unit is read from: an instance's is its template.
+pub fn file_name(unit: &str) -> String {
+    match parts(unit) {
+        (prefix, Some(_), suffix) => format!("{prefix}@.{suffix}"),
+        _ => unit.to_owned(),
+    }
+}
+
+/// Prefix, instance (after `@`) and suffix of a unit's name.
+fn parts(unit: &str) -> (&str, Option<&str>, &str) {
+    let (stem, suffix) = unit.rsplit_once('.').unwrap_or((unit, ""));
+    match stem.split_once('@') {
+        Some((prefix, instance)) => (prefix, Some(instance), suffix),
+        None => (stem, None, suffix),
+    }
+}
+
+/// The settings of a section, each with its words. An empty value forgets those before it.
+fn section(text: &str, wanted: &str) -> BTreeMap<String, Vec<String>> {
+    let mut settings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut inside = false;
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let mut line = line.trim().to_owned();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        // A line that ends in `\` goes on in the next that is no comment.
+        while line.ends_with('\\') {
+            line.pop();
+            match lines.by_ref().find(|next| !next.trim_start().starts_with(['#', ';'])) {
+                Some(next) => {
+                    line.push(' ');
+                    line.push_str(next.trim());
+                }
+                None => break,
+            }
+        }
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            inside = name == wanted;
+        } else if inside && let Some((key, value)) = line.split_once('=') {
+            let words = settings.entry(key.trim().to_owned()).or_default();
+            if value.trim().is_empty() {
+                words.clear();
+            }
+            words.extend(value.split_whitespace().map(|word| word.trim_matches('"').to_owned()));
+        }
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(unit: &str, text: &str) -> Vec<String> {
+        let file = format!("{UNIT_DIRECTORY}/{}", file_name(unit));
+        links(unit, &file, text)
+            .into_iter()
+            .map(|link| {
+                assert_eq!(link.target, file);
+                link.path.trim_start_matches("/etc/systemd/system/").to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn links_are_those_of_systemctl_enable() {
+        let text = "[Unit]\nWantedBy=not-here.target\n[Install]\n# WantedBy=comment.target\nWantedBy=a.target \\\n ; comment\n  b.target\nRequiredBy=c.target\nAlias=other.service x.service\n";
+        assert_eq!(
+            paths("x.service", text),
+            ["a.target.wants/x.service", "b.target.wants/x.service", "c.target.requires/x.service", "other.service"]
+        );
+        assert!(paths("x.service", "[Service]\nExecStart=/bin/true\n").is_empty());
+        assert!(paths("x.service", "[Install]\nWantedBy=a.target\nWantedBy=\n").is_empty());
+        assert!(paths("x.service", "").is_empty());
+    }
+
+    #[test]
+    fn instances_link_to_their_template() {
+        let text = "[Install]\nWantedBy=multi-user.target %i.target\nDefaultInstance=tty1\n";
+        assert_eq!(
+            paths("getty@tty2.service", text),
+            ["multi-user.target.wants/getty@tty2.service", "tty2.target.wants/getty@tty2.service"]
+        );
+        assert_eq!(
+            paths("getty@.service", text),
+            ["multi-user.target.wants/getty@tty1.service", "tty1.target.wants/getty@tty1.service"]
+        );
+    }
+}

@@ -1,0 +1,25 @@
+//! Files of the place where a command is run, not of the host's root: what a user names with `--file` and `--refs`.
+
+use std::io::Read;
+
+/// The largest file that is read.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Reads a file that a user named; `-` is standard input.
+///
+/// # Errors
+/// In one line, with the path.
+pub fn read(path: &str) -> Result<Vec<u8>, String> {
+    let mut content = Vec::new();
+    let read = |reader: &mut dyn Read, content: &mut Vec<u8>| reader.take(MAX_FILE + 1).read_to_end(content);
+    let done = if path == "-" {
+        read(&mut std::io::stdin().lock(), &mut content)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| read(&mut file, &mut content))
+    };
+    match done {
+        Ok(_) if content.len() as u64 > MAX_FILE => Err(format!("{path}: more than {MAX_FILE} bytes: is it the right file?")),
+        Ok(_) => Ok(content),
+        Err(error) => Err(format!("{path}: {error}")),
+    }
+}

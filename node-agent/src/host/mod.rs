@@ -1,0 +1,86 @@
+//! The only code that touches the machine: its files, accounts, units, and what is fetched for it.
+//!
+//! | module | in ► out |
+//! |---|---|
+//! | [`root`] | a path of the host ► where it really lies, held open |
+//! | [`write`] | a place and what shall be there ► it is there, whole or not at all |
+//! | [`accounts`] | users and groups |
+//! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
+//! | [`download`] | URLs and a digest ► a verified file |
+//! | [`digest`] | a place ► the SHA-256 of what is there |
+//! | [`state`] | what the agent itself keeps on the host |
+//! | [`notify`] | paths ► a signal when one was touched |
+//! | [`facts`] | what the machine is |
+//! | [`local`] | files of the place where a command is run |
+
+pub mod accounts;
+pub mod digest;
+pub mod download;
+mod error;
+pub mod facts;
+pub mod install;
+pub mod local;
+pub mod notify;
+pub mod offline;
+pub mod root;
+pub mod state;
+pub mod systemd;
+pub mod write;
+
+pub use error::HostError;
+pub use root::{Kind, Meta, Place, Root};
+
+use digest::Digests;
+use download::Downloads;
+use facts::Facts;
+use state::State;
+use systemd::Systemd;
+
+/// A machine.
+pub struct Host {
+    /// Its files.
+    pub root: Root,
+    /// Its units.
+    pub systemd: Box<dyn Systemd>,
+    /// What it is.
+    pub facts: Facts,
+    /// Digests of its files.
+    pub digests: Digests,
+    /// What is fetched for it.
+    pub downloads: Downloads,
+    /// What the agent keeps on it.
+    pub state: State,
+}
+
+impl Host {
+    /// The machine whose root lies at a path. `runs`: whether it is the one that this program runs on.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is none that is supported.
+    pub fn open(path: &str, runs: bool) -> Result<Self, HostError> {
+        let root = Root::open(path)?;
+        let systemd: Box<dyn Systemd> =
+            if runs { Box::new(systemd::Bus::of(&root)) } else { Box::new(offline::Offline::of(&root)) };
+        Self::with(root, systemd)
+    }
+
+    /// A machine with another way to its units.
+    ///
+    /// # Errors
+    /// If it is none that is supported.
+    pub fn with(root: Root, systemd: Box<dyn Systemd>) -> Result<Self, HostError> {
+        Ok(Self {
+            facts: Facts::gather(&root)?,
+            digests: Digests::default(),
+            downloads: Downloads::of(&root),
+            state: State::of(&root),
+            systemd,
+            root,
+        })
+    }
+}
+
+/// Whether this process may change a machine.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

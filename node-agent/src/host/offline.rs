@@ -1,0 +1,131 @@
+//! The units of a system that does not run: an image, or the root of a machine that was not booted yet.
+//!
+//! In: the files below the root. Out: units enabled and disabled by the links that systemd itself would make. Nothing
+//! can be started.
+
+use std::collections::BTreeMap;
+
+use super::install::{self, Link, UNIT_PATH};
+use super::root::Kind;
+use super::systemd::{Answer, Systemd, UnitState};
+use super::write::Ids;
+use super::{HostError, Root};
+
+const MAX_UNIT: u64 = 1 << 20;
+
+/// The unit files of a root.
+#[derive(Debug)]
+pub struct Offline {
+    root: Root,
+}
+
+impl Offline {
+    /// The units of this root.
+    pub fn of(root: &Root) -> Self {
+        Self { root: root.clone() }
+    }
+
+    /// The file that a unit is read from, and its text.
+    fn file(&self, unit: &str) -> Result<Option<(String, String)>, HostError> {
+        for name in [unit.to_owned(), install::file_name(unit)] {
+            for directory in UNIT_PATH {
+                let path = format!("{directory}/{name}");
+                // What is no file (a link to /dev/null masks a unit) has no text.
+                let place = self.root.locate_through_links(&path)?;
+                match place.look()? {
+                    Some(meta) if meta.kind == Kind::File => {
+                        let text = place.read(MAX_UNIT)?.map(|(text, _)| text).unwrap_or_default();
+                        return Ok(Some((path, String::from_utf8_lossy(&text).into_owned())));
+                    }
+                    Some(_) => return Ok(Some((path, String::new()))),
+                    None => {}
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn links(&self, unit: &str) -> Result<Vec<Link>, HostError> {
+        Ok(self.file(unit)?.map(|(path, text)| install::links(unit, &path, &text)).unwrap_or_default())
+    }
+
+    fn is_there(&self, link: &Link) -> Result<bool, HostError> {
+        Ok(self.root.locate(&link.path)?.look()?.is_some_and(|meta| meta.kind == Kind::Link))
+    }
+
+    fn state(&self, unit: &str) -> Result<UnitState, HostError> {
+        let Some((path, text)) = self.file(unit)? else {
+            return Ok(UnitState { load: "not-found".to_owned(), ..UnitState::default() });
+        };
+        let links = install::links(unit, &path, &text);
+        let mut there = 0;
+        for link in &links {
+            there += usize::from(self.is_there(link)?);
+        }
+        let file = match (links.len(), there) {
+            (0, _) => "static",
+            (_, 0) => "disabled",
+            (_, _) => "enabled",
+        };
+        Ok(UnitState { load: "loaded".to_owned(), file: file.to_owned(), ..UnitState::default() })
+    }
+
+    fn cannot(&self, unit: &str) -> Answer<'_, ()> {
+        let error = HostError::Systemd(format!("{unit}: the system below this root does not run, so nothing is started"));
+        Box::pin(async move { Err(error) })
+    }
+}
+
+impl Systemd for Offline {
+    fn is_running(&self) -> bool {
+        false
+    }
+
+    fn observe<'a>(&'a self, units: &'a [String]) -> Answer<'a, BTreeMap<String, UnitState>> {
+        Box::pin(async move { units.iter().map(|unit| Ok((unit.clone(), self.state(unit)?))).collect() })
+    }
+
+    fn reload(&self) -> Answer<'_, ()> {
+        // It reads them when it boots.
+        Box::pin(async { Ok(()) })
+    }
+
+    fn enable<'a>(&'a self, unit: &'a str, _again: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            for link in self.links(unit)? {
+                if self.is_there(&link)? {
+                    continue;
+                }
+                for parent in self.root.locate(&link.path)?.missing_paths() {
+                    self.root.make_directory(&self.root.locate(&parent)?, Ids::root(0o755))?;
+                }
+                self.root.link(&self.root.locate(&link.path)?, &link.target)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn disable<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            for link in self.links(unit)? {
+                let place = self.root.locate(&link.path)?;
+                if self.is_there(&link)? {
+                    self.root.unlink(&place)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+        self.cannot(unit)
+    }
+
+    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+        self.cannot(unit)
+    }
+
+    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+        self.cannot(unit)
+    }
+}

@@ -1,0 +1,468 @@
+//! The one handle through which the machine's files are reached: `/` on a bare machine, `/host` in the pod, or any
+//! directory that holds a root.
+//!
+//! In: a path of the host. Out: a [`Place`]: the real directory that the path lies in, held open, and the name in it.
+//! Everything after that works on the open directory, so that nobody can swap a step of the path under our feet.
+//!
+//! The walk goes one step at a time. The kernel follows no symbolic link for us: each is read and judged here. One that
+//! somebody other than root could have put there is an error, and absolute ones start again at the handle, never above.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::HostError;
+
+/// How many symbolic links one path may have, as in the kernel.
+const MAX_LINKS: usize = 40;
+
+/// A machine's root directory.
+#[derive(Debug, Clone)]
+pub struct Root {
+    fd: Rc<OwnedFd>,
+    shown: String,
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A device, socket or pipe.
+    Special,
+}
+
+impl Kind {
+    /// In words, with an article.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::File => "a file",
+            Self::Directory => "a directory",
+            Self::Link => "a symbolic link",
+            Self::Special => "a device, socket or pipe",
+        }
+    }
+}
+
+/// What is known of an entry without opening it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// What it is.
+    pub kind: Kind,
+    /// The user that owns it.
+    pub uid: u32,
+    /// The group that owns it.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Bytes of content.
+    pub size: u64,
+    /// How many names it has.
+    pub links: u64,
+    /// Device and inode: the same for the same file.
+    pub inode: (u64, u64),
+    /// When the content changed, seconds and nanoseconds.
+    pub mtime: (i64, i64),
+    /// When anything of it changed; nobody can set it back.
+    pub ctime: (i64, i64),
+}
+
+impl From<Stat> for Meta {
+    // The fields' types differ between architectures.
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+    fn from(stat: Stat) -> Self {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::Special,
+        };
+        Self {
+            kind,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode & 0o7777,
+            size: stat.st_size as u64,
+            links: stat.st_nlink as u64,
+            inode: (stat.st_dev as u64, stat.st_ino as u64),
+            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        }
+    }
+}
+
+impl Meta {
+    /// Who, other than root, can put an entry into this directory; `None` if nobody can.
+    ///
+    /// In a directory with the sticky bit everybody may add entries but not replace those of others, so there it is the
+    /// entry's own owner who counts.
+    pub fn writer(&self, entry: Option<&Meta>) -> Option<Writer> {
+        if self.uid != 0 {
+            return Some(Writer::User(self.uid));
+        }
+        let open = self.mode & 0o002 != 0;
+        if self.mode & 0o1000 != 0 && (open || self.mode & 0o020 != 0) {
+            return entry.filter(|entry| entry.uid != 0).map(|entry| Writer::User(entry.uid));
+        }
+        if open {
+            return Some(Writer::Everybody);
+        }
+        (self.mode & 0o020 != 0 && self.gid != 0).then_some(Writer::Group(self.gid))
+    }
+}
+
+/// Somebody other than root who can change a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// The user with this number.
+    User(u32),
+    /// The members of this group.
+    Group(u32),
+    /// All users.
+    Everybody,
+}
+
+impl std::fmt::Display for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::User(uid) => write!(f, "the user {uid}"),
+            Self::Group(gid) => write!(f, "the group {gid}"),
+            Self::Everybody => f.write_str("everybody"),
+        }
+    }
+}
+
+/// A directory on the way to a place.
+#[derive(Debug, Clone)]
+pub struct Ancestor {
+    /// Its real path.
+    pub path: String,
+    /// The user that owns it.
+    pub uid: u32,
+}
+
+/// Where a path really lies: a directory held open, and a name in it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The path with all links resolved; never ends in `/`.
+    pub real: String,
+    /// The name in the directory.
+    pub name: String,
+    /// Directories that are missing between the open directory and the name, the topmost first.
+    pub missing: Vec<String>,
+    /// The directories on the way, the topmost first.
+    pub ancestors: Vec<Ancestor>,
+    pub(super) directory: Rc<OwnedFd>,
+    pub(super) directory_meta: Meta,
+}
+
+impl Place {
+    /// The real path of the directory that the name lies in, or will lie in.
+    pub fn parent(&self) -> &str {
+        match self.real.rfind('/') {
+            Some(0) | None => "/",
+            Some(end) => &self.real[..end],
+        }
+    }
+
+    /// The real paths of the missing directories, the topmost first.
+    pub fn missing_paths(&self) -> Vec<String> {
+        let mut path = self.parent().to_owned();
+        let mut paths = Vec::with_capacity(self.missing.len());
+        for _ in &self.missing {
+            paths.push(path.clone());
+            path.truncate(path.rfind('/').unwrap_or(0));
+        }
+        paths.reverse();
+        paths
+    }
+
+    /// What is there; `None` if nothing is.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn look(&self) -> Result<Option<Meta>, HostError> {
+        if !self.missing.is_empty() {
+            return Ok(None);
+        }
+        match rustix::fs::statat(&*self.directory, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(HostError::io(&self.real, "look")(errno)),
+        }
+    }
+
+    /// What the directory that it lies in is; of the nearest that exists, if that is missing.
+    pub fn directory(&self) -> Meta {
+        self.directory_meta
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Opens what is there for reading, if it is of this kind. Never waits on a pipe, never follows a link.
+    pub(super) fn open(&self, kind: Kind) -> Result<Option<(OwnedFd, Meta)>, HostError> {
+        if !self.missing.is_empty() {
+            return Ok(None);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = match rustix::fs::openat(self.fd(), self.name.as_str(), flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(HostError::io(&self.real, "open")(errno)),
+        };
+        let meta: Meta = rustix::fs::fstat(&fd).map_err(HostError::io(&self.real, "look"))?.into();
+        if meta.kind != kind {
+            return Err(HostError::Changed {
+                path: self.real.clone(),
+                found: meta.kind.words().to_owned(),
+                expected: kind.words().to_owned(),
+            });
+        }
+        Ok(Some((fd, meta)))
+    }
+
+    /// The content of a regular file, and what it was read from; `None` if nothing is there.
+    ///
+    /// # Errors
+    /// If it is something else, or larger than `max`.
+    pub fn read(&self, max: u64) -> Result<Option<(Vec<u8>, Meta)>, HostError> {
+        let Some((fd, meta)) = self.open(Kind::File)? else { return Ok(None) };
+        if meta.size > max {
+            return Err(HostError::TooLarge { path: self.real.clone(), size: meta.size, max });
+        }
+        let mut content = Vec::with_capacity(usize::try_from(meta.size).unwrap_or_default());
+        // One byte more than allowed, so that a file that grows while it is read is noticed.
+        std::fs::File::from(fd)
+            .take(max + 1)
+            .read_to_end(&mut content)
+            .map_err(|error| HostError::io(&self.real, "read")(errno_of(&error)))?;
+        if content.len() as u64 > max {
+            return Err(HostError::TooLarge { path: self.real.clone(), size: content.len() as u64, max });
+        }
+        Ok(Some((content, meta)))
+    }
+}
+
+/// What the kernel said, of an error of the standard library.
+pub(super) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// One directory of the walk.
+struct Step {
+    fd: Rc<OwnedFd>,
+    name: String,
+    meta: Meta,
+}
+
+/// The directories walked so far.
+struct Way {
+    top: Step,
+    below: Vec<Step>,
+}
+
+impl Way {
+    fn here(&self) -> &Step {
+        self.below.last().unwrap_or(&self.top)
+    }
+
+    /// The path of an entry here; of the directory itself, if the name is empty.
+    fn path(&self, name: &str) -> String {
+        let mut path = String::new();
+        for step in self.below.iter().map(|step| step.name.as_str()).chain([name]) {
+            if !step.is_empty() {
+                path.push('/');
+                path.push_str(step);
+            }
+        }
+        if path.is_empty() { "/".to_owned() } else { path }
+    }
+
+    fn place(&self, name: String, missing: Vec<String>) -> Place {
+        let mut ancestors = Vec::with_capacity(self.below.len());
+        let mut path = String::new();
+        for step in &self.below {
+            path.push('/');
+            path.push_str(&step.name);
+            ancestors.push(Ancestor { path: path.clone(), uid: step.meta.uid });
+        }
+        for step in missing.iter().chain(std::iter::once(&name)) {
+            path.push('/');
+            path.push_str(step);
+        }
+        let here = self.here();
+        Place {
+            real: path,
+            name,
+            missing,
+            ancestors,
+            directory: Rc::clone(&here.fd),
+            directory_meta: here.meta,
+        }
+    }
+}
+
+impl Root {
+    /// Opens a root directory.
+    ///
+    /// # Errors
+    /// If it is none, or cannot be opened.
+    pub fn open(path: &str) -> Result<Self, HostError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(HostError::io(path, "open the machine's root directory"))?;
+        Ok(Self { fd: Rc::new(fd), shown: path.trim_end_matches('/').to_owned() })
+    }
+
+    /// A host's path as a program outside of the root sees it, for what must be named to the kernel by path (sockets).
+    pub fn outside(&self, path: &str) -> String {
+        format!("{}{path}", self.shown)
+    }
+
+    /// Finds where a path really lies. The last step is not followed if it is a link.
+    ///
+    /// # Errors
+    /// If the way there cannot be trusted, or has something else than directories on it.
+    pub fn locate(&self, path: &str) -> Result<Place, HostError> {
+        self.walk(path, false)
+    }
+
+    /// As [`Root::locate`], and through the last step too.
+    ///
+    /// # Errors
+    /// See [`Root::locate`].
+    pub fn locate_through_links(&self, path: &str) -> Result<Place, HostError> {
+        self.walk(path, true)
+    }
+
+    /// The content of a file of the host, through links; `None` if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be reached or read, or is larger than `max`.
+    pub fn read(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, HostError> {
+        Ok(self.locate_through_links(path)?.read(max)?.map(|(content, _)| content))
+    }
+
+    /// Opens a directory; `None` if it is missing.
+    pub(super) fn open_directory(&self, path: &str) -> Result<Option<Rc<OwnedFd>>, HostError> {
+        // The walk ends at the directory of the last step, so one more is asked for.
+        let place = self.locate(&format!("{}/.x", path.trim_end_matches('/')))?;
+        Ok(place.missing.is_empty().then_some(place.directory))
+    }
+
+    /// The names of the directories in a directory; none if it is missing.
+    ///
+    /// # Errors
+    /// If it cannot be listed.
+    pub fn directories_in(&self, path: &str) -> Result<Vec<String>, HostError> {
+        let Some(directory) = self.open_directory(path)? else { return Ok(Vec::new()) };
+        let at = || HostError::io(path, "list the directory");
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&*directory).map_err(at())? {
+            let entry = entry.map_err(at())?;
+            let name = entry.file_name().to_string_lossy();
+            if entry.file_type() == FileType::Directory && !matches!(&*name, "." | "..") {
+                names.push(name.into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn walk(&self, path: &str, through_last: bool) -> Result<Place, HostError> {
+        let top = rustix::fs::fstat(&*self.fd).map_err(HostError::io("/", "look"))?;
+        let top = Step { fd: Rc::clone(&self.fd), name: String::new(), meta: top.into() };
+        let mut way = Way { top, below: Vec::new() };
+        // What is still to be walked, the next step last.
+        let mut ahead: Vec<String> =
+            path.rsplit('/').filter(|step| !step.is_empty()).map(str::to_owned).collect();
+        let mut links = 0;
+
+        while let Some(step) = ahead.pop() {
+            match step.as_str() {
+                "." => continue,
+                // Above the root is the root.
+                ".." => {
+                    way.below.pop();
+                    continue;
+                }
+                _ => {}
+            }
+            let last = ahead.is_empty();
+            if last && !through_last {
+                return Ok(way.place(step, Vec::new()));
+            }
+            let here = way.here();
+            let fd = match open_step(&here.fd, &step) {
+                Ok(fd) => fd,
+                Err(Errno::NOENT) if ahead.iter().any(|step| step == "..") => {
+                    return Err(HostError::io(way.path(&step), "follow the link")(Errno::NOENT));
+                }
+                Err(Errno::NOENT) => {
+                    ahead.push(step);
+                    ahead.reverse();
+                    let name = ahead.pop().unwrap_or_default();
+                    return Ok(way.place(name, ahead));
+                }
+                Err(errno) => return Err(HostError::io(way.path(&step), "open")(errno)),
+            };
+            let meta: Meta = rustix::fs::fstat(&fd).map_err(HostError::io(way.path(&step), "look"))?.into();
+            match meta.kind {
+                Kind::Directory => way.below.push(Step { fd: Rc::new(fd), name: step, meta }),
+                Kind::Link => {
+                    if let Some(writer) = here.meta.writer(Some(&meta)) {
+                        let (link, directory) = (way.path(&step), way.path(""));
+                        return Err(HostError::UnsafeLink { link, directory, who: writer.to_string() });
+                    }
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(HostError::TooManyLinks { path: path.to_owned() });
+                    }
+                    let target = rustix::fs::readlinkat(&fd, "", Vec::new())
+                        .map_err(HostError::io(way.path(&step), "read the link"))?;
+                    let target = OsStr::from_bytes(target.as_bytes()).to_string_lossy().into_owned();
+                    if target.starts_with('/') {
+                        way.below.clear();
+                    }
+                    ahead.extend(target.rsplit('/').filter(|step| !step.is_empty()).map(str::to_owned));
+                }
+                _ if last => return Ok(way.place(step, Vec::new())),
+                Kind::File | Kind::Special => {
+                    let step = way.path(&step);
+                    return Err(HostError::NotADirectory {
+                        path: path.to_owned(),
+                        step,
+                        found: meta.kind.words(),
+                    });
+                }
+            }
+        }
+        // The path is a directory, by way of links or of `..`: its name in the one above.
+        match way.below.pop() {
+            Some(step) => Ok(way.place(step.name, Vec::new())),
+            None => Ok(way.place(".".to_owned(), Vec::new())),
+        }
+    }
+}
+
+/// Opens one step, whatever it is, without following it.
+fn open_step(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(directory, name, flags, Mode::empty(), beneath) {
+        // A kernel below 5.6: for a single step that is neither `..` nor has a `/` in it, this means the same.
+        Err(Errno::NOSYS) => rustix::fs::openat(directory, name, flags, Mode::empty()),
+        other => other,
+    }
+}
