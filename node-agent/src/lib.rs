@@ -7,3 +7,5 @@
 //! ```
 
 pub mod host;
+pub mod resource;
+pub mod engine;

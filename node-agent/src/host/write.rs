@@ -274,8 +274,9 @@ impl Root {
         // Directories still to be looked into. Each is opened when its turn comes, by way of its parent, so that few
         // are open at once however many there are.
         let top = Rc::new(top);
-        let mut ahead = vec![(place.real.clone(), Rc::clone(&top), c".".to_owned())];
-        while let Some((path, parent, name)) = ahead.pop() {
+        let mut ahead = vec![(place.real.clone(), Rc::clone(&top), c".".to_owned(), top_meta)];
+        // As it was before this sweep gave it away: that is who could have put entries there.
+        while let Some((path, parent, name, directory_meta)) = ahead.pop() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let same_disk = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
             let opened = match rustix::fs::openat2(&*parent, &*name, flags, Mode::empty(), same_disk) {
@@ -288,8 +289,6 @@ impl Root {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
                 Err(errno) => return Err(HostError::io(&path, "open")(errno)),
             };
-            let directory_meta: Meta =
-                rustix::fs::fstat(&*directory).map_err(HostError::io(&path, "look"))?.into();
             let entries =
                 rustix::fs::Dir::read_from(&*directory).map_err(HostError::io(&path, "list the directory"))?;
             for entry in entries {
@@ -336,7 +335,7 @@ impl Root {
                     }
                 }
                 if meta.kind == Kind::Directory {
-                    ahead.push((below, Rc::clone(&directory), name.to_owned()));
+                    ahead.push((below, Rc::clone(&directory), name.to_owned(), meta));
                 }
             }
             if change {
@@ -370,7 +369,7 @@ pub struct Swept {
 }
 
 /// Refuses files that another name may lead to from anywhere.
-pub(super) fn check_links(place: &Place, meta: &Meta) -> Result<(), HostError> {
+pub(crate) fn check_links(place: &Place, meta: &Meta) -> Result<(), HostError> {
     match place.directory().writer(None) {
         Some(writer) if meta.kind == Kind::File && meta.links > 1 => Err(HostError::HardLinked {
             path: place.real.clone(),

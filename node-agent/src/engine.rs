@@ -1,0 +1,468 @@
+//! plan ► apply ► verify.
+//!
+//! In: a host and a [`Request`] (a revision and its payload). Out: a [`Plan`], which changes nothing; the changes that
+//! were made; or a [`Failure`]. A plan with problems is not begun. After the changes a second plan must be empty.
+//!
+//! Killed at any point, the next run finishes: every step leaves the host whole, what is done is found done, and what
+//! cannot be seen on the host (restarts, files half written) stands in the state directory before the first change.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+
+use crds::report::{ChangeSummary, Conflict, Disruption};
+use crds::revision::{Resource, Revision};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::resource::{Change, Payload, Problem, Step};
+
+use crate::host::state::{Begun, LastResult, Owed};
+use crate::host::write::Staged;
+use crate::host::{Host, HostError};
+use crate::resource::{Action, Planner, binary, directory, file, group, unit, user};
+
+/// Downloads that run at once.
+const MAX_DOWNLOADS: usize = 4;
+/// The most changes that the last result keeps.
+const MAX_KEPT: usize = 1000;
+
+/// What a host shall have.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The revision's name.
+    pub name: String,
+    /// The revision.
+    pub revision: Revision,
+    /// Its secret values.
+    pub payload: Payload,
+}
+
+/// What lies between a host and a revision.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// In the order in which they are made.
+    pub steps: Vec<Step>,
+    /// Why the revision cannot be had here; all of them. With one, nothing is begun.
+    pub problems: Vec<Problem>,
+    /// What should be looked at but stops nothing.
+    pub warnings: Vec<String>,
+    owed: Owed,
+}
+
+impl Plan {
+    /// Whether the host is as it shall be.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.problems.is_empty()
+    }
+
+    /// The highest disruption of its changes.
+    pub fn disruption(&self) -> Disruption {
+        self.changes().map(|change| change.disruption).max().unwrap_or_default()
+    }
+
+    /// Its changes.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.steps.iter().map(|step| &step.change)
+    }
+
+    /// Whether something is to be fetched.
+    pub fn has_downloads(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Download { .. }))
+    }
+
+    /// Whether an earlier run left something to do, though no change may follow from it any more.
+    pub fn is_owed(&self) -> bool {
+        !self.owed.is_empty()
+    }
+}
+
+/// Why a revision is not, or not wholly, on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// The cause in one word.
+    pub reason: String,
+    /// The step, and what went wrong, in one line.
+    pub message: String,
+    /// The changes that were made before.
+    pub made: Vec<Change>,
+}
+
+impl Failure {
+    fn of(resource: &str, error: &HostError, made: &[Change]) -> Self {
+        Self {
+            reason: error.reason().to_owned(),
+            message: format!("{resource}: {error}"),
+            made: made.to_vec(),
+        }
+    }
+
+    /// The failure of a plan with problems.
+    pub fn of_problems(problems: &[Problem]) -> Option<Self> {
+        let first = problems.first()?;
+        let all: Vec<_> =
+            problems.iter().map(|problem| format!("{}: {}", problem.resource, problem.message)).collect();
+        let count = if all.len() > 1 { format!("{} problems: ", all.len()) } else { String::new() };
+        Some(Self {
+            reason: first.reason.to_owned(),
+            message: format!("{count}{}", all.join("; ")),
+            made: Vec::new(),
+        })
+    }
+
+    /// Whether it only was told to stop.
+    pub fn is_stop(&self) -> bool {
+        self.reason == STOPPED
+    }
+}
+
+const STOPPED: &str = "Stopped";
+
+/// Is told what happens while a plan is applied.
+pub trait Observer {
+    /// A change is about to be made.
+    fn begins(&self, _change: &Change) {}
+    /// A change was made.
+    fn done(&self, _change: &Change) {}
+    /// A download has got so far.
+    fn downloaded(&self, _path: &str, _bytes: u64, _total: Option<u64>) {}
+    /// A download has ended, well or not.
+    fn download_ended(&self, _path: &str) {}
+}
+
+/// Compares a host with what it shall have. Changes nothing.
+///
+/// # Errors
+/// If the host cannot be observed at all; what is wrong with single resources stands in [`Plan::problems`].
+pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
+    let revision = &request.revision;
+    let owed = host.state.owed(&revision.node_bootstrap)?;
+    let resources = &revision.resources;
+    let units = host.systemd.observe(&unit::to_observe(resources, &owed.restarts)).await?;
+    let mut planner = Planner::new(host, &request.payload, &units)?;
+
+    let is_recursive = resources.iter().any(|r| matches!(r, Resource::Directory(d) if d.recursive));
+    let (others, unreadable) =
+        if is_recursive { host.state.others(&revision.node_bootstrap)? } else { Default::default() };
+    for name in unreadable {
+        planner.warn(format!(
+            "what the NodeBootstrap {name} claims on this host cannot be read, so recursive directories do not spare it: bring its agent to this version, or remove {}/{name}",
+            crds::names::STATE_DIR
+        ));
+    }
+    let others: Vec<Resource> = others.into_iter().flat_map(|begun| begun.revision.resources).collect();
+    planner.locate(resources, &others);
+
+    let (mut groups, mut users, mut directories) = (Vec::new(), Vec::new(), Vec::new());
+    for resource in resources {
+        match resource {
+            Resource::Group(group) => groups.push(group),
+            Resource::User(user) => users.push(user),
+            Resource::Directory(directory) => directories.push(directory),
+            Resource::File(_) | Resource::Binary(_) | Resource::Unit(_) => {}
+        }
+    }
+    group::plan(&groups, &mut planner);
+    user::plan(&users, &mut planner);
+    directory::plan(&directories, &mut planner);
+    for resource in resources {
+        if let Resource::File(file) = resource {
+            file::plan(file, &mut planner);
+        }
+    }
+    for resource in resources {
+        if let Resource::Binary(binary) = resource {
+            binary::plan(binary, &mut planner);
+        }
+    }
+    unit::plan(resources, &owed.restarts, &mut planner);
+    planner.warn_of_exposure();
+    let Planner { mut steps, problems, warnings, .. } = planner;
+    if !problems.is_empty() {
+        steps.clear();
+    }
+    Ok(Plan { steps, problems, warnings, owed })
+}
+
+/// What other NodeBootstraps on this host claim already, of what this revision has. For the command line: in a cluster
+/// the operator decides who keeps what.
+///
+/// # Errors
+/// If the state directory cannot be listed.
+pub fn conflicts(host: &Host, revision: &Revision) -> Result<Vec<Conflict>, HostError> {
+    let (others, _) = host.state.others(&revision.node_bootstrap)?;
+    let mut conflicts = Vec::new();
+    for other in others {
+        let claims: BTreeSet<_> = other.revision.resources.iter().flat_map(Resource::claims).collect();
+        for resource in &revision.resources {
+            if resource.claims().iter().any(|claim| claims.contains(claim)) {
+                let with = other.revision.node_bootstrap.clone();
+                conflicts.push(Conflict { resource: resource.to_string(), with });
+            }
+        }
+    }
+    Ok(conflicts)
+}
+
+/// Makes a plan's changes, and verifies that nothing is left to change. The host's lock must be held.
+///
+/// # Errors
+/// If a step fails, something is left after all of them, or `stop` was called; the step that was under way is then done.
+/// The next run goes on from there.
+pub async fn apply(
+    host: &Host,
+    request: &Request,
+    plan: &Plan,
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+) -> Result<Vec<Change>, Failure> {
+    let mut made = Vec::new();
+    let outcome = match Failure::of_problems(&plan.problems) {
+        Some(failure) => Err(failure),
+        None => run(host, request, plan, observer, stop, &mut made).await,
+    };
+    let node_bootstrap = &request.revision.node_bootstrap;
+    let failure = outcome.err();
+    if failure.is_some() || !made.is_empty() {
+        let result = LastResult {
+            revision: request.name.clone(),
+            done: failure.is_none(),
+            at: jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
+            reason: failure.as_ref().map(|failure| failure.reason.clone()).unwrap_or_default(),
+            message: failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default(),
+            changes: made.iter().take(MAX_KEPT).map(ChangeSummary::from).collect(),
+        };
+        if let Err(error) = host.state.conclude(node_bootstrap, &result) {
+            // What failed before says more.
+            return Err(failure.unwrap_or_else(|| Failure::of("state", &error, &made)));
+        }
+    }
+    match failure {
+        Some(failure) => Err(Failure { made, ..failure }),
+        None => Ok(made),
+    }
+}
+
+async fn run(
+    host: &Host,
+    request: &Request,
+    plan: &Plan,
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+    made: &mut Vec<Change>,
+) -> Result<(), Failure> {
+    let node_bootstrap = &request.revision.node_bootstrap;
+    let state = |error: HostError| Failure::of("state", &error, &[]);
+    let begun = Begun { name: request.name.clone(), revision: request.revision.clone() };
+    let owed = owed_by(plan);
+    host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
+    for path in &plan.owed.written {
+        host.root.remove_leftover(path).map_err(|error| Failure::of("leftover", &error, &[]))?;
+    }
+
+    // Downloads come before the first file, so that one that fails leaves the files as they were; but after the
+    // directories that they go to.
+    let first = plan.steps.iter().position(|step| !step.action.is_base()).unwrap_or(plan.steps.len());
+    let (base, rest) = plan.steps.split_at(first);
+    for step in base {
+        step_by(host, step, None, observer, stop, made).await?;
+    }
+    let mut staged = fetch(host, rest, observer, stop).await?.into_iter();
+    for step in rest {
+        let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
+        step_by(host, step, staged, observer, stop, made).await?;
+    }
+    host.state.settle(node_bootstrap).map_err(state)?;
+
+    if plan.steps.is_empty() {
+        return Ok(());
+    }
+    let again = self::plan(host, request).await.map_err(|error| Failure::of("verify", &error, &[]))?;
+    if let Some(failure) = Failure::of_problems(&again.problems) {
+        return Err(failure);
+    }
+    let left: Vec<String> =
+        again.changes().map(|change| format!("{} {}", change.resource, change.found)).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Failure {
+        reason: "NotHeld".to_owned(),
+        message: format!(
+            "after all changes were made, {}: does something else on the host change it?",
+            left.join("; ")
+        ),
+        made: Vec::new(),
+    })
+}
+
+/// What the next run must know if this one is killed.
+fn owed_by(plan: &Plan) -> Owed {
+    let mut owed = plan.owed.clone();
+    for step in &plan.steps {
+        match &step.action {
+            Action::WriteFile { path, .. } | Action::Download { path, .. } => _ = owed.written.insert(path.clone()),
+            Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
+            Action::AddGroup { .. } => {
+                owed.written.extend(["/etc/group", "/etc/gshadow"].map(str::to_owned));
+            }
+            Action::AddUser(_) | Action::ChangeUser(_) => {
+                owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
+            }
+            Action::MakeDirectory { .. }
+            | Action::SetAccess { .. }
+            | Action::OwnBelow { .. }
+            | Action::Reload
+            | Action::Enable { .. }
+            | Action::Disable { .. }
+            | Action::Start { .. }
+            | Action::Stop { .. } => {}
+        }
+    }
+    owed
+}
+
+fn stopped() -> Failure {
+    Failure {
+        reason: STOPPED.to_owned(),
+        message: "told to stop: the next run goes on from here".to_owned(),
+        made: Vec::new(),
+    }
+}
+
+/// Fetches all that is to be fetched, a few at once; in the order of the steps. One that fails ends all, and what was
+/// fetched is removed.
+async fn fetch(
+    host: &Host,
+    steps: &[Step],
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+) -> Result<Vec<Staged>, Failure> {
+    let slots = Semaphore::new(MAX_DOWNLOADS);
+    let mut running: FuturesUnordered<_> = steps
+        .iter()
+        .filter_map(|step| match &step.action {
+            Action::Download { path, urls, digest, .. } => Some((&step.change, path, urls, *digest)),
+            _ => None,
+        })
+        .enumerate()
+        .map(|(index, (change, path, urls, digest))| {
+            let slots = &slots;
+            async move {
+                let _slot = slots.acquire().await;
+                observer.begins(change);
+                let place = host.root.locate(path).map_err(|error| Failure::of(&change.resource, &error, &[]))?;
+                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(path, bytes, total);
+                let fetched = host.downloads.fetch(&place, urls, digest, &progress).await;
+                observer.download_ended(path);
+                let staged = fetched.map_err(|error| Failure {
+                    reason: error.reason.to_owned(),
+                    message: format!("{}: {}", change.resource, error.message),
+                    made: Vec::new(),
+                })?;
+                Ok((index, staged))
+            }
+        })
+        .collect();
+    let mut staged = Vec::new();
+    loop {
+        let next = tokio::select! {
+            next = running.next() => next,
+            () = stop.cancelled() => return Err(stopped()),
+        };
+        match next {
+            Some(fetched) => staged.push(fetched?),
+            None => break,
+        }
+    }
+    host.downloads.rest().await;
+    staged.sort_by_key(|(index, _)| *index);
+    Ok(staged.into_iter().map(|(_, staged)| staged).collect())
+}
+
+async fn step_by(
+    host: &Host,
+    step: &Step,
+    staged: Option<Staged>,
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+    made: &mut Vec<Change>,
+) -> Result<(), Failure> {
+    if stop.is_cancelled() {
+        return Err(stopped());
+    }
+    observer.begins(&step.change);
+    let refused = |error: HostError| Failure::of(&step.change.resource, &error, &[]);
+    let root = &host.root;
+    match &step.action {
+        Action::AddGroup { name, gid } => crate::host::accounts::add_group(root, name, *gid).map_err(refused)?,
+        Action::AddUser(account) => {
+            let days = jiff::Timestamp::now().as_second() / 86_400;
+            let days = u64::try_from(days).unwrap_or_default();
+            crate::host::accounts::add_user(root, account, days).map_err(refused)?;
+        }
+        Action::ChangeUser(account) => crate::host::accounts::change_user(root, account).map_err(refused)?,
+        Action::MakeDirectory { path, ids } => {
+            root.locate(path).and_then(|place| root.make_directory(&place, *ids)).map_err(refused)?;
+        }
+        Action::SetAccess { path, kind, ids } => {
+            root.locate(path).and_then(|place| root.set_access(&place, *kind, *ids)).map_err(refused)?;
+        }
+        Action::OwnBelow { path, owner, skip } => {
+            root.locate(path)
+                .and_then(|place| root.sweep(&place, *owner, &|path| skip.of(path), true))
+                .map_err(refused)?;
+        }
+        Action::WriteFile { path, content, ids } => {
+            root.locate(path).and_then(|place| root.write(&place, &content.0, *ids)).map_err(refused)?;
+        }
+        Action::Download { ids, .. } => {
+            if let Some(staged) = staged {
+                staged.install(*ids).map_err(refused)?;
+            }
+        }
+        Action::Reload => or_stop(stop, host.systemd.reload()).await?.map_err(refused)?,
+        Action::Enable { unit, again } => {
+            or_stop(stop, host.systemd.enable(unit, *again)).await?.map_err(refused)?;
+        }
+        Action::Disable { unit } => or_stop(stop, host.systemd.disable(unit)).await?.map_err(refused)?,
+        Action::Start { unit } => or_stop(stop, host.systemd.start(unit)).await?.map_err(refused)?,
+        Action::Stop { unit } => or_stop(stop, host.systemd.stop(unit)).await?.map_err(refused)?,
+        Action::Restart { unit } => or_stop(stop, host.systemd.restart(unit)).await?.map_err(refused)?,
+    }
+    made.push(step.change.clone());
+    observer.done(&step.change);
+    Ok(())
+}
+
+/// systemd finishes what it was asked for by itself; it is only not waited for.
+async fn or_stop<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = stop.cancelled() => Err(stopped()),
+    }
+}
+
+impl Action {
+    /// Whether it makes what files need: accounts and directories.
+    fn is_base(&self) -> bool {
+        match self {
+            Self::AddGroup { .. }
+            | Self::AddUser(_)
+            | Self::ChangeUser(_)
+            | Self::MakeDirectory { .. }
+            | Self::OwnBelow { .. } => true,
+            Self::SetAccess { kind, .. } => *kind == crate::host::Kind::Directory,
+            Self::WriteFile { .. }
+            | Self::Download { .. }
+            | Self::Reload
+            | Self::Enable { .. }
+            | Self::Disable { .. }
+            | Self::Start { .. }
+            | Self::Stop { .. }
+            | Self::Restart { .. } => false,
+        }
+    }
+}

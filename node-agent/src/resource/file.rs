@@ -1,0 +1,115 @@
+//! Files with content of ours.
+
+use std::fmt;
+use std::rc::Rc;
+
+use crds::report::Disruption;
+use crds::revision::{Content, File};
+
+use super::{Action, Change, Differences, Hidden, Planner};
+use crate::host::write::Ids;
+use crate::host::{Kind, Place};
+
+pub(crate) fn plan(file: &File, planner: &mut Planner<'_>) {
+    let resource = format!("file {}", file.path);
+    let ids = planner.ids(&resource, &file.access);
+    let content = match &file.content {
+        Content::Text(text) => Some(text.as_bytes()),
+        Content::Bytes(bytes) => Some(bytes.0.0.as_slice()),
+        Content::Secret { key, .. } => {
+            let value = planner.payload.get(key);
+            if value.is_none() {
+                let message = format!(
+                    "its secret value ({key}) is not in the revision's payload: the operator writes it anew when the NodeBootstrap changes"
+                );
+                planner.problem(&resource, "PayloadMissing", message);
+            }
+            value
+        }
+    };
+    let (Some(place), Some(ids), Some(content)) = (planner.place(file.path.as_str()), ids, content) else { return };
+    if !planner.has_parent(&place) {
+        planner.problem(resource, "NoDirectory", missing_parent(&place));
+        return;
+    }
+    if plan_content(&resource, &place, content, ids, planner) {
+        for unit in &file.restart {
+            planner.restarts.entry(unit.to_string()).or_default().push(resource.clone());
+        }
+    }
+}
+
+pub(crate) fn missing_parent(place: &Place) -> String {
+    format!("its directory {} is missing: list it in directories", place.parent())
+}
+
+/// Plans a file that shall hold exactly this; whether its content changes.
+pub(crate) fn plan_content(
+    resource: &str,
+    place: &Place,
+    content: &[u8],
+    ids: Ids,
+    planner: &mut Planner<'_>,
+) -> bool {
+    planner.note_exposure(resource, place, ids);
+    let write = |planner: &mut Planner<'_>, change: Change| {
+        let content = Hidden(Rc::from(content));
+        planner.step(change, Action::WriteFile { path: place.real.clone(), content, ids });
+    };
+    let meta = match place.look() {
+        Ok(Some(meta)) => meta,
+        Ok(None) => {
+            let change = Change {
+                resource: resource.to_owned(),
+                change: format!("create, {}", planner.shown(ids)),
+                found: "was missing".to_owned(),
+                disruption: Disruption::None,
+            };
+            write(planner, change);
+            return true;
+        }
+        Err(error) => {
+            planner.refused(resource, &error);
+            return false;
+        }
+    };
+    if meta.kind != Kind::File {
+        planner.problem(resource, "PathOccupied", occupied(meta.kind));
+        return false;
+    }
+    let same = meta.size == content.len() as u64
+        && match place.read(meta.size) {
+            Ok(now) => now.is_some_and(|(now, _)| now == content),
+            Err(error) => {
+                planner.refused(resource, &error);
+                return false;
+            }
+        };
+    let mut differences = Differences::default();
+    if !same {
+        differences.add("content".to_owned(), "had other content".to_owned());
+    }
+    let access = planner.differences(&meta, ids);
+    differences.changes.extend(access.changes);
+    differences.found.extend(access.found);
+    if differences.is_empty() {
+        return false;
+    }
+    // A file with other hard links is written anew: to change it in place would change what they lead to.
+    if !same || meta.links > 1 {
+        write(planner, differences.change(resource));
+    } else {
+        let action = Action::SetAccess { path: place.real.clone(), kind: Kind::File, ids };
+        planner.step(differences.change(resource), action);
+    }
+    !same
+}
+
+/// What is said of a path that shall be a file and is something else.
+pub(crate) fn occupied(kind: Kind) -> String {
+    let remedy: &dyn fmt::Display = match kind {
+        Kind::Link => &"remove the link, or name the path that it leads to",
+        Kind::Directory | Kind::Special | Kind::File => &"move it away, or choose another path",
+    };
+    format!("is {}, expected a file: {remedy}; nothing is deleted", kind.words())
+}

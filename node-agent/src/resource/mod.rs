@@ -1,0 +1,423 @@
+//! The kinds of host things, one file each. Each compares what is with what shall be and adds the steps between.
+//!
+//! In: the resources of a revision, and a [`Planner`] that knows the host as it will be after the steps so far: a group
+//! that a step makes has its number already, a directory that a step makes can hold files. Out: [`Step`]s, warnings and
+//! problems in the planner. Nothing here changes the host; [`crate::engine`] does the steps.
+
+pub(crate) mod binary;
+pub(crate) mod directory;
+pub(crate) mod file;
+pub(crate) mod group;
+pub(crate) mod unit;
+pub(crate) mod user;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::rc::Rc;
+
+use crds::report::{ChangeSummary, Disruption};
+use crds::revision::{Access, Resource};
+use crds::{AccountRef, Sha256};
+use serde::Serialize;
+
+use crate::host::accounts::{self, Accounts};
+use crate::host::systemd::UnitState;
+use crate::host::write::{Ids, Skip};
+use crate::host::{Host, HostError, Kind, Meta, Place};
+
+/// One change to the host, in words. No content is ever in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The resource: its kind and its path or name.
+    pub resource: String,
+    /// What changes.
+    pub change: String,
+    /// How the host was found, for a message about drift: `was missing`.
+    pub found: String,
+    /// How much it disturbs.
+    pub disruption: Disruption,
+}
+
+impl From<&Change> for ChangeSummary {
+    fn from(change: &Change) -> Self {
+        Self {
+            resource: change.resource.clone(),
+            change: change.change.clone(),
+            disruption: change.disruption,
+        }
+    }
+}
+
+/// Why a revision cannot be had on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The resource that it is about.
+    pub resource: String,
+    /// The cause in one word.
+    pub reason: &'static str,
+    /// In words, with the remedy.
+    pub message: String,
+}
+
+/// A change, and how it is made.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What it changes.
+    pub change: Change,
+    /// How.
+    pub(crate) action: Action,
+}
+
+/// How a change is made: everything that is needed, so that nothing is decided while it is made.
+#[derive(Debug, Clone)]
+pub(crate) enum Action {
+    AddGroup { name: String, gid: u32 },
+    AddUser(accounts::User),
+    ChangeUser(accounts::User),
+    MakeDirectory { path: String, ids: Ids },
+    SetAccess { path: String, kind: Kind, ids: Ids },
+    OwnBelow { path: String, owner: (u32, u32), skip: SkipList },
+    WriteFile { path: String, content: Hidden, ids: Ids },
+    Download { path: String, urls: Vec<String>, digest: Sha256, ids: Ids },
+    Reload,
+    Enable { unit: String, again: bool },
+    Disable { unit: String },
+    Start { unit: String },
+    Stop { unit: String },
+    Restart { unit: String },
+}
+
+/// Content that no log shows.
+#[derive(Clone)]
+pub(crate) struct Hidden(pub(crate) Rc<[u8]>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(content)")
+    }
+}
+
+/// Paths that a recursive change leaves alone, because they have an entry of their own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SkipList(Rc<BTreeMap<String, Skip>>);
+
+impl SkipList {
+    pub(crate) fn of(&self, path: &str) -> Skip {
+        self.0.get(path).copied().unwrap_or(Skip::Nothing)
+    }
+}
+
+/// Secret values by key. Shown nowhere.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Payload(BTreeMap<String, Vec<u8>>);
+
+impl From<BTreeMap<String, Vec<u8>>> for Payload {
+    fn from(values: BTreeMap<String, Vec<u8>>) -> Self {
+        Self(values)
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} values)", self.0.len())
+    }
+}
+
+impl Payload {
+    pub(crate) fn get(&self, key: &str) -> Option<&[u8]> {
+        self.0.get(key).map(Vec::as_slice)
+    }
+}
+
+/// The host as it will be after the steps so far.
+pub(crate) struct Planner<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) payload: &'a Payload,
+    /// The states of all units that the revision or an earlier run speaks of.
+    pub(crate) units: &'a BTreeMap<String, UnitState>,
+    /// With those that steps add.
+    pub(crate) accounts: Accounts,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<String>,
+    /// Units to restart at the end, if they run, and why.
+    pub(crate) restarts: BTreeMap<String, Vec<String>>,
+    /// Where the revision's paths really lie, by path as written.
+    places: BTreeMap<String, Place>,
+    skip: SkipList,
+    /// Directories that steps make, by real path.
+    made: BTreeSet<String>,
+    /// Owners that directories will have, by real path.
+    owners: BTreeMap<String, u32>,
+    /// What recursive directories give to new entries below, by real path.
+    recursive: BTreeMap<String, (u32, u32)>,
+    /// Directories that a user owns, with what of root's lies below.
+    exposed: BTreeMap<String, (u32, Vec<String>)>,
+}
+
+impl<'a> Planner<'a> {
+    pub(crate) fn new(
+        host: &'a Host,
+        payload: &'a Payload,
+        units: &'a BTreeMap<String, UnitState>,
+    ) -> Result<Self, HostError> {
+        Ok(Self {
+            host,
+            payload,
+            units,
+            accounts: Accounts::load(&host.root)?,
+            steps: Vec::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            restarts: BTreeMap::new(),
+            places: BTreeMap::new(),
+            skip: SkipList::default(),
+            made: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            recursive: BTreeMap::new(),
+            exposed: BTreeMap::new(),
+        })
+    }
+
+    /// Finds where all paths really lie. Two that are one place by way of a link are a problem: neither would ever be
+    /// in order.
+    pub(crate) fn locate(&mut self, own: &[Resource], others: &[Resource]) {
+        let mut skip = BTreeMap::new();
+        let mut taken: BTreeMap<String, String> = BTreeMap::new();
+        for resource in own {
+            let Some(path) = path_of(resource) else { continue };
+            match self.host.root.locate(&path) {
+                Ok(place) => {
+                    if let Some(other) = taken.insert(place.real.clone(), resource.to_string()) {
+                        let message = format!(
+                            "is the same place as {other}, {}, by way of a link: leave one of them",
+                            place.real
+                        );
+                        self.problem(resource, "SamePath", message);
+                    }
+                    skip.insert(place.real.clone(), skip_of(resource));
+                    self.places.insert(path, place);
+                }
+                Err(error) => self.refused(resource, &error),
+            }
+        }
+        let is_recursive = |resource: &Resource| matches!(resource, Resource::Directory(d) if d.recursive);
+        if own.iter().any(is_recursive) {
+            for resource in others {
+                // What cannot be found is not there to be left alone.
+                let place = path_of(resource).and_then(|path| self.host.root.locate(&path).ok());
+                if let Some(place) = place {
+                    skip.entry(place.real).or_insert(skip_of(resource));
+                }
+            }
+        }
+        self.skip = SkipList(Rc::new(skip));
+    }
+
+    pub(crate) fn place(&self, path: &str) -> Option<Place> {
+        self.places.get(path).cloned()
+    }
+
+    pub(crate) fn skip(&self) -> SkipList {
+        self.skip.clone()
+    }
+
+    pub(crate) fn step(&mut self, change: Change, action: Action) {
+        self.steps.push(Step { change, action });
+    }
+
+    pub(crate) fn problem(&mut self, resource: impl fmt::Display, reason: &'static str, message: String) {
+        self.problems.push(Problem { resource: resource.to_string(), reason, message });
+    }
+
+    pub(crate) fn refused(&mut self, resource: impl fmt::Display, error: &HostError) {
+        self.problem(resource, error.reason(), error.to_string());
+    }
+
+    pub(crate) fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// The numbers behind an access; a problem if a name has none.
+    pub(crate) fn ids(&mut self, resource: impl fmt::Display, access: &Access) -> Option<Ids> {
+        let uid = self.uid(&access.owner);
+        let gid = self.gid(&access.group);
+        if uid.is_none() {
+            let message =
+                format!("its owner {} is neither on this host nor in users: add it there", access.owner);
+            self.problem(&resource, "NoSuchUser", message);
+        }
+        if gid.is_none() {
+            let message =
+                format!("its group {} is neither on this host nor in groups: add it there", access.group);
+            self.problem(&resource, "NoSuchGroup", message);
+        }
+        Some(Ids { uid: uid?, gid: gid?, mode: access.mode.bits() })
+    }
+
+    fn uid(&self, owner: &AccountRef) -> Option<u32> {
+        match owner.as_str() {
+            // True on every host, also where its root has no account files.
+            "root" => Some(0),
+            name => name.parse().ok().or_else(|| self.accounts.user(name).map(|user| user.uid)),
+        }
+    }
+
+    pub(crate) fn gid(&self, group: &AccountRef) -> Option<u32> {
+        match group.as_str() {
+            "root" => Some(0),
+            name => name.parse().ok().or_else(|| self.accounts.group(name)),
+        }
+    }
+
+    /// `owner:group mode`, by name.
+    pub(crate) fn shown(&self, ids: Ids) -> String {
+        format!("{} {:04o}", self.shown_owner((ids.uid, ids.gid)), ids.mode)
+    }
+
+    pub(crate) fn shown_owner(&self, (uid, gid): (u32, u32)) -> String {
+        format!("{}:{}", self.accounts.user_name(uid), self.accounts.group_name(gid))
+    }
+
+    /// How owner, group and mode differ: the changes, and what was found. Empty if they do not.
+    pub(crate) fn differences(&self, is: &Meta, ids: Ids) -> Differences {
+        let mut differences = Differences::default();
+        if is.uid != ids.uid {
+            let (old, new) = (self.accounts.user_name(is.uid), self.accounts.user_name(ids.uid));
+            differences.add(format!("owner {old} to {new}"), format!("belonged to {old}"));
+        }
+        if is.gid != ids.gid {
+            let (old, new) = (self.accounts.group_name(is.gid), self.accounts.group_name(ids.gid));
+            differences.add(format!("group {old} to {new}"), format!("belonged to the group {old}"));
+        }
+        if is.mode != ids.mode {
+            differences
+                .add(format!("mode {:04o} to {:04o}", is.mode, ids.mode), format!("had mode {:04o}", is.mode));
+        }
+        differences
+    }
+
+    /// Whether the directory that a place lies in is there, or will be.
+    pub(crate) fn has_parent(&self, place: &Place) -> bool {
+        place.missing_paths().iter().all(|path| self.made.contains(path))
+    }
+
+    /// Adds steps for the directories above a place that are missing. They belong to root, or, below a recursive
+    /// directory, to whom that gives its inside.
+    pub(crate) fn make_parents(&mut self, place: &Place, wanted_by: &str) {
+        for path in place.missing_paths() {
+            if self.made.contains(&path) {
+                continue;
+            }
+            let above = self.recursive.iter().rev().find(|(top, _)| is_below(&path, top));
+            let (uid, gid) = above.map_or((0, 0), |(_, owner)| *owner);
+            let ids = Ids { uid, gid, mode: 0o755 };
+            let change = Change {
+                resource: format!("directory {path}"),
+                change: format!("create above {wanted_by}, {}", self.shown(ids)),
+                found: "was missing".to_owned(),
+                disruption: Disruption::None,
+            };
+            self.will_have_directory(&path, uid);
+            self.step(change, Action::MakeDirectory { path, ids });
+        }
+    }
+
+    pub(crate) fn will_have_directory(&mut self, real: &str, uid: u32) {
+        self.made.insert(real.to_owned());
+        self.owners.insert(real.to_owned(), uid);
+    }
+
+    pub(crate) fn will_own_below(&mut self, real: &str, owner: (u32, u32)) {
+        self.recursive.insert(real.to_owned(), owner);
+    }
+
+    /// Notes that what is root's lies where a user can replace it.
+    pub(crate) fn note_exposure(&mut self, resource: impl fmt::Display, place: &Place, ids: Ids) {
+        if ids.uid != 0 {
+            return;
+        }
+        let parent = place.parent().to_owned();
+        let ancestors = place
+            .ancestors
+            .iter()
+            .map(|ancestor| (ancestor.path.clone(), ancestor.uid))
+            .chain(place.missing_paths().into_iter().map(|path| (path, 0)));
+        let mut owned = None;
+        for (path, uid) in ancestors {
+            let uid = self.owners.get(&path).copied().unwrap_or(uid);
+            if uid != 0 {
+                owned = Some((path, uid));
+            }
+        }
+        if let Some((path, uid)) = owned {
+            debug_assert!(is_below(&parent, &path) || parent == path);
+            self.exposed.entry(path).or_insert_with(|| (uid, Vec::new())).1.push(resource.to_string());
+        }
+    }
+
+    /// Adds what was noted to the warnings, once for each directory.
+    pub(crate) fn warn_of_exposure(&mut self) {
+        for (path, (uid, resources)) in std::mem::take(&mut self.exposed) {
+            let user = self.accounts.user_name(uid);
+            let first = resources.first().cloned().unwrap_or_default();
+            let what = match resources.len() {
+                1 => format!("{first} belongs"),
+                more => format!("{first} and {} more belong", more - 1),
+            };
+            self.warn(format!(
+                "{what} to root but lies below {path}, which belongs to {user}: {user} can put something else there"
+            ));
+        }
+    }
+}
+
+/// How something differs from what it shall be.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Differences {
+    changes: Vec<String>,
+    found: Vec<String>,
+}
+
+impl Differences {
+    pub(crate) fn add(&mut self, change: String, found: String) {
+        self.changes.push(change);
+        self.found.push(found);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub(crate) fn change(&self, resource: impl fmt::Display) -> Change {
+        Change {
+            resource: resource.to_string(),
+            change: self.changes.join(", "),
+            found: self.found.join(", "),
+            disruption: Disruption::None,
+        }
+    }
+}
+
+/// The path that a resource manages.
+pub(crate) fn path_of(resource: &Resource) -> Option<String> {
+    match resource {
+        Resource::Group(_) | Resource::User(_) => None,
+        Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) => Some(resource.name().to_owned()),
+        Resource::Unit(unit) => unit.content.as_ref().map(|_| crds::revision::Unit::path_of(&unit.name)),
+    }
+}
+
+fn skip_of(resource: &Resource) -> Skip {
+    match resource {
+        Resource::Directory(directory) if directory.recursive => Skip::All,
+        _ => Skip::Entry,
+    }
+}
+
+/// Whether a path lies below a directory.
+pub(crate) fn is_below(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+}

@@ -1,0 +1,264 @@
+//! systemd units: their files, whether they start at boot, whether they run; and the restarts that changes ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::report::Disruption;
+use crds::revision::{Resource, Unit};
+
+use super::file::plan_content;
+use super::{Action, Change, Planner, is_below};
+use crate::host::Kind;
+use crate::host::install::{self, UNIT_PATH};
+use crate::host::systemd::UnitState;
+use crate::host::write::Ids;
+
+/// Plans all units. `owed`: units whose restart an earlier run did not get to.
+pub(crate) fn plan(resources: &[Resource], owed: &BTreeSet<String>, planner: &mut Planner<'_>) {
+    let units: Vec<&Unit> = resources
+        .iter()
+        .filter_map(|resource| match resource {
+            Resource::Unit(unit) => Some(unit),
+            _ => None,
+        })
+        .collect();
+    let written = unit_files(resources);
+    // All files first, then systemd reads them, then the rest.
+    let mut ready = Vec::new();
+    for unit in &units {
+        if let Some(changed) = plan_file(unit, planner) {
+            ready.push((*unit, changed));
+        }
+    }
+    plan_reload(planner);
+    let runs = planner.host.systemd.is_running();
+    let mut later = Vec::new();
+    for (unit, changed) in ready {
+        let state = planner.units.get(unit.name.as_str()).cloned().unwrap_or_default();
+        if !check(unit, &state, &written, planner) {
+            continue;
+        }
+        plan_enabled(unit, &state, planner);
+        if unit.active.is_some() && !runs {
+            planner.warn(format!(
+                "unit {}: the system below this root does not run, so it is neither started nor stopped",
+                unit.name
+            ));
+        } else {
+            later.extend(plan_active(unit, &state, changed, planner));
+        }
+    }
+    // What stops comes before what starts: it may hold what the other needs.
+    later.sort_by_key(|(change, _)| change.disruption == Disruption::None);
+    let stopped: BTreeSet<String> = later
+        .iter()
+        .filter_map(|(_, action)| match action {
+            Action::Stop { unit } => Some(unit.clone()),
+            _ => None,
+        })
+        .collect();
+    for (change, action) in later {
+        planner.step(change, action);
+    }
+    if runs {
+        plan_restarts(owed, &stopped, planner);
+    }
+}
+
+/// The names of units whose files the revision writes, as units or as plain files.
+fn unit_files(resources: &[Resource]) -> BTreeSet<String> {
+    resources
+        .iter()
+        .filter_map(super::path_of)
+        .filter_map(|path| {
+            let (directory, name) = path.rsplit_once('/')?;
+            UNIT_PATH.contains(&directory).then(|| name.to_owned())
+        })
+        .collect()
+}
+
+/// Plans the unit's own file. `None`: there is a problem with it; else whether its content changes.
+fn plan_file(unit: &Unit, planner: &mut Planner<'_>) -> Option<bool> {
+    let Some(content) = &unit.content else { return Some(false) };
+    let resource = format!("unit {}", unit.name);
+    let path = Unit::path_of(&unit.name);
+    let place = planner.place(&path)?;
+    // systemd's own folder is no folder of the user's: nobody has to list it.
+    planner.make_parents(&place, &path);
+    let problems = planner.problems.len();
+    let changed = plan_content(&resource, &place, content.as_bytes(), Ids::root(0o644), planner);
+    (planner.problems.len() == problems).then_some(changed)
+}
+
+/// systemd reads its files again once, when one of them changes or has changed unnoticed.
+fn plan_reload(planner: &mut Planner<'_>) {
+    if !planner.host.systemd.is_running() {
+        return;
+    }
+    let writes = planner.steps.iter().any(|step| match &step.action {
+        Action::WriteFile { path, .. } => UNIT_PATH.iter().any(|directory| is_below(path, directory)),
+        _ => false,
+    });
+    let stale = planner.units.iter().find(|(_, state)| state.need_reload).map(|(name, _)| name);
+    let found = match (writes, stale) {
+        (true, _) => "had new unit files".to_owned(),
+        (false, Some(unit)) => format!("had not read the file of {unit}"),
+        (false, None) => return,
+    };
+    let change = Change {
+        resource: "systemd".to_owned(),
+        change: "read unit files again (daemon-reload)".to_owned(),
+        found,
+        disruption: Disruption::None,
+    };
+    planner.step(change, Action::Reload);
+}
+
+/// Whether there is such a unit, and it can be what it shall be.
+fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &mut Planner<'_>) -> bool {
+    let resource = format!("unit {}", unit.name);
+    let name = unit.name.as_str();
+    let is_written = written.contains(name) || written.contains(&install::file_name(name));
+    if unit.name.is_template() {
+        if !is_written {
+            let message = "nothing here writes this template: give its content".to_owned();
+            planner.problem(resource, "UnitUnknown", message);
+        }
+        return false;
+    }
+    if !state.is_known() && !is_written {
+        let message = "systemd does not know it, and nothing here writes its file: give its content, or correct its name"
+            .to_owned();
+        planner.problem(resource, "UnitUnknown", message);
+        return false;
+    }
+    let wants = unit.enabled == Some(true) || unit.active == Some(true);
+    if wants && (state.load == "masked" || state.file.starts_with("masked")) {
+        let message = format!("it is masked: run systemctl unmask {name} on the host");
+        planner.problem(resource, "UnitMasked", message);
+        return false;
+    }
+    true
+}
+
+fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
+    let resource = format!("unit {}", unit.name);
+    let change = |change: &str, found: &str| Change {
+        resource: resource.clone(),
+        change: change.to_owned(),
+        found: found.to_owned(),
+        disruption: Disruption::None,
+    };
+    let name = unit.name.to_string();
+    match unit.enabled {
+        Some(true) => {
+            let links = unit
+                .content
+                .as_ref()
+                .map(|content| install::links(&name, &Unit::path_of(&unit.name), content));
+            let cannot = match &links {
+                Some(links) => links.is_empty(),
+                None => matches!(state.file.as_str(), "static" | "generated" | "transient"),
+            };
+            if cannot {
+                let message = "it has no [Install] section, so it cannot be enabled: add one with WantedBy=multi-user.target, or leave enabled out"
+                    .to_owned();
+                return planner.problem(resource, "NoInstallSection", message);
+            }
+            // After an edit of [Install] a unit counts as enabled by its old links.
+            let complete = links.iter().flatten().all(|link| has_link(&link.path, planner));
+            if !state.is_enabled() {
+                planner.step(change("enable", "was not enabled"), Action::Enable { unit: name, again: false });
+            } else if !complete {
+                planner.step(
+                    change("enable again, as [Install] says now", "was enabled as [Install] said before"),
+                    Action::Enable { unit: name, again: true },
+                );
+            }
+        }
+        Some(false) if state.file.starts_with("enabled") => {
+            planner.step(change("disable", "was enabled"), Action::Disable { unit: name });
+        }
+        Some(false) | None => {}
+    }
+}
+
+fn has_link(path: &str, planner: &Planner<'_>) -> bool {
+    planner
+        .host
+        .root
+        .locate(path)
+        .and_then(|place| place.look())
+        .is_ok_and(|meta| meta.is_some_and(|meta| meta.kind == Kind::Link))
+}
+
+/// Plans starting or stopping; a restart for new content is noted with the others.
+fn plan_active(
+    unit: &Unit,
+    state: &UnitState,
+    changed: bool,
+    planner: &mut Planner<'_>,
+) -> Option<(Change, Action)> {
+    let resource = format!("unit {}", unit.name);
+    let name = unit.name.to_string();
+    if unit.active == Some(false) {
+        return state.is_running().then(|| {
+            let change = Change {
+                resource,
+                change: "stop".to_owned(),
+                found: "ran".to_owned(),
+                disruption: Disruption::Restart,
+            };
+            (change, Action::Stop { unit: name })
+        });
+    }
+    if changed && state.is_running() {
+        planner.restarts.entry(name.clone()).or_default().push("its new content".to_owned());
+    }
+    let restarts = state.is_running() && planner.restarts.contains_key(&name);
+    (unit.active == Some(true) && !state.is_active() && !restarts).then(|| {
+        let change = Change {
+            resource,
+            change: "start".to_owned(),
+            found: "did not run".to_owned(),
+            disruption: Disruption::None,
+        };
+        (change, Action::Start { unit: name })
+    })
+}
+
+/// Each unit that runs and has a reason is restarted once, last of all.
+fn plan_restarts(owed: &BTreeSet<String>, stopped: &BTreeSet<String>, planner: &mut Planner<'_>) {
+    let mut restarts: BTreeMap<String, Vec<String>> = std::mem::take(&mut planner.restarts);
+    for unit in owed {
+        restarts.entry(unit.clone()).or_default().push("a run that was interrupted".to_owned());
+    }
+    for (unit, mut because) in restarts {
+        if stopped.contains(&unit) || !planner.units.get(&unit).is_some_and(UnitState::is_running) {
+            continue;
+        }
+        because.dedup();
+        let more = if because.len() > 1 { format!(" and {} more", because.len() - 1) } else { String::new() };
+        let change = Change {
+            resource: format!("unit {unit}"),
+            change: format!("restart, because of {}{more}", because.first().cloned().unwrap_or_default()),
+            found: "ran with what was there before".to_owned(),
+            disruption: Disruption::Restart,
+        };
+        planner.step(change, Action::Restart { unit });
+    }
+}
+
+/// All units whose state a plan needs.
+pub(crate) fn to_observe(resources: &[Resource], owed: &BTreeSet<String>) -> Vec<String> {
+    let mut names = owed.clone();
+    for resource in resources {
+        match resource {
+            Resource::Unit(unit) if !unit.name.is_template() => _ = names.insert(unit.name.to_string()),
+            Resource::File(file) => names.extend(file.restart.iter().map(ToString::to_string)),
+            Resource::Binary(binary) => names.extend(binary.restart.iter().map(ToString::to_string)),
+            Resource::Unit(_) | Resource::Group(_) | Resource::User(_) | Resource::Directory(_) => {}
+        }
+    }
+    // A template has no state of its own.
+    names.into_iter().filter(|name| !name.contains("@.")).collect()
+}

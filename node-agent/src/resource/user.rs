@@ -1,0 +1,139 @@
+//! Users. New ones are locked. Primary group, home and shell follow the spec; another number is a problem, never changed.
+
+use std::collections::BTreeSet;
+
+use crds::report::Disruption;
+use crds::revision::User;
+
+use super::{Action, Change, Differences, Planner};
+use crate::host::accounts;
+
+/// Shells that let nobody in, the one that hosts prefer first.
+const NO_LOGIN: &[&str] = &["/usr/sbin/nologin", "/sbin/nologin", "/usr/bin/false", "/bin/false"];
+
+pub(crate) fn plan(users: &[&User], planner: &mut Planner<'_>) {
+    // No free number is taken that another entry asks for.
+    let reserved: BTreeSet<u32> = users.iter().filter_map(|user| user.uid).collect();
+    let (asked, free): (Vec<&User>, Vec<&User>) = users.iter().partition(|user| user.uid.is_some());
+    for user in asked.into_iter().chain(free) {
+        plan_one(user, &reserved, planner);
+    }
+}
+
+fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
+    let name = user.name.as_str();
+    let resource = format!("user {name}");
+    let gid = match planner.gid(&user.group) {
+        // A number without a group would leave the user in a group that has no name.
+        Some(gid) if gid == 0 || planner.accounts.gid_taken(gid).is_some() => Some(gid),
+        _ => {
+            let message = format!(
+                "its primary group {} is neither on this host nor in groups: add it there, or name another",
+                user.group
+            );
+            planner.problem(&resource, "NoSuchGroup", message);
+            None
+        }
+    };
+    let found = planner.accounts.user(name).cloned();
+    let shell = shell(user, found.as_ref(), planner);
+    let Some(found) = found else {
+        if let (Some(uid), Some(gid)) = (new_uid(user, reserved, planner), gid) {
+            add(resource, accounts::User { name: name.to_owned(), uid, gid, home: user.home.clone(), shell }, planner);
+        }
+        return;
+    };
+    if let Some(uid) = user.uid.filter(|uid| *uid != found.uid) {
+        let message = format!(
+            "exists with uid {}, not {uid}: write uid: {}, or leave uid out, or change it on the host and the owner of its files with it",
+            found.uid, found.uid
+        );
+        planner.problem(resource, "IdMismatch", message);
+        return;
+    }
+    let Some(gid) = gid else { return };
+    let wanted = accounts::User { gid, home: user.home.clone(), shell, ..found.clone() };
+    let mut differences = Differences::default();
+    if wanted.gid != found.gid {
+        let (old, new) = (planner.accounts.group_name(found.gid), planner.accounts.group_name(gid));
+        differences.add(format!("primary group {old} to {new}"), format!("had the primary group {old}"));
+    }
+    if wanted.home != found.home {
+        differences.add(format!("home {} to {}", found.home, wanted.home), format!("had home {}", found.home));
+    }
+    if wanted.shell != found.shell {
+        differences
+            .add(format!("shell {} to {}", found.shell, wanted.shell), format!("had shell {}", found.shell));
+    }
+    if !differences.is_empty() {
+        planner.accounts.change_user(wanted.clone());
+        planner.step(differences.change(resource), Action::ChangeUser(wanted));
+    }
+}
+
+fn add(resource: String, account: accounts::User, planner: &mut Planner<'_>) {
+    let accounts::User { uid, gid, home, shell, .. } = &account;
+    let group = planner.accounts.group_name(*gid);
+    let change = Change {
+        resource,
+        change: format!("create with uid {uid}, group {group}, home {home}, shell {shell}"),
+        found: "was missing".to_owned(),
+        disruption: Disruption::None,
+    };
+    planner.accounts.put_user(account.clone());
+    planner.step(change, Action::AddUser(account));
+}
+
+fn new_uid(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) -> Option<u32> {
+    let resource = format!("user {}", user.name);
+    match user.uid {
+        Some(uid) => match planner.accounts.uid_taken(uid) {
+            Some(other) => {
+                let message =
+                    format!("uid {uid} belongs to the user {other}: write another uid, or leave it out");
+                planner.problem(resource, "IdTaken", message);
+                None
+            }
+            None => Some(uid),
+        },
+        None => {
+            let free = planner.accounts.free_uid(user.system, reserved);
+            if free.is_none() {
+                let range = if user.system { "SYS_UID_MIN to SYS_UID_MAX" } else { "UID_MIN to UID_MAX" };
+                let message =
+                    format!("no uid is free ({range} in /etc/login.defs): write one, or widen the range");
+                planner.problem(resource, "NoFreeId", message);
+            }
+            free
+        }
+    }
+}
+
+/// The shell that a user gets: the one asked for if the host has it, else its own nologin where one was asked for.
+fn shell(user: &User, found: Option<&accounts::User>, planner: &mut Planner<'_>) -> String {
+    let has = |path: &str| {
+        planner.host.root.locate_through_links(path).is_ok_and(|place| place.look().is_ok_and(|meta| meta.is_some()))
+    };
+    let own = NO_LOGIN.iter().copied().find(|path| has(path)).unwrap_or(NO_LOGIN[0]);
+    let Some(asked) = user.shell.as_ref().map(ToString::to_string) else {
+        // Any shell that lets nobody in does where none was asked for.
+        let present = found.map(|found| found.shell.as_str()).filter(|shell| is_no_login(shell) && has(shell));
+        return present.unwrap_or(own).to_owned();
+    };
+    if has(&asked) {
+        return asked;
+    }
+    if is_no_login(&asked) {
+        planner.warn(format!("user {}: this host has no shell {asked}: {own} is used, write that", user.name));
+        return own.to_owned();
+    }
+    planner.warn(format!(
+        "user {}: this host has no shell {asked}: it is written as asked, but nobody can log in with it; {own} says so on purpose",
+        user.name
+    ));
+    asked
+}
+
+fn is_no_login(shell: &str) -> bool {
+    matches!(shell.rsplit('/').next(), Some("nologin" | "false"))
+}
