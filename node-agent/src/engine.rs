@@ -303,7 +303,9 @@ fn owed_by(plan: &Plan) -> Owed {
     let mut owed = plan.owed.clone();
     for step in &plan.steps {
         match &step.action {
-            Action::WriteFile { path, .. } | Action::Download { path, .. } => _ = owed.written.insert(path.clone()),
+            Action::WriteFile { path, .. } | Action::Download { path, .. } => {
+                _ = owed.written.insert(path.clone())
+            }
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
             Action::AddGroup { .. } => {
                 owed.written.extend(["/etc/group", "/etc/gshadow"].map(str::to_owned));
@@ -353,7 +355,8 @@ async fn fetch(
             async move {
                 let _slot = slots.acquire().await;
                 observer.begins(change);
-                let place = host.root.locate(path).map_err(|error| Failure::of(&change.resource, &error, &[]))?;
+                let place =
+                    host.root.locate(path).map_err(|error| Failure::of(&change.resource, &error, &[]))?;
                 let progress = |bytes: u64, total: Option<u64>| observer.downloaded(path, bytes, total);
                 let fetched = host.downloads.fetch(&place, urls, digest, &progress).await;
                 observer.download_ended(path);
@@ -397,7 +400,9 @@ async fn step_by(
     let refused = |error: HostError| Failure::of(&step.change.resource, &error, &[]);
     let root = &host.root;
     match &step.action {
-        Action::AddGroup { name, gid } => crate::host::accounts::add_group(root, name, *gid).map_err(refused)?,
+        Action::AddGroup { name, gid } => {
+            crate::host::accounts::add_group(root, name, *gid).map_err(refused)?
+        }
         Action::AddUser(account) => {
             let days = jiff::Timestamp::now().as_second() / 86_400;
             let days = u64::try_from(days).unwrap_or_default();

@@ -1,11 +1,25 @@
 //! What runs on each machine: it makes the machine what a revision says, keeps it so, and tells what it did.
 //!
 //! ```text
-//! cli (by hand)  ─┐                      ┌► host/   the only code that touches the machine
-//!                 ├► engine: plan ► apply ► verify
-//! pod (Report)   ─┘    └► resource/  what is ► what shall be = changes
+//! cli  (by hand) ─┐   ┌─ engine: plan ► apply ► verify ─┐
+//!                 ├─► │                                  ├─► host: the only code that touches the machine
+//! pod  (Report)  ─┘   └─ resource: what is ► what shall be
 //! ```
+//!
+//! | module | in ► out |
+//! |---|---|
+//! | [`cli`] | arguments ► an exit code |
+//! | [`pod`] | this node's Report ► the host, and the Report's status |
+//! | [`engine`] | a host and a revision ► a plan, the changes that were made |
+//! | [`resource`] | one file a kind: what is, what shall be ► the steps between |
+//! | [`host`] | files, accounts, units, downloads |
+//! | [`report`] | what came of a pass ► the words for the Report (pure) |
+//! | [`output`] | plans and outcomes ► text or JSON (pure, but for printing) |
 
-pub mod host;
-pub mod resource;
+pub mod cli;
 pub mod engine;
+pub mod host;
+pub mod output;
+pub mod pod;
+pub mod report;
+pub mod resource;

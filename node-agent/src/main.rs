@@ -1,1 +1,5 @@
-fn main() {}
+//! `nodebootstrap-agent`: see `nodebootstrap-agent --help`.
+
+fn main() -> std::process::ExitCode {
+    node_agent::cli::main()
+}

@@ -395,8 +395,11 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_accounts_are_passed_over() {
-        let accounts =
-            Accounts::parse("# comment\n\n+::::::\nx:y\nbad:x:one:2::/:/\nok:x:5:6::/:/bin/sh", "+:::\nok:x:6:\n", "");
+        let accounts = Accounts::parse(
+            "# comment\n\n+::::::\nx:y\nbad:x:one:2::/:/\nok:x:5:6::/:/bin/sh",
+            "+:::\nok:x:6:\n",
+            "",
+        );
         assert_eq!(accounts.user("ok").map(|user| (user.uid, user.gid)), Some((5, 6)));
         assert_eq!((accounts.users.len(), accounts.groups.len()), (1, 1));
     }
@@ -404,7 +407,8 @@ mod tests {
     #[test]
     fn other_lines_stay_byte_for_byte() {
         let added = |text: &str| {
-            put_line(text.as_bytes(), "kubernetes", b"kubernetes:x:1:").map(|text| String::from_utf8(text).unwrap())
+            put_line(text.as_bytes(), "kubernetes", b"kubernetes:x:1:")
+                .map(|text| String::from_utf8(text).unwrap())
         };
         assert_eq!(added("").as_deref(), Some("kubernetes:x:1:\n"));
         assert_eq!(added("a:x:2:").as_deref(), Some("a:x:2:\nkubernetes:x:1:\n"));

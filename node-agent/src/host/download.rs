@@ -149,10 +149,8 @@ impl Downloads {
         let mut bundle = None;
         for path in BUNDLES {
             let Some(pem) = self.root.read(path, MAX_BUNDLE)? else { continue };
-            certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| HostError::State {
-                path: (*path).to_owned(),
-                cause: error.to_string(),
-            })?;
+            certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| HostError::State { path: (*path).to_owned(), cause: error.to_string() })?;
             bundle = Some(*path);
             break;
         }
@@ -218,7 +216,11 @@ async fn attempt(
                 )));
             }
             Err(error) => {
-                return Err(TryError::passing(format!("GET {url}: ended after {} ({})", of(got, total), chain(&error))));
+                return Err(TryError::passing(format!(
+                    "GET {url}: ended after {} ({})",
+                    of(got, total),
+                    chain(&error)
+                )));
             }
         };
         hasher.update(&chunk);
@@ -248,17 +250,25 @@ async fn attempt(
     }
     Err(TryError::lasting(
         "DigestMismatch",
-        format!("GET {from}: digest is sha256:{found}, expected sha256:{digest}: check the digest in the spec, or the server"),
+        format!(
+            "GET {from}: digest is sha256:{found}, expected sha256:{digest}: check the digest in the spec, or the server"
+        ),
     ))
 }
 
 fn too_large(url: &str) -> TryError {
-    TryError::lasting("TooLarge", format!("GET {url}: more than {} GiB: is it the right file?", MAX_BYTES >> 30))
+    TryError::lasting(
+        "TooLarge",
+        format!("GET {url}: more than {} GiB: is it the right file?", MAX_BYTES >> 30),
+    )
 }
 
 fn not_sent(url: &str, error: &reqwest::Error) -> TryError {
     if error.is_redirect() {
-        return TryError::lasting("DownloadFailed", format!("GET {url}: more than {MAX_REDIRECTS} redirects"));
+        return TryError::lasting(
+            "DownloadFailed",
+            format!("GET {url}: more than {MAX_REDIRECTS} redirects"),
+        );
     }
     if error.is_timeout() {
         let cause = if error.is_connect() {

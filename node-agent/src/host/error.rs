@@ -45,7 +45,9 @@ pub enum HostError {
         found: &'static str,
     },
     /// The path has something else than what was there when the plan was made.
-    #[error("{path} is {found}, expected {expected}: it changed while it was worked on; the next pass looks again")]
+    #[error(
+        "{path} is {found}, expected {expected}: it changed while it was worked on; the next pass looks again"
+    )]
     Changed {
         /// The path.
         path: String,
@@ -65,7 +67,9 @@ pub enum HostError {
         max: u64,
     },
     /// A directory has too much in it for a recursive change.
-    #[error("{path} has more than {max} entries, too many for recursive: name the folders below it that are meant")]
+    #[error(
+        "{path} has more than {max} entries, too many for recursive: name the folders below it that are meant"
+    )]
     TooManyEntries {
         /// The directory.
         path: String,

@@ -46,9 +46,7 @@ pub fn links(unit: &str, file: &str, text: &str) -> Vec<Link> {
     let folders = [("WantedBy", "wants"), ("RequiredBy", "requires"), ("UpheldBy", "upholds")];
     let mut links: Vec<_> = folders
         .into_iter()
-        .flat_map(|(key, folder)| {
-            values(key).map(move |by| (by, folder))
-        })
+        .flat_map(|(key, folder)| values(key).map(move |by| (by, folder)))
         .map(|(by, folder)| Link {
             path: format!("{UNIT_DIRECTORY}/{}.{folder}/{name}", expand(by)),
             target: file.to_owned(),
@@ -136,7 +134,12 @@ mod tests {
         let text = "[Unit]\nWantedBy=not-here.target\n[Install]\n# WantedBy=comment.target\nWantedBy=a.target \\\n ; comment\n  b.target\nRequiredBy=c.target\nAlias=other.service x.service\n";
         assert_eq!(
             paths("x.service", text),
-            ["a.target.wants/x.service", "b.target.wants/x.service", "c.target.requires/x.service", "other.service"]
+            [
+                "a.target.wants/x.service",
+                "b.target.wants/x.service",
+                "c.target.requires/x.service",
+                "other.service"
+            ]
         );
         assert!(paths("x.service", "[Service]\nExecStart=/bin/true\n").is_empty());
         assert!(paths("x.service", "[Install]\nWantedBy=a.target\nWantedBy=\n").is_empty());

@@ -18,7 +18,9 @@ pub fn read(path: &str) -> Result<Vec<u8>, String> {
         std::fs::File::open(path).and_then(|mut file| read(&mut file, &mut content))
     };
     match done {
-        Ok(_) if content.len() as u64 > MAX_FILE => Err(format!("{path}: more than {MAX_FILE} bytes: is it the right file?")),
+        Ok(_) if content.len() as u64 > MAX_FILE => {
+            Err(format!("{path}: more than {MAX_FILE} bytes: is it the right file?"))
+        }
         Ok(_) => Ok(content),
         Err(error) => Err(format!("{path}: {error}")),
     }

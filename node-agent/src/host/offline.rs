@@ -71,7 +71,9 @@ impl Offline {
     }
 
     fn cannot(&self, unit: &str) -> Answer<'_, ()> {
-        let error = HostError::Systemd(format!("{unit}: the system below this root does not run, so nothing is started"));
+        let error = HostError::Systemd(format!(
+            "{unit}: the system below this root does not run, so nothing is started"
+        ));
         Box::pin(async move { Err(error) })
     }
 }

@@ -134,7 +134,11 @@ impl Bus {
         ))
     }
 
-    async fn unit(&self, manager: &ManagerProxy<'static>, unit: &str) -> Result<UnitProxy<'static>, HostError> {
+    async fn unit(
+        &self,
+        manager: &ManagerProxy<'static>,
+        unit: &str,
+    ) -> Result<UnitProxy<'static>, HostError> {
         let path = manager.load_unit(unit.to_owned()).await.map_err(refused(unit, "load"))?;
         UnitProxy::builder(manager.inner().connection())
             .cache_properties(zbus::proxy::CacheProperties::No)
@@ -172,7 +176,9 @@ impl Bus {
         let path = made.map_err(refused(unit, action))?;
         let outcome = loop {
             let Some(signal) = ended.next().await else {
-                return Err(HostError::Systemd(format!("{unit}: systemd went away while it was to {action} it")));
+                return Err(HostError::Systemd(format!(
+                    "{unit}: systemd went away while it was to {action} it"
+                )));
             };
             let args = signal.args().map_err(refused(unit, "watch"))?;
             if args.job == path {
@@ -212,7 +218,13 @@ impl Bus {
         }
     }
 
-    async fn failure(&self, unit: &str, proxy: &UnitProxy<'static>, action: &str, outcome: &str) -> HostError {
+    async fn failure(
+        &self,
+        unit: &str,
+        proxy: &UnitProxy<'static>,
+        action: &str,
+        outcome: &str,
+    ) -> HostError {
         let mut causes = Vec::new();
         if !matches!(outcome, "" | "failed") {
             causes.push(format!("job {outcome}"));
@@ -233,7 +245,10 @@ impl Bus {
         if let Ok((active, sub)) = state_of(unit, proxy).await {
             causes.push(format!("now {active} ({sub})"));
         }
-        HostError::Systemd(format!("{unit} failed to {action}: {}: see journalctl -u {unit}", causes.join(", ")))
+        HostError::Systemd(format!(
+            "{unit} failed to {action}: {}: see journalctl -u {unit}",
+            causes.join(", ")
+        ))
     }
 }
 
@@ -255,7 +270,8 @@ impl Systemd for Bus {
                 return Ok(states);
             }
             let manager = self.manager().await?;
-            let listed = manager.list_units_by_names(units.to_vec()).await.map_err(refused("units", "list"))?;
+            let listed =
+                manager.list_units_by_names(units.to_vec()).await.map_err(refused("units", "list"))?;
             for (unit, (_, _, load, active, sub, _, path, _, _, _)) in units.iter().zip(listed) {
                 let mut state = UnitState { load, active, sub, ..UnitState::default() };
                 state.file = manager.get_unit_file_state(unit.clone()).await.unwrap_or_default();

@@ -114,9 +114,7 @@ impl Staged {
     /// # Errors
     /// If the disk does not take it.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), HostError> {
-        self.file
-            .write_all(bytes)
-            .map_err(|error| HostError::io(&self.place.real, "write")(errno_of(&error)))
+        self.file.write_all(bytes).map_err(|error| HostError::io(&self.place.real, "write")(errno_of(&error)))
     }
 
     /// Throws away what was written so far.
@@ -289,8 +287,8 @@ impl Root {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
                 Err(errno) => return Err(HostError::io(&path, "open")(errno)),
             };
-            let entries =
-                rustix::fs::Dir::read_from(&*directory).map_err(HostError::io(&path, "list the directory"))?;
+            let entries = rustix::fs::Dir::read_from(&*directory)
+                .map_err(HostError::io(&path, "list the directory"))?;
             for entry in entries {
                 let entry = entry.map_err(HostError::io(&path, "list the directory"))?;
                 let name = entry.file_name();

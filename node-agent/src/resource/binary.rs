@@ -6,8 +6,8 @@ use crds::{Sha256, UnitName};
 
 use super::file::{missing_parent, occupied};
 use super::{Action, Change, Differences, Planner};
-use crate::host::write::check_links;
 use crate::host::Kind;
+use crate::host::write::check_links;
 
 pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
     let resource = format!("binary {}", binary.path);
@@ -18,7 +18,9 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
         let message = format!("sha256 has no digest for {arch}, this node's architecture: add it");
         planner.problem(&resource, "NoDigest", message);
     }
-    let (Some(place), Some(ids), Some(digest)) = (planner.place(binary.path.as_str()), ids, digest) else { return };
+    let (Some(place), Some(ids), Some(digest)) = (planner.place(binary.path.as_str()), ids, digest) else {
+        return;
+    };
     if !planner.has_parent(&place) {
         planner.problem(resource, "NoDirectory", missing_parent(&place));
         return;

@@ -83,7 +83,8 @@ fn plan_inside(resource: &str, place: &Place, ids: Ids, planner: &mut Planner<'_
         ));
     }
     if swept.differ > 0 {
-        let entries = if swept.differ == 1 { "1 entry".to_owned() } else { format!("{} entries", swept.differ) };
+        let entries =
+            if swept.differ == 1 { "1 entry".to_owned() } else { format!("{} entries", swept.differ) };
         let change = Change {
             resource: resource.to_owned(),
             change: format!("owner of {entries} inside to {}", planner.shown_owner(owner)),

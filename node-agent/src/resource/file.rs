@@ -27,7 +27,9 @@ pub(crate) fn plan(file: &File, planner: &mut Planner<'_>) {
             value
         }
     };
-    let (Some(place), Some(ids), Some(content)) = (planner.place(file.path.as_str()), ids, content) else { return };
+    let (Some(place), Some(ids), Some(content)) = (planner.place(file.path.as_str()), ids, content) else {
+        return;
+    };
     if !planner.has_parent(&place) {
         planner.problem(resource, "NoDirectory", missing_parent(&place));
         return;

@@ -293,8 +293,10 @@ impl<'a> Planner<'a> {
             differences.add(format!("group {old} to {new}"), format!("belonged to the group {old}"));
         }
         if is.mode != ids.mode {
-            differences
-                .add(format!("mode {:04o} to {:04o}", is.mode, ids.mode), format!("had mode {:04o}", is.mode));
+            differences.add(
+                format!("mode {:04o} to {:04o}", is.mode, ids.mode),
+                format!("had mode {:04o}", is.mode),
+            );
         }
         differences
     }

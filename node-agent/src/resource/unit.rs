@@ -167,7 +167,8 @@ fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
             // After an edit of [Install] a unit counts as enabled by its old links.
             let complete = links.iter().flatten().all(|link| has_link(&link.path, planner));
             if !state.is_enabled() {
-                planner.step(change("enable", "was not enabled"), Action::Enable { unit: name, again: false });
+                planner
+                    .step(change("enable", "was not enabled"), Action::Enable { unit: name, again: false });
             } else if !complete {
                 planner.step(
                     change("enable again, as [Install] says now", "was enabled as [Install] said before"),

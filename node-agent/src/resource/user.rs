@@ -39,7 +39,11 @@ fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
     let shell = shell(user, found.as_ref(), planner);
     let Some(found) = found else {
         if let (Some(uid), Some(gid)) = (new_uid(user, reserved, planner), gid) {
-            add(resource, accounts::User { name: name.to_owned(), uid, gid, home: user.home.clone(), shell }, planner);
+            add(
+                resource,
+                accounts::User { name: name.to_owned(), uid, gid, home: user.home.clone(), shell },
+                planner,
+            );
         }
         return;
     };
@@ -59,7 +63,8 @@ fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
         differences.add(format!("primary group {old} to {new}"), format!("had the primary group {old}"));
     }
     if wanted.home != found.home {
-        differences.add(format!("home {} to {}", found.home, wanted.home), format!("had home {}", found.home));
+        differences
+            .add(format!("home {} to {}", found.home, wanted.home), format!("had home {}", found.home));
     }
     if wanted.shell != found.shell {
         differences
@@ -112,19 +117,25 @@ fn new_uid(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) -> 
 /// The shell that a user gets: the one asked for if the host has it, else its own nologin where one was asked for.
 fn shell(user: &User, found: Option<&accounts::User>, planner: &mut Planner<'_>) -> String {
     let has = |path: &str| {
-        planner.host.root.locate_through_links(path).is_ok_and(|place| place.look().is_ok_and(|meta| meta.is_some()))
+        planner
+            .host
+            .root
+            .locate_through_links(path)
+            .is_ok_and(|place| place.look().is_ok_and(|meta| meta.is_some()))
     };
     let own = NO_LOGIN.iter().copied().find(|path| has(path)).unwrap_or(NO_LOGIN[0]);
     let Some(asked) = user.shell.as_ref().map(ToString::to_string) else {
         // Any shell that lets nobody in does where none was asked for.
-        let present = found.map(|found| found.shell.as_str()).filter(|shell| is_no_login(shell) && has(shell));
+        let present =
+            found.map(|found| found.shell.as_str()).filter(|shell| is_no_login(shell) && has(shell));
         return present.unwrap_or(own).to_owned();
     };
     if has(&asked) {
         return asked;
     }
     if is_no_login(&asked) {
-        planner.warn(format!("user {}: this host has no shell {asked}: {own} is used, write that", user.name));
+        planner
+            .warn(format!("user {}: this host has no shell {asked}: {own} is used, write that", user.name));
         return own.to_owned();
     }
     planner.warn(format!(

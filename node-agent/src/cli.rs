@@ -1,0 +1,495 @@
+//! The command line: `plan`, `apply` and `status` for a person or a script on a host, `run` and `probe` for the pod.
+//!
+//! In: arguments. Out: an exit code, with everything else printed.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use crds::NodeBootstrap;
+use crds::revision::{Identity, Values, references, render};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::cell::RefCell;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Problem, Request};
+use crate::host::{Host, is_root, local};
+use crate::output::{self, Format, ResourceState};
+use crate::pod;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  plan, status   0 nothing to do, 2 changes pending, 1 error
+  apply          0 done, 1 error
+
+The same state directory, /var/lib/nodebootstrap below the root, serves this program and the DaemonSet's pod; one lock
+orders them.";
+
+/// Makes this machine what a NodeBootstrap says: users, directories, files, binaries and systemd units.
+#[derive(Debug, Parser)]
+#[command(name = "nodebootstrap-agent", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows what apply would change; changes nothing
+    Plan(FileArgs),
+    /// Makes the changes, and verifies that nothing is left to change
+    Apply(FileArgs),
+    /// Shows the last result on this host, and the state of each resource
+    Status(FileArgs),
+    /// Runs in the DaemonSet's pod: follows this node's NodeBootstrapReport
+    #[command(hide = true)]
+    Run(RunArgs),
+    /// Asks the agent that runs in this pod whether it is alive: exit code 0 if it is
+    #[command(hide = true)]
+    Probe(ProbeArgs),
+}
+
+#[derive(Debug, Args)]
+struct FileArgs {
+    /// The NodeBootstrap, as YAML; - reads standard input
+    #[arg(short, long)]
+    file: String,
+    /// Where values for configMapRef and secretRef are: DIR/<name>/<key>
+    #[arg(long, value_name = "DIR")]
+    refs: Option<String>,
+    /// The machine's root directory; of another one than / units are written and enabled, but not started
+    #[arg(long, default_value = "/")]
+    root: String,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Where the host's root is mounted
+    #[arg(long, default_value = "/host")]
+    root: String,
+    /// The Node that this pod runs on
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// The NodeBootstrap that this agent serves
+    #[arg(long, env = "NODE_BOOTSTRAP")]
+    node_bootstrap: String,
+    /// Where the probe finds it
+    #[arg(long, env = "NODEBOOTSTRAP_SOCKET", default_value = pod::probe::SOCKET)]
+    socket: String,
+}
+
+#[derive(Debug, Args)]
+struct ProbeArgs {
+    /// Also asks whether it has read its Report
+    #[arg(long)]
+    ready: bool,
+    /// Where the agent listens
+    #[arg(long, env = "NODEBOOTSTRAP_SOCKET", default_value = pod::probe::SOCKET)]
+    socket: String,
+}
+
+const DONE: u8 = 0;
+const ERROR: u8 = 1;
+const PENDING: u8 = 2;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One thread: the work is done one change at a time, and the agent shall be small.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&format!("cannot start: {error}"));
+            return ExitCode::from(ERROR);
+        }
+    };
+    let code = runtime.block_on(async {
+        match run(cli.command).await {
+            Ok(code) => code,
+            Err(message) => {
+                output::error(&message);
+                ERROR
+            }
+        }
+    });
+    // What a name resolver's thread still does is of no interest any more.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn run(command: Command) -> Result<u8, String> {
+    // Both kube and reqwest take the process's; there is no other reason for an error than a second call.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let stop = stop_on_signals()?;
+    match command {
+        Command::Plan(args) => plan(&args).await,
+        Command::Apply(args) => apply(&args, &stop).await,
+        Command::Status(args) => status(&args).await,
+        Command::Run(args) => {
+            privileged()?;
+            pod::init_log();
+            let settings = pod::Settings {
+                root: args.root,
+                node_name: args.node_name,
+                node_bootstrap: args.node_bootstrap,
+                socket: args.socket,
+            };
+            pod::run(settings, stop).await.map(|()| DONE)
+        }
+        Command::Probe(args) => pod::probe::ask(&args.socket, args.ready).await.map(|()| DONE),
+    }
+}
+
+/// SIGTERM and SIGINT end the work after the step that is under way.
+fn stop_on_signals() -> Result<CancellationToken, String> {
+    let stop = CancellationToken::new();
+    let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let called = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        called.cancel();
+    });
+    Ok(stop)
+}
+
+fn privileged() -> Result<(), String> {
+    if is_root() {
+        Ok(())
+    } else {
+        Err("run this as root: it reads and writes what only root may".to_owned())
+    }
+}
+
+struct Session {
+    host: Host,
+    request: Request,
+}
+
+fn open(args: &FileArgs) -> Result<Session, String> {
+    privileged()?;
+    let root = match args.root.trim_end_matches('/') {
+        "" => "/",
+        root => root,
+    };
+    let host = Host::open(root, root == "/").map_err(|error| error.to_string())?;
+    let text = local::read(&args.file)?;
+    let node_bootstrap = parse(&text).map_err(|error| format!("{}: {error}", args.file))?;
+    let identity = Identity {
+        node_bootstrap: node_bootstrap.metadata.name.clone().unwrap_or_default(),
+        uid: String::new(),
+        cluster: String::new(),
+    };
+    let values = values(&node_bootstrap, args.refs.as_deref())?;
+    // Nobody but root sees the revision on this host; the machine's id keeps it from being the same elsewhere.
+    let rendered = render(&identity, &node_bootstrap.spec, &values, host.facts.machine_id.as_bytes())
+        .map_err(|error| format!("{}: {error}", args.file))?;
+    let request = Request {
+        name: rendered.name,
+        revision: rendered.revision,
+        payload: Payload::from(rendered.payload),
+    };
+    Ok(Session { host, request })
+}
+
+/// Reads exactly one NodeBootstrap.
+fn parse(text: &[u8]) -> Result<NodeBootstrap, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8 text".to_owned())?;
+    // As plain values first, so that a wrong kind is told as that and not as an unknown field.
+    let documents: Vec<serde_json::Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| format!("is no YAML: {error}"))?;
+    match documents.iter().filter(|document| !document.is_null()).count() {
+        1 => {}
+        0 => return Err("is empty, expected one NodeBootstrap".to_owned()),
+        count => return Err(format!("has {count} documents, expected one NodeBootstrap: split the file")),
+    }
+    let document = documents.into_iter().find(|document| !document.is_null()).unwrap_or_default();
+    let field =
+        |name: &str| document.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let expected = (format!("{}/{}", crds::names::GROUP, crds::names::VERSION), "NodeBootstrap".to_owned());
+    let found = (field("apiVersion"), field("kind"));
+    if found != expected {
+        return Err(format!(
+            "is {} of {}, expected {} of {}",
+            named(&found.1, "no kind"),
+            named(&found.0, "no apiVersion"),
+            expected.1,
+            expected.0
+        ));
+    }
+    // Once more from the text, where errors know their line; a leading `---` or empty documents have no place there.
+    let node_bootstrap: NodeBootstrap = match serde_saphyr::from_str(text) {
+        Ok(node_bootstrap) => node_bootstrap,
+        Err(with_line) => match serde_json::from_value(document) {
+            Ok(node_bootstrap) => node_bootstrap,
+            Err(_) => return Err(with_line.to_string()),
+        },
+    };
+    let name = node_bootstrap.metadata.name.clone().unwrap_or_default();
+    // The name becomes a directory, so it is checked as the API server would.
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty()
+        || name.len() > crds::names::MAX_NAME
+        || !name.chars().all(good)
+        || name.starts_with('-')
+        || name.ends_with('-')
+    {
+        return Err(format!(
+            "metadata.name {name:?}: at most {} characters, a-z, 0-9 and - only, as in: workers",
+            crds::names::MAX_NAME
+        ));
+    }
+    Ok(node_bootstrap)
+}
+
+fn named<'a>(text: &'a str, missing: &'a str) -> &'a str {
+    if text.is_empty() { missing } else { text }
+}
+
+/// The values that the spec refers to, from files.
+fn values(node_bootstrap: &NodeBootstrap, refs: Option<&str>) -> Result<Values, String> {
+    let mut values = Values::new();
+    for reference in references(&node_bootstrap.spec) {
+        let Some(directory) = refs else {
+            return Err(format!(
+                "the spec refers to {reference}: put its value into DIR/{}/{} and give --refs DIR",
+                reference.name, reference.key
+            ));
+        };
+        if [&reference.name, &reference.key].iter().any(|part| part.contains('/') || part.starts_with("..")) {
+            return Err(format!("{reference}: neither name nor key may have / in it"));
+        }
+        let path = format!("{directory}/{}/{}", reference.name, reference.key);
+        let value = local::read(&path).map_err(|error| format!("the spec refers to {reference}: {error}"))?;
+        values.insert(reference, value);
+    }
+    Ok(values)
+}
+
+async fn observe(session: &Session) -> Result<Plan, String> {
+    let mut plan = engine::plan(&session.host, &session.request).await.map_err(|error| error.to_string())?;
+    let conflicts =
+        engine::conflicts(&session.host, &session.request.revision).map_err(|error| error.to_string())?;
+    for conflict in conflicts {
+        plan.steps.clear();
+        plan.problems.push(Problem {
+            message: format!(
+                "belongs to the NodeBootstrap {with} on this host: take it out of one of them; if {with} is gone, remove {dir}/{with}",
+                with = conflict.with,
+                dir = crds::names::STATE_DIR
+            ),
+            resource: conflict.resource,
+            reason: "Conflict",
+        });
+    }
+    Ok(plan)
+}
+
+async fn plan(args: &FileArgs) -> Result<u8, String> {
+    let session = open(args)?;
+    let plan = observe(&session).await?;
+    match args.output {
+        Format::Text => output::print(&output::plan_text(&session.request, &args.root, &plan)),
+        Format::Json => {
+            output::print(&output::json_line(&output::plan_json(&session.request, &args.root, &plan)));
+        }
+    }
+    Ok(code_of(&plan))
+}
+
+fn code_of(plan: &Plan) -> u8 {
+    match (plan.problems.is_empty(), plan.steps.is_empty()) {
+        (false, _) => ERROR,
+        (true, true) => DONE,
+        (true, false) => PENDING,
+    }
+}
+
+async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> {
+    let session = open(args)?;
+    let Session { host, request } = &session;
+    let waiting = || output::note("another run works on this host: waiting until it is done");
+    let lock = tokio::select! {
+        lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string())?,
+        () = stop.cancelled() => return Err("told to stop: nothing was begun".to_owned()),
+    };
+    let plan = observe(&session).await?;
+    let text = args.output == Format::Text;
+    if text {
+        output::print(&output::title(request, &args.root));
+        output::print(&output::warnings(&plan.warnings));
+        output::print(&output::problems(&plan.problems));
+    }
+    if !plan.problems.is_empty() {
+        if text {
+            output::print("nothing was changed\n");
+        } else {
+            let json = output::apply_json(request, &args.root, "failed", &[], &plan.warnings, &plan.problems);
+            output::print(&output::json_line(&json));
+        }
+        return Ok(ERROR);
+    }
+    let outcome = engine::apply(host, request, &plan, &Shown::new(text), stop).await;
+    drop(lock);
+    let starts = host.systemd.is_running()
+        || !request.revision.resources.iter().any(|resource| resource.kind() == "unit");
+    match (outcome, text) {
+        (Ok(made), true) => output::print(&output::applied_text(made.len(), &args.root, starts)),
+        (Ok(made), false) => {
+            let word = if made.is_empty() { "nothing to do" } else { "done" };
+            let json = output::apply_json(request, &args.root, word, &made, &plan.warnings, &[]);
+            output::print(&output::json_line(&json));
+        }
+        (Err(failure), true) => {
+            return Err(format!("{}; {} made before", failure.message, output::changes(failure.made.len())));
+        }
+        (Err(failure), false) => {
+            let Failure { made, message, .. } = &failure;
+            // Problem has its reason from a fixed list; here it is one of many.
+            let mut json = output::apply_json(request, &args.root, "failed", made, &plan.warnings, &[]);
+            json["errors"] =
+                serde_json::json!([{"resource": "", "reason": failure.reason, "message": message}]);
+            output::print(&output::json_line(&json));
+            return Ok(ERROR);
+        }
+    }
+    Ok(DONE)
+}
+
+async fn status(args: &FileArgs) -> Result<u8, String> {
+    let session = open(args)?;
+    let plan = observe(&session).await?;
+    let Session { host, request } = &session;
+    let last = host.state.result(&request.revision.node_bootstrap).map_err(|error| error.to_string())?;
+    let resources = states(request, &plan);
+    match args.output {
+        Format::Text => {
+            output::print(&output::status_text(request, &args.root, last.as_ref(), &resources, &plan));
+        }
+        Format::Json => {
+            let json = output::status_json(request, &args.root, last.as_ref(), &resources, &plan);
+            output::print(&output::json_line(&json));
+        }
+    }
+    Ok(code_of(&plan))
+}
+
+/// The state of each resource: those of the revision, and what else the plan speaks of.
+fn states(request: &Request, plan: &Plan) -> Vec<ResourceState> {
+    let mut differs: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for change in plan.changes() {
+        differs.entry(&change.resource).or_default().push(change.change.clone());
+    }
+    let mut errors: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for problem in &plan.problems {
+        errors.entry(&problem.resource).or_default().push(problem.message.clone());
+    }
+    let mut states = Vec::new();
+    for resource in request.revision.resources.iter().map(ToString::to_string) {
+        let (state, differs) = match (errors.remove(resource.as_str()), differs.remove(resource.as_str())) {
+            (Some(errors), _) => ("error", errors),
+            (None, Some(differs)) => ("differs", differs),
+            (None, None) => ("ok", Vec::new()),
+        };
+        states.push(ResourceState { resource, state, differs });
+    }
+    for (state, rest) in [("error", errors), ("differs", differs)] {
+        for (resource, differs) in rest {
+            states.push(ResourceState { resource: resource.to_owned(), state, differs });
+        }
+    }
+    states
+}
+
+/// Shows changes as they are made, and a bar for each download where a terminal shows it.
+struct Shown {
+    text: bool,
+    bars: MultiProgress,
+    running: RefCell<BTreeMap<String, ProgressBar>>,
+}
+
+impl Shown {
+    fn new(text: bool) -> Self {
+        Self { text, bars: MultiProgress::new(), running: RefCell::default() }
+    }
+}
+
+impl Observer for Shown {
+    fn done(&self, change: &Change) {
+        if self.text {
+            self.bars.suspend(|| output::print(&output::change(change)));
+        }
+    }
+
+    fn downloaded(&self, path: &str, bytes: u64, total: Option<u64>) {
+        if !self.text {
+            return;
+        }
+        let mut running = self.running.borrow_mut();
+        let bar = running.entry(path.to_owned()).or_insert_with(|| {
+            let name = path.rsplit('/').next().unwrap_or(path).to_owned();
+            let bar = self.bars.add(ProgressBar::no_length());
+            let template = "  {prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar.with_prefix(name)
+        });
+        if let Some(total) = total {
+            bar.set_length(total);
+        }
+        bar.set_position(bytes);
+    }
+
+    fn download_ended(&self, path: &str) {
+        if let Some(bar) = self.running.borrow_mut().remove(path) {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {name: workers}\nspec: {allNodes: true, groups: [{name: kubernetes}]}\n";
+
+    #[test]
+    fn exactly_one_node_bootstrap_is_read() {
+        for good in [GOOD.to_owned(), format!("---\n{GOOD}"), format!("# hello\n---\n{GOOD}---\n")] {
+            assert_eq!(
+                parse(good.as_bytes()).map(|nb| nb.metadata.name),
+                Ok(Some("workers".to_owned())),
+                "{good}"
+            );
+        }
+        for (bad, says) in [
+            (String::new(), "is empty"),
+            (format!("{GOOD}---\n{GOOD}"), "2 documents"),
+            ("kind: Pod\napiVersion: v1\n".to_owned(), "is Pod of v1, expected NodeBootstrap"),
+            ("a: 1\n".to_owned(), "is no kind of no apiVersion"),
+            (GOOD.replace("groups", "gruops"), "gruops"),
+            (GOOD.replace("workers", "../x"), "metadata.name"),
+            (GOOD.replace("workers", "''"), "metadata.name"),
+            ("a: [".to_owned(), "is no YAML"),
+        ] {
+            let error = parse(bad.as_bytes()).map(drop).unwrap_err();
+            assert!(error.contains(says), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_as_documented() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("apply") && !help.contains("probe"), "{help}");
+    }
+}

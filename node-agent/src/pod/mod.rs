@@ -1,0 +1,581 @@
+//! The agent in the DaemonSet's pod: follows its node's Report, and makes the host what it says.
+//!
+//! ```text
+//! watch own Report ─► get revision and payload ─► lock ─► plan ─► permitted? ─► apply ─► verify ─► one status write
+//!        └ also: every 30 s, and when inotify tells that something of ours was touched
+//! ```
+//!
+//! In: the Report's spec. Out: the host, and the Report's status. While the API is away the loop goes on with what it
+//! has in memory. No answer of the API, and no missing object, ever leads to a removal.
+
+mod cluster;
+pub mod probe;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use crds::NodeBootstrapReport;
+use crds::report::{
+    ChangeSummary, Disruption, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
+};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::engine::{self, Change, Failure, Observer, Plan, Request};
+use crate::host::Host;
+use crate::host::notify::Notify;
+use crate::report::{self, Outcome};
+use crate::resource;
+
+use cluster::{Cluster, FetchError, Seen};
+use probe::Pulse;
+
+/// How often the host is compared without a reason. inotify tells of files at once; this is for units, for what lies
+/// below recursive directories, and for what inotify may have missed.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// How long changes of files are gathered before they are looked at.
+const GATHER: Duration = Duration::from_millis(100);
+/// The least time between two passes because of inotify.
+const CALM: Duration = Duration::from_secs(1);
+/// An apply that takes longer than this says so in the Report before it ends.
+const SLOW: Duration = Duration::from_secs(1);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// With jitter, at most twice this: five minutes.
+const LAST_RETRY: Duration = Duration::from_secs(150);
+/// So many times in a row the API must refuse the revision before the Report says so: rights may come a moment later.
+const REFUSALS: u32 = 3;
+
+/// Files whose change may change users and groups.
+const ACCOUNT_FILES: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
+
+/// What the pod is told by its arguments and environment.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the host's root is mounted.
+    pub root: String,
+    /// The Node that it runs on.
+    pub node_name: String,
+    /// The NodeBootstrap that it serves.
+    pub node_bootstrap: String,
+    /// Where its probe finds it.
+    pub socket: String,
+}
+
+/// Logs as JSON lines on standard error; `RUST_LOG` says what.
+pub fn init_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "warn,node_agent=info".into());
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Runs until `stop` is called. Whatever of it ends otherwise ends the process, so that the kubelet starts it anew.
+///
+/// # Errors
+/// If it cannot start, or a part of it ended.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), String> {
+    let host = Host::open(&settings.root, true).map_err(|error| error.to_string())?;
+    let cluster = Cluster::connect(&settings.node_bootstrap, &settings.node_name).await?;
+    let pulse = Pulse::default();
+    let (seen, word) = watch::channel(Seen::Unknown);
+    info!(node = settings.node_name, report = cluster.report(), arch = host.facts.arch, "agent started");
+    let mut agent = Agent::new(host, cluster.clone(), settings.clone(), word, &pulse, stop.clone())?;
+    tokio::select! {
+        () = agent.run() => {
+            info!("agent stopped");
+            Ok(())
+        }
+        () = cluster.watch(seen) => Err("the watch of the Report ended".to_owned()),
+        ended = probe::answer(&settings.socket, &pulse) => ended,
+    }
+}
+
+/// The state of the loop.
+struct Agent<'a> {
+    host: Host,
+    cluster: Cluster,
+    settings: Settings,
+    word: watch::Receiver<Seen>,
+    pulse: &'a Pulse,
+    stop: CancellationToken,
+    notify: Option<Notify>,
+    /// The Report's uid and spec, as last acted on.
+    report: Option<(String, NodeBootstrapReportSpec)>,
+    /// What is to be had: the last revision that could be read.
+    target: Option<Request>,
+    /// What is to be said, and what the API is known to have.
+    said: NodeBootstrapReportStatus,
+    known: Option<NodeBootstrapReportStatus>,
+    retry: Retry,
+    refusals: u32,
+    /// The last pass failed; only time or a new word leads to the next.
+    failed: bool,
+    due: Instant,
+    last_pass: Instant,
+}
+
+/// Growing pauses.
+struct Retry(ExponentialBackoff);
+
+impl Retry {
+    fn new() -> Self {
+        let builder = ExponentialBuilder::default()
+            .with_min_delay(FIRST_RETRY)
+            .with_max_delay(LAST_RETRY)
+            .without_max_times()
+            .with_jitter();
+        Self(builder.build())
+    }
+
+    fn pause(&mut self) -> Duration {
+        self.0.next().unwrap_or(LAST_RETRY)
+    }
+}
+
+/// When a pass shall be repeated.
+enum Next {
+    /// At the interval.
+    Rest,
+    /// After a pause that grows.
+    Retry,
+    /// At once: the word has changed meanwhile.
+    Now,
+}
+
+impl<'a> Agent<'a> {
+    fn new(
+        host: Host,
+        cluster: Cluster,
+        settings: Settings,
+        word: watch::Receiver<Seen>,
+        pulse: &'a Pulse,
+        stop: CancellationToken,
+    ) -> Result<Self, String> {
+        let notify = match Notify::new() {
+            Ok(notify) => Some(notify),
+            Err(error) => {
+                warn!(%error, "drift is noticed at the interval only");
+                None
+            }
+        };
+        let now = Instant::now();
+        Ok(Self {
+            host,
+            cluster,
+            settings,
+            word,
+            pulse,
+            stop,
+            notify,
+            report: None,
+            target: None,
+            said: NodeBootstrapReportStatus::default(),
+            known: None,
+            retry: Retry::new(),
+            refusals: 0,
+            failed: false,
+            due: now,
+            last_pass: now,
+        })
+    }
+
+    async fn run(&mut self) {
+        loop {
+            let watches = !self.failed && self.target.is_some();
+            let pass = tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = self.word.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take_word()
+                }
+                () = tokio::time::sleep_until(self.due) => true,
+                () = touched(self.notify.as_mut()), if watches => {
+                    let soon = (Instant::now() + GATHER).max(self.last_pass + CALM);
+                    self.due = self.due.min(soon);
+                    // Until then there is nothing new to hear.
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        () = tokio::time::sleep_until(self.due) => true,
+                    }
+                }
+            };
+            if !pass {
+                continue;
+            }
+            if let Some(notify) = &mut self.notify {
+                // What happens from here on is seen by the pass, or heard after it.
+                notify.drain();
+            }
+            self.pulse.set_busy(true);
+            let next = self.pass().await;
+            self.pulse.set_busy(false);
+            if self.stop.is_cancelled() {
+                return;
+            }
+            self.last_pass = Instant::now();
+            self.due = self.last_pass
+                + match next {
+                    Next::Rest => {
+                        self.retry = Retry::new();
+                        INTERVAL
+                    }
+                    Next::Retry => self.retry.pause(),
+                    Next::Now => Duration::ZERO,
+                };
+        }
+    }
+
+    /// Takes over what the watch says; whether it is something new to act on. Our own status comes back this way too.
+    fn take_word(&mut self) -> bool {
+        let seen = self.word.borrow_and_update().clone();
+        match seen {
+            Seen::Unknown => false,
+            Seen::Absent => {
+                self.pulse.set_ready();
+                if self.report.take().is_some() {
+                    // No Report, no permit. What is there stays as it is.
+                    info!("the Report is gone: nothing is changed until there is one again");
+                    self.target = None;
+                }
+                false
+            }
+            Seen::Report(report) => {
+                self.pulse.set_ready();
+                self.take_report(&report)
+            }
+        }
+    }
+
+    fn take_report(&mut self, report: &NodeBootstrapReport) -> bool {
+        let uid = report.metadata.uid.clone().unwrap_or_default();
+        let spec = &report.spec;
+        if spec.node_name != self.settings.node_name || spec.node_bootstrap != self.settings.node_bootstrap {
+            warn!(
+                node = spec.node_name,
+                node_bootstrap = spec.node_bootstrap,
+                "the Report is not ours: nothing is done"
+            );
+            self.report = None;
+            self.target = None;
+            return false;
+        }
+        match &self.report {
+            Some((known_uid, known)) if *known_uid == uid && known == spec => return false,
+            Some((known_uid, known)) if *known_uid == uid && known.node_uid == spec.node_uid => {}
+            _ => {
+                // The first word, or that of a new Report: what it says of an earlier machine counts for nothing.
+                let status = report.status.clone();
+                let ours = status.filter(|status| {
+                    status.node_uid == spec.node_uid && status.machine_id == self.host.facts.machine_id
+                });
+                self.said = ours.clone().unwrap_or_default();
+                self.known = ours;
+            }
+        }
+        self.report = Some((uid, spec.clone()));
+        self.retry = Retry::new();
+        self.refusals = 0;
+        self.failed = false;
+        true
+    }
+
+    async fn pass(&mut self) -> Next {
+        let Some((_, spec)) = self.report.clone() else { return Next::Rest };
+        self.failed = false;
+        if spec.leave.is_some() {
+            return self.leave(&spec).await;
+        }
+        if !spec.conflicts.is_empty() {
+            self.failed = true;
+            self.target = None;
+            return self.say(&spec, &spec.revision, &Outcome::Conflict(&spec.conflicts), &[]).await;
+        }
+        if spec.revision.is_empty() {
+            return Next::Rest;
+        }
+        let mut next = Next::Rest;
+        if self.target.as_ref().is_none_or(|target| target.name != spec.revision) {
+            match self.cluster.revision(&spec.revision).await {
+                Ok(request) => {
+                    self.refusals = 0;
+                    self.target = Some(request);
+                }
+                Err(error) => next = self.not_fetched(&spec, &error).await,
+            }
+        }
+        // Also with the revision before, while the new one cannot be read: that is what the host has.
+        match self.target.clone() {
+            Some(target) if !self.failed => match self.bring(&spec, &target).await {
+                Next::Rest => next,
+                other => other,
+            },
+            _ => next,
+        }
+    }
+
+    /// The revision could not be read.
+    async fn not_fetched(&mut self, spec: &NodeBootstrapReportSpec, error: &FetchError) -> Next {
+        warn!(revision = spec.revision, %error, "the revision cannot be read");
+        match error {
+            // The API is away: nobody could be told.
+            FetchError::Away(_) => return Next::Retry,
+            FetchError::Refused(_) => {
+                self.refusals += 1;
+                if self.refusals < REFUSALS {
+                    return Next::Retry;
+                }
+            }
+            FetchError::Unreadable(_) => {}
+        }
+        let failure = Failure {
+            reason: error.reason().to_owned(),
+            message: format!("revision {}: {error}", spec.revision),
+            made: Vec::new(),
+        };
+        self.fail(spec, &spec.revision, &failure, &[]).await
+    }
+
+    /// Makes the host what a revision says, as far as the permit goes.
+    async fn bring(&mut self, spec: &NodeBootstrapReportSpec, target: &Request) -> Next {
+        // The permit is for the revision that the Report names.
+        let permit = if target.name == spec.revision { spec.permit.disruption } else { Disruption::None };
+        let locking =
+            self.host.state.lock(|| info!("another run works on this host: waiting until it is done"));
+        let lock = tokio::select! {
+            lock = locking => lock,
+            () = self.stop.cancelled() => return Next::Rest,
+        };
+        let planned = match &lock {
+            Ok(_) => engine::plan(&self.host, target).await,
+            Err(error) => Err(error.clone()),
+        };
+        let plan = match planned {
+            Ok(plan) => plan,
+            Err(error) => {
+                let failure = Failure {
+                    reason: error.reason().to_owned(),
+                    message: error.to_string(),
+                    made: Vec::new(),
+                };
+                return self.fail(spec, &target.name, &failure, &[]).await;
+            }
+        };
+        if let Some(failure) = Failure::of_problems(&plan.problems) {
+            drop(lock);
+            return self.fail(spec, &target.name, &failure, &plan.warnings).await;
+        }
+        let changes: Vec<Change> = plan.changes().cloned().collect();
+        if !report::is_permitted(plan.disruption(), permit) {
+            drop(lock);
+            self.listen(target);
+            return self.say(spec, &target.name, &Outcome::Waiting(&changes), &plan.warnings).await;
+        }
+        if plan.disruption() > Disruption::None {
+            // A permit may have been taken back since the watch told of it.
+            match self.confirm(spec, target, &changes, &plan.warnings).await {
+                Ok(()) => {}
+                Err(next) => return next,
+            }
+        }
+        let outcome = self.apply(spec, target, &plan, &changes).await;
+        drop(lock);
+        self.listen(target);
+        match outcome {
+            Ok(made) => {
+                let before = self.made_before(target);
+                let outcome = Outcome::Ready { made: &made, before: &before };
+                self.say(spec, &target.name, &outcome, &plan.warnings).await
+            }
+            Err(failure) if failure.is_stop() => Next::Rest,
+            Err(failure) => self.fail(spec, &target.name, &failure, &plan.warnings).await,
+        }
+    }
+
+    /// Reads the Report afresh, and acknowledges the permit in it before anything is disturbed.
+    async fn confirm(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+        changes: &[Change],
+        warnings: &[String],
+    ) -> Result<(), Next> {
+        let fresh = match self.cluster.fresh().await {
+            Ok(Some(fresh)) => fresh,
+            Ok(None) => return Err(Next::Retry),
+            Err(error) => {
+                warn!(%error, "the permit cannot be confirmed: nothing is begun");
+                return Err(Next::Retry);
+            }
+        };
+        if fresh.spec != *spec {
+            self.take_report(&fresh);
+            return Err(Next::Now);
+        }
+        match self.say(spec, &target.name, &Outcome::Applying(changes), warnings).await {
+            Next::Rest => Ok(()),
+            next => Err(next),
+        }
+    }
+
+    async fn apply(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+        plan: &Plan,
+        changes: &[Change],
+    ) -> Result<Vec<Change>, Failure> {
+        if plan.is_empty() && !plan.is_owed() && self.is_begun(target) {
+            return Ok(Vec::new());
+        }
+        let stop = self.stop.clone();
+        let observer = Logged { pulse: self.pulse, begun: RefCell::default() };
+        let slow = {
+            let work = engine::apply(&self.host, target, plan, &observer, &stop);
+            tokio::pin!(work);
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(SLOW) => {}
+            }
+            // It takes longer: say so while it goes on. What is said is put together before, since the work holds on to
+            // the host.
+            let word = self.word_of(spec, &target.name, &Outcome::Applying(changes), &plan.warnings);
+            let (told, done) = futures::join!(self.cluster.say(&word), work);
+            (word, told, done)
+        };
+        let (word, told, done) = slow;
+        if told.is_ok() {
+            self.said = word.clone();
+            self.known = Some(word);
+        }
+        done
+    }
+
+    /// Whether this host has it in writing that this revision was begun: what is claimed here.
+    fn is_begun(&self, target: &Request) -> bool {
+        let begun = self.host.state.begun(&target.revision.node_bootstrap);
+        begun.is_ok_and(|begun| {
+            begun.is_some_and(|begun| begun.name == target.name && begun.revision == target.revision)
+        })
+    }
+
+    /// What an earlier process changed for this revision.
+    fn made_before(&self, target: &Request) -> Vec<ChangeSummary> {
+        let result = self.host.state.result(&target.revision.node_bootstrap).ok().flatten();
+        result
+            .filter(|result| result.done && result.revision == target.name)
+            .map(|result| result.changes)
+            .unwrap_or_default()
+    }
+
+    /// Listens to what the revision manages.
+    fn listen(&mut self, target: &Request) {
+        let Some(notify) = &mut self.notify else { return };
+        let mut paths: BTreeSet<String> = ACCOUNT_FILES.map(str::to_owned).into();
+        paths.extend(target.revision.resources.iter().filter_map(resource::path_of));
+        if let Err(error) = notify.watch(&self.host.root, &paths) {
+            warn!(%error, "some drift is noticed at the interval only");
+        }
+    }
+
+    async fn leave(&mut self, spec: &NodeBootstrapReportSpec) -> Next {
+        self.target = None;
+        let node_bootstrap = self.settings.node_bootstrap.clone();
+        let forgotten = match self.host.state.lock(|| info!("another run works on this host")).await {
+            Ok(_lock) => self.host.state.forget(&node_bootstrap),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
+            // What is left says only that something was claimed; leaving goes on.
+            warn!(%error, "claims of this NodeBootstrap stay on the host");
+        }
+        let revision = self.said.revision.clone();
+        self.say(spec, &revision, &Outcome::Left, &[]).await
+    }
+
+    async fn fail(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        revision: &str,
+        failure: &Failure,
+        warnings: &[String],
+    ) -> Next {
+        self.failed = true;
+        warn!(revision, reason = failure.reason, message = failure.message, "failed");
+        self.say(spec, revision, &Outcome::Failed(failure), warnings).await;
+        Next::Retry
+    }
+
+    fn word_of(
+        &self,
+        spec: &NodeBootstrapReportSpec,
+        revision: &str,
+        outcome: &Outcome<'_>,
+        warnings: &[String],
+    ) -> NodeBootstrapReportStatus {
+        let now = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
+        report::status(&self.said, spec, revision, &self.host.facts, outcome, warnings, &now)
+    }
+
+    /// Writes the status, if the API has another one.
+    async fn say(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        revision: &str,
+        outcome: &Outcome<'_>,
+        warnings: &[String],
+    ) -> Next {
+        self.said = self.word_of(spec, revision, outcome, warnings);
+        if self.known.as_ref() == Some(&self.said) {
+            return Next::Rest;
+        }
+        match self.cluster.say(&self.said).await {
+            Ok(()) => {
+                if self.said.phase != ReportPhase::Applying {
+                    info!(phase = ?self.said.phase, revision, message = self.said.message, "reported");
+                }
+                self.known = Some(self.said.clone());
+                Next::Rest
+            }
+            Err(error) => {
+                warn!(%error, "the status could not be written");
+                Next::Retry
+            }
+        }
+    }
+}
+
+async fn touched(notify: Option<&mut Notify>) {
+    match notify {
+        Some(notify) => notify.touched().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Logs each change, and shows that there is progress.
+struct Logged<'a> {
+    pulse: &'a Pulse,
+    begun: RefCell<Option<Instant>>,
+}
+
+impl Observer for Logged<'_> {
+    fn begins(&self, _change: &Change) {
+        self.pulse.beat();
+        *self.begun.borrow_mut() = Some(Instant::now());
+    }
+
+    fn done(&self, change: &Change) {
+        self.pulse.beat();
+        let took = self.begun.borrow().map(|begun| begun.elapsed()).unwrap_or_default();
+        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        info!(resource = change.resource, change = change.change, milliseconds, "changed");
+    }
+
+    fn downloaded(&self, _path: &str, _bytes: u64, _total: Option<u64>) {
+        self.pulse.beat();
+    }
+}

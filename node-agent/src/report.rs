@@ -1,0 +1,317 @@
+//! The agent's word about its node: pure.
+//!
+//! In: what was said before, and what came of a pass. Out: what is to be said now. The same outcome gives the same word,
+//! so that nothing is written when nothing happened; every part is bounded, and no content is ever in it.
+
+use crds::names::AGENT;
+use crds::report::{
+    ChangeSummary, Conflict, Disruption, MAX_CHANGES, MAX_WARNINGS, NodeBootstrapReportSpec,
+    NodeBootstrapReportStatus, ReportPhase,
+};
+
+use crate::engine::{Change, Failure};
+use crate::host::facts::Facts;
+
+/// The longest message.
+pub const MAX_MESSAGE: usize = 512;
+/// The longest text of one change or warning.
+const MAX_TEXT: usize = 256;
+/// All changes together: a Report stays below 16 KiB.
+const MAX_CHANGES_BYTES: usize = 8 << 10;
+/// Said at the end of a failure: what happens next.
+const RETRY: &str = " (tried again by itself)";
+
+/// What came of a pass.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// The changes are being made.
+    Applying(&'a [Change]),
+    /// The changes need more than the permit allows.
+    Waiting(&'a [Change]),
+    /// The host has the revision.
+    Ready {
+        /// What this pass changed.
+        made: &'a [Change],
+        /// What was changed for this revision before, if this process does not know of it.
+        before: &'a [ChangeSummary],
+    },
+    /// The host cannot have it.
+    Failed(&'a Failure),
+    /// An older NodeBootstrap has claims here.
+    Conflict(&'a [Conflict]),
+    /// The agent is done here.
+    Left,
+}
+
+/// The word about a pass.
+///
+/// `before` is what was said last, `revision` the revision that the pass was about, `permit` the id of the permit that
+/// was in force, `now` the time in RFC 3339.
+pub fn status(
+    before: &NodeBootstrapReportStatus,
+    spec: &NodeBootstrapReportSpec,
+    revision: &str,
+    facts: &Facts,
+    outcome: &Outcome<'_>,
+    warnings: &[String],
+    now: &str,
+) -> NodeBootstrapReportStatus {
+    let same_revision = before.revision == revision;
+    let was = |phase: ReportPhase| same_revision && before.phase == phase;
+    let mut word = NodeBootstrapReportStatus {
+        revision: revision.to_owned(),
+        permit_id: spec.permit.id,
+        warnings: warnings.iter().take(MAX_WARNINGS).map(|warning| cut(warning, MAX_TEXT)).collect(),
+        machine_id: facts.machine_id.clone(),
+        boot_id: facts.boot_id.clone(),
+        node_uid: spec.node_uid.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..NodeBootstrapReportStatus::default()
+    };
+    let keep = |word: &mut NodeBootstrapReportStatus| {
+        word.disruption = before.disruption;
+        word.message.clone_from(&before.message);
+        word.changes.clone_from(&before.changes);
+        word.changes_total = before.changes_total;
+    };
+    match outcome {
+        Outcome::Applying(changes) => {
+            word.phase = ReportPhase::Applying;
+            word.message = format!("{} under way", count(changes.len()));
+            list(&mut word, changes.iter().map(ChangeSummary::from));
+        }
+        Outcome::Waiting(changes) => {
+            word.phase = ReportPhase::Waiting;
+            list(&mut word, changes.iter().map(ChangeSummary::from));
+            word.reason = "NeedsPermit".to_owned();
+            let first = changes.iter().find(|change| change.disruption == word.disruption);
+            word.message = cut(
+                &format!(
+                    "waits for its turn: {} to make, of which {} needs a permit for {:?}; nothing was begun",
+                    count(changes.len()),
+                    first.map(|change| format!("{}: {}", change.resource, change.change)).unwrap_or_default(),
+                    word.disruption,
+                ),
+                MAX_MESSAGE,
+            );
+        }
+        Outcome::Ready { made: [], .. } if was(ReportPhase::Ready) => {
+            word.phase = ReportPhase::Ready;
+            keep(&mut word);
+        }
+        Outcome::Ready { made: [], before } => {
+            word.phase = ReportPhase::Ready;
+            list(&mut word, before.iter().cloned());
+            word.message = if before.is_empty() {
+                "in place".to_owned()
+            } else {
+                format!("{} made", count(before.len()))
+            };
+        }
+        Outcome::Ready { made: made @ [first, ..], .. } => {
+            word.phase = ReportPhase::Ready;
+            list(&mut word, made.iter().map(ChangeSummary::from));
+            word.message = if was(ReportPhase::Ready) {
+                let more =
+                    if made.len() > 1 { format!(", and {} more", made.len() - 1) } else { String::new() };
+                cut(&format!("repaired: {} {}{more}", first.resource, first.found), MAX_MESSAGE)
+            } else {
+                format!("{} made", count(made.len()))
+            };
+        }
+        Outcome::Failed(failure) => {
+            word.phase = ReportPhase::Failed;
+            if failure.made.is_empty() && was(ReportPhase::Failed) {
+                keep(&mut word);
+            } else {
+                list(&mut word, failure.made.iter().map(ChangeSummary::from));
+            }
+            word.reason.clone_from(&failure.reason);
+            word.message = format!("{}{RETRY}", cut(&failure.message, MAX_MESSAGE - RETRY.len()));
+        }
+        Outcome::Conflict(conflicts) => {
+            word.phase = ReportPhase::Failed;
+            word.reason = "Conflict".to_owned();
+            let all: Vec<_> = conflicts
+                .iter()
+                .map(|Conflict { resource, with }| format!("{resource} belongs to the NodeBootstrap {with}"))
+                .collect();
+            word.message = cut(
+                &format!("{}: take it out of one of them; nothing was changed", all.join("; ")),
+                MAX_MESSAGE,
+            );
+        }
+        Outcome::Left => {
+            word.phase = ReportPhase::Left;
+            word.message = "what was made here stays; nothing of the agent runs any more".to_owned();
+        }
+    }
+    word.since = if same_revision && before.phase == word.phase && !before.since.is_empty() {
+        before.since.clone()
+    } else {
+        now.to_owned()
+    };
+    word
+}
+
+/// The body of a server-side apply that sets the whole status.
+pub fn patch(name: &str, word: &NodeBootstrapReportStatus) -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": format!("{}/{}", crds::names::GROUP, crds::names::VERSION),
+        "kind": "NodeBootstrapReport",
+        "metadata": {"name": name},
+        "status": word,
+    })
+}
+
+/// Who writes it.
+pub const FIELD_MANAGER: &str = AGENT;
+
+fn count(changes: usize) -> String {
+    if changes == 1 { "1 change".to_owned() } else { format!("{changes} changes") }
+}
+
+/// Puts changes into a word: the first few, the count of all, and the highest disruption of all.
+fn list(word: &mut NodeBootstrapReportStatus, changes: impl Iterator<Item = ChangeSummary>) {
+    let mut bytes = 0;
+    for change in changes {
+        word.changes_total = word.changes_total.saturating_add(1);
+        word.disruption = word.disruption.max(change.disruption);
+        let change = ChangeSummary {
+            resource: cut(&change.resource, MAX_TEXT + 16),
+            change: cut(&change.change, MAX_TEXT),
+            disruption: change.disruption,
+        };
+        bytes += change.resource.len() + change.change.len();
+        if word.changes.len() < MAX_CHANGES && bytes <= MAX_CHANGES_BYTES {
+            word.changes.push(change);
+        }
+    }
+}
+
+/// A text in one line, cut to a number of bytes.
+pub fn cut(text: &str, max: usize) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() <= max {
+        return line;
+    }
+    let mut end = max - "…".len();
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &line[..end])
+}
+
+/// Whether a plan may be begun under a permit.
+pub fn is_permitted(plan: Disruption, permit: Disruption) -> bool {
+    plan <= permit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(resource: &str) -> Change {
+        Change {
+            resource: resource.to_owned(),
+            change: "create".to_owned(),
+            found: "was missing".to_owned(),
+            disruption: Disruption::None,
+        }
+    }
+
+    fn say(
+        before: &NodeBootstrapReportStatus,
+        revision: &str,
+        outcome: &Outcome<'_>,
+        now: &str,
+    ) -> NodeBootstrapReportStatus {
+        let spec = NodeBootstrapReportSpec { node_uid: "u".to_owned(), ..NodeBootstrapReportSpec::default() };
+        status(before, &spec, revision, &Facts::default(), outcome, &[], now)
+    }
+
+    #[test]
+    fn a_pass_with_nothing_to_do_says_nothing_new() {
+        let made = [change("file /a"), change("file /b")];
+        let first = say(&Default::default(), "r1", &Outcome::Ready { made: &made, before: &[] }, "t1");
+        assert_eq!(
+            (first.message.as_str(), first.changes_total, first.since.as_str()),
+            ("2 changes made", 2, "t1")
+        );
+        let idle = Outcome::Ready { made: &[], before: &[] };
+        assert_eq!(say(&first, "r1", &idle, "t2"), first);
+        // A new process, which knows of the changes from the host.
+        let from_host: Vec<_> = made.iter().map(ChangeSummary::from).collect();
+        let killed = say(&Default::default(), "r1", &Outcome::Applying(&made), "t0");
+        let after = say(&killed, "r1", &Outcome::Ready { made: &[], before: &from_host }, "t1");
+        assert_eq!(after, first);
+        // The next revision starts anew.
+        let next = say(&first, "r2", &idle, "t3");
+        assert_eq!((next.message.as_str(), next.changes_total, next.since.as_str()), ("in place", 0, "t3"));
+    }
+
+    #[test]
+    fn drift_is_told_as_such() {
+        let ready = say(&Default::default(), "r1", &Outcome::Ready { made: &[], before: &[] }, "t1");
+        let made = [change("directory /etc/kubernetes/pki")];
+        let repaired = say(&ready, "r1", &Outcome::Ready { made: &made, before: &[] }, "t2");
+        assert_eq!(repaired.message, "repaired: directory /etc/kubernetes/pki was missing");
+        assert_eq!(repaired.since, "t1", "it was ready all the time, as far as the revision goes");
+        // A repair is none if the revision never was ready.
+        let failed = say(&Default::default(), "r1", &Outcome::Failed(&failure("x", &[])), "t0");
+        assert_eq!(
+            say(&failed, "r1", &Outcome::Ready { made: &made, before: &[] }, "t1").message,
+            "1 change made"
+        );
+    }
+
+    fn failure(message: &str, made: &[Change]) -> Failure {
+        Failure { reason: "DownloadFailed".to_owned(), message: message.to_owned(), made: made.to_vec() }
+    }
+
+    #[test]
+    fn a_failure_that_repeats_is_told_once() {
+        let made = [change("directory /a")];
+        let first = say(&Default::default(), "r1", &Outcome::Failed(&failure("404", &made)), "t1");
+        assert_eq!(say(&first, "r1", &Outcome::Failed(&failure("404", &[])), "t2"), first);
+        assert_eq!(first.message, "404 (tried again by itself)");
+    }
+
+    #[test]
+    fn every_part_is_bounded() {
+        let long = "ä\n".repeat(5000);
+        let many: Vec<Change> = (0..5000)
+            .map(|n| Change {
+                resource: format!("file /{n}{long}"),
+                change: long.clone(),
+                found: long.clone(),
+                disruption: Disruption::Restart,
+            })
+            .collect();
+        let conflicts = vec![Conflict { resource: long.clone(), with: long.clone() }; 10];
+        let failed = failure(&long, &many);
+        let warnings = vec![long.clone(); 100];
+        let spec = NodeBootstrapReportSpec::default();
+        for outcome in [
+            Outcome::Applying(&many),
+            Outcome::Waiting(&many),
+            Outcome::Ready { made: &many, before: &[] },
+            Outcome::Failed(&failed),
+            Outcome::Conflict(&conflicts),
+            Outcome::Left,
+        ] {
+            let ready = NodeBootstrapReportStatus {
+                revision: "r".to_owned(),
+                phase: ReportPhase::Ready,
+                ..NodeBootstrapReportStatus::default()
+            };
+            for before in [ready, NodeBootstrapReportStatus::default()] {
+                let word = status(&before, &spec, "r", &Facts::default(), &outcome, &warnings, "t");
+                let size = serde_json::to_vec(&word).unwrap().len();
+                assert!(size < 15 << 10, "{size} bytes: {outcome:.30?}");
+                assert!(word.message.len() <= MAX_MESSAGE && !word.message.contains('\n'));
+                assert!(word.changes.len() <= MAX_CHANGES && word.warnings.len() <= MAX_WARNINGS);
+            }
+        }
+    }
+}
