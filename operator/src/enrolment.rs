@@ -1,0 +1,538 @@
+//! Which Reports there shall be and what they say; who joins and who leaves. In: nodes, the Reports of one
+//! NodeBootstrap, its target revision, conflicts. Out: writes in the order in which they must be made, and nothing
+//! where all is as it shall be.
+//!
+//! The order: what takes away (a conflict, a permit, an invitation to stay) before what changes, and that before what
+//! gives; a leaving node's label goes last, since it is what keeps its agent there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::report::{Conflict, Leave, Permit, ReportPhase};
+use crds::{NodeBootstrapReportSpec, NodeBootstrapSpec, names};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::observed::{AgentState, Node, Report};
+use crate::rollout::{self, Hold, Seat};
+use crate::selection;
+
+/// What is known of one NodeBootstrap and its nodes.
+pub struct Facts<'a> {
+    /// The NodeBootstrap's name.
+    pub name: &'a str,
+    /// Its spec; `None` if it cannot be read or is gone.
+    pub spec: Option<&'a NodeBootstrapSpec>,
+    /// Whether every node shall leave.
+    pub is_ending: bool,
+    /// How long a node that leaves may take to answer.
+    pub leave_timeout: Duration,
+    /// The revision that nodes shall have; `None` if there has never been a good one.
+    pub target: Option<&'a str>,
+    /// All nodes of the cluster, by name.
+    pub nodes: &'a BTreeMap<&'a str, &'a Node>,
+    /// The Reports whose names start with the NodeBootstrap's.
+    pub reports: &'a [Arc<Report>],
+    /// The agents' pods, by node.
+    pub agents: &'a BTreeMap<String, AgentState>,
+    /// What nodes must leave alone, by node.
+    pub conflicts: &'a BTreeMap<String, Vec<Conflict>>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// One write.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// Make a Report.
+    Create {
+        /// The Node that owns it.
+        node: String,
+        /// The Node's uid.
+        node_uid: String,
+        /// What it says.
+        spec: NodeBootstrapReportSpec,
+    },
+    /// Change a Report.
+    Change {
+        /// The Report's name.
+        name: String,
+        /// The Report's uid: another Report by this name is not changed.
+        uid: String,
+        /// What changes.
+        edit: Edit,
+    },
+    /// Delete a Report.
+    Delete {
+        /// The Report's name.
+        name: String,
+        /// The Report's uid: another Report by this name stays.
+        uid: String,
+    },
+    /// Set or take the leaving label.
+    Label {
+        /// The Node's name.
+        node: String,
+        /// The Node's uid: another Node by this name is not changed.
+        uid: String,
+        /// Whether it shall have the label.
+        is_leaving: bool,
+    },
+}
+
+/// The fields of a Report that change.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Edit {
+    /// The revision that the node shall have.
+    pub revision: Option<String>,
+    /// What the agent may do.
+    pub permit: Option<Permit>,
+    /// What the node must leave alone.
+    pub conflicts: Option<Vec<Conflict>>,
+    /// Told to leave, since when; or (`Some(None)`) told to stay.
+    pub leave: Option<Option<(Leave, Timestamp)>>,
+}
+
+/// What is decided for one NodeBootstrap.
+#[derive(Debug, Default)]
+pub struct Enrolment {
+    /// Writes by step: those of one step may go at once, the steps one after the other.
+    pub steps: [Vec<Write>; 4],
+    /// Nodes that are given up.
+    pub given_up: Vec<String>,
+    /// When to look again although nothing has changed: a node's time to leave will be over.
+    pub look_again: Option<Duration>,
+    /// Nodes that are still leaving.
+    pub leaving: BTreeSet<String>,
+    /// What keeps the rollout.
+    pub hold: Option<Hold>,
+}
+
+const TAKE: usize = 0;
+const CHANGE: usize = 1;
+const GIVE: usize = 2;
+const UNLABEL: usize = 3;
+
+/// Decides. See the module.
+pub fn decide(facts: &Facts<'_>) -> Enrolment {
+    let mut enrolment = Enrolment::default();
+    let mut staying: Vec<(&Node, &Report)> = Vec::new();
+    let mut leaving: Vec<(&Node, &Report)> = Vec::new();
+    let mut keeps_label = BTreeSet::new();
+    let mut has_report = BTreeSet::new();
+
+    for report in facts.reports.iter().map(Arc::as_ref) {
+        let delete = Write::Delete { name: report.name.clone(), uid: report.uid.clone() };
+        let is_ours =
+            report.node_bootstrap == facts.name && names::report(facts.name, &report.node) == report.name;
+        let node =
+            facts.nodes.get(report.node.as_str()).filter(|node| is_ours && node.uid == report.node_uid);
+        let Some(node) = node else {
+            // Of a Node that is gone or was made anew, or nothing that we made: there is nobody to wait for.
+            enrolment.steps[TAKE].push(delete);
+            continue;
+        };
+        let is_selected = !facts.is_ending && selects(facts, node);
+        let has_left = report.leave.is_some()
+            && report.answer_for(node).is_some_and(|one| one.phase == ReportPhase::Left);
+        if has_left {
+            // Also of a node that came back meanwhile: it begins anew on the next pass.
+            enrolment.steps[GIVE].push(delete);
+            has_report.insert(report.node.as_str());
+            continue;
+        }
+        if is_selected {
+            has_report.insert(report.node.as_str());
+            staying.push((node, report));
+            continue;
+        }
+        let since = report.leaving_since.filter(|_| report.leave.is_some()).unwrap_or(facts.now);
+        let allowed = SignedDuration::try_from(facts.leave_timeout).unwrap_or(SignedDuration::MAX);
+        let left = allowed - facts.now.duration_since(since);
+        if left <= SignedDuration::ZERO {
+            enrolment.given_up.push(report.node.clone());
+            enrolment.steps[GIVE].push(delete);
+            continue;
+        }
+        let left = left.unsigned_abs();
+        enrolment.look_again = Some(enrolment.look_again.map_or(left, |other: Duration| other.min(left)));
+        enrolment.leaving.insert(report.node.clone());
+        keeps_label.insert(report.node.as_str());
+        leaving.push((node, report));
+        // While the selector still matches, the DaemonSet keeps the agent there by itself.
+        if !node.labels.contains_key(&names::leaving_label(facts.name)) && !selects(facts, node) {
+            enrolment.steps[TAKE].push(label(node, true));
+        }
+        if report.leave.is_none() {
+            let edit = Edit { leave: Some(Some((Leave::Retain, facts.now))), ..Edit::default() };
+            enrolment.steps[TAKE].push(change(report, edit));
+        }
+    }
+
+    permits(facts, &staying, &leaving, &mut enrolment);
+    join(facts, &has_report, &mut enrolment);
+
+    let leaving_label = names::leaving_label(facts.name);
+    enrolment.steps[UNLABEL].extend(
+        facts
+            .nodes
+            .values()
+            .filter(|node| {
+                node.labels.contains_key(&leaving_label) && !keeps_label.contains(node.name.as_str())
+            })
+            .map(|node| label(node, false)),
+    );
+    enrolment
+}
+
+fn selects(facts: &Facts<'_>, node: &Node) -> bool {
+    facts.spec.is_some_and(|spec| selection::selects(spec, &node.labels))
+}
+
+/// What changes in the Reports of nodes that stay.
+fn permits<'a>(
+    facts: &Facts<'a>,
+    staying: &[(&'a Node, &'a Report)],
+    leaving: &[(&'a Node, &'a Report)],
+    enrolment: &mut Enrolment,
+) {
+    let Some(target) = facts.target else { return };
+    let conflicts_of = |node: &str| facts.conflicts.get(node).map(Vec::as_slice).unwrap_or_default();
+    let seat = |node: &'a Node, report: &'a Report, is_leaving: bool| Seat {
+        node: &report.node,
+        is_control_plane: node.is_control_plane(),
+        is_reachable: is_reachable(node, facts.agents.get(&report.node)),
+        is_leaving,
+        is_blocked: !conflicts_of(&report.node).is_empty(),
+        revision: &report.revision,
+        permit: report.permit,
+        answer: report.answer_for(node),
+    };
+    let seats: Vec<_> = staying
+        .iter()
+        .map(|(node, report)| seat(node, report, false))
+        .chain(leaving.iter().map(|(node, report)| seat(node, report, true)))
+        .collect();
+    let mut rollout = rollout::decide(target, &seats);
+    enrolment.hold = rollout.hold.take();
+
+    for (_, report) in staying {
+        let conflicts = conflicts_of(&report.node);
+        let is_new_conflict = conflicts.iter().any(|conflict| !report.conflicts.contains(conflict));
+        let withdrawn = rollout.withdraw.remove(&report.node);
+        let granted =
+            rollout.grant.as_ref().filter(|(node, _)| *node == report.node).map(|(_, permit)| *permit);
+        // An agent without a conflict that is told of a revision and of one that it conflicts with learns of both in
+        // one write.
+        let step = match (is_new_conflict || withdrawn.is_some(), granted.is_some()) {
+            (true, _) => TAKE,
+            (false, true) => GIVE,
+            (false, false) => CHANGE,
+        };
+        let edit = Edit {
+            revision: (report.revision != target).then(|| target.to_owned()),
+            permit: withdrawn.or(granted),
+            conflicts: (report.conflicts != conflicts).then(|| conflicts.to_vec()),
+            leave: report.leave.is_some().then_some(None),
+        };
+        if edit != Edit::default() {
+            enrolment.steps[step].push(change(report, edit));
+        }
+    }
+}
+
+/// Reports for nodes that have none.
+fn join(facts: &Facts<'_>, has_report: &BTreeSet<&str>, enrolment: &mut Enrolment) {
+    let Some(target) = facts.target.filter(|_| !facts.is_ending) else { return };
+    let new =
+        facts.nodes.values().filter(|node| selects(facts, node) && !has_report.contains(node.name.as_str()));
+    enrolment.steps[CHANGE].extend(new.map(|node| Write::Create {
+        node: node.name.clone(),
+        node_uid: node.uid.clone(),
+        spec: NodeBootstrapReportSpec {
+            node_bootstrap: facts.name.to_owned(),
+            node_name: node.name.clone(),
+            node_uid: node.uid.clone(),
+            revision: target.to_owned(),
+            permit: Permit::default(),
+            conflicts: facts.conflicts.get(&node.name).cloned().unwrap_or_default(),
+            leave: None,
+        },
+    }));
+}
+
+/// Conflicts that are new to the Reports of a younger NodeBootstrap: an older one writes them before its own new
+/// revision goes out. The younger one's own pass takes away those that are over.
+pub fn warn_younger<'a>(
+    younger: &str,
+    conflicts: &BTreeMap<String, Vec<Conflict>>,
+    report_of: impl Fn(&str) -> Option<Arc<Report>> + 'a,
+) -> Vec<Write> {
+    conflicts
+        .iter()
+        .filter_map(|(node, conflicts)| {
+            let report = report_of(&names::report(younger, node))?;
+            let is_new = conflicts.iter().any(|conflict| !report.conflicts.contains(conflict));
+            let edit = Edit { conflicts: Some(conflicts.clone()), ..Edit::default() };
+            is_new.then(|| change(&report, edit))
+        })
+        .collect()
+}
+
+/// Whether a node can answer.
+fn is_reachable(node: &Node, agent: Option<&AgentState>) -> bool {
+    node.ready && matches!(agent, Some(AgentState::Ready | AgentState::Starting))
+}
+
+fn change(report: &Report, edit: Edit) -> Write {
+    Write::Change { name: report.name.clone(), uid: report.uid.clone(), edit }
+}
+
+fn label(node: &Node, is_leaving: bool) -> Write {
+    Write::Label { node: node.name.clone(), uid: node.uid.clone(), is_leaving }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::Answer;
+    use crds::report::Disruption;
+    use std::collections::BTreeMap;
+
+    const TARGET: &str = "nb-2";
+    const NOW: i64 = 10_000;
+
+    fn node(name: &str, labels: &[&str]) -> Node {
+        Node {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            labels: labels
+                .iter()
+                .map(|key| ((*key).to_owned(), String::new()))
+                .chain([(selection::OS_LABEL.to_owned(), "linux".to_owned())])
+                .collect(),
+            ready: true,
+            machine_id: "m".into(),
+        }
+    }
+
+    fn report(node: &str, revision: &str) -> Report {
+        Report {
+            name: format!("nb.{node}"),
+            uid: format!("report-{node}"),
+            created: Timestamp::UNIX_EPOCH,
+            node_bootstrap: "nb".into(),
+            node: node.into(),
+            node_uid: format!("uid-{node}"),
+            revision: revision.into(),
+            permit: Permit::default(),
+            conflicts: Vec::new(),
+            leave: None,
+            leaving_since: None,
+            answer: None,
+        }
+    }
+
+    fn answer(node: &str, phase: ReportPhase) -> Option<Answer> {
+        Some(Answer {
+            phase,
+            revision: TARGET.into(),
+            permit_id: 0,
+            disruption: Disruption::Restart,
+            reason: String::new(),
+            message: String::new(),
+            machine_id: "m".into(),
+            node_uid: format!("uid-{node}"),
+        })
+    }
+
+    struct World {
+        nodes: Vec<Node>,
+        reports: Vec<Report>,
+        is_ending: bool,
+        target: Option<&'static str>,
+        conflicts: BTreeMap<String, Vec<Conflict>>,
+    }
+
+    /// Selects the nodes with the label `pool`.
+    fn spec() -> NodeBootstrapSpec {
+        let requirement = crds::nodebootstrap::LabelRequirement {
+            key: "pool".into(),
+            operator: crds::nodebootstrap::LabelOperator::Exists,
+            values: Vec::new(),
+        };
+        NodeBootstrapSpec {
+            node_selector: Some(crds::nodebootstrap::NodeSelector {
+                match_expressions: vec![requirement],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    impl World {
+        fn new(nodes: Vec<Node>, reports: Vec<Report>) -> Self {
+            Self { nodes, reports, is_ending: false, target: Some(TARGET), conflicts: BTreeMap::new() }
+        }
+
+        fn decide(&self) -> Enrolment {
+            let reports: Vec<_> = self.reports.iter().cloned().map(Arc::new).collect();
+            let nodes = self.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+            let agents = self.nodes.iter().map(|node| (node.name.clone(), AgentState::Ready)).collect();
+            decide(&Facts {
+                name: "nb",
+                spec: Some(&spec()),
+                is_ending: self.is_ending,
+                leave_timeout: Duration::from_secs(600),
+                target: self.target,
+                nodes: &nodes,
+                reports: &reports,
+                agents: &agents,
+                conflicts: &self.conflicts,
+                now: Timestamp::from_second(NOW).unwrap(),
+            })
+        }
+    }
+
+    fn leaving_label() -> String {
+        names::leaving_label("nb")
+    }
+
+    fn delete(node: &str) -> Write {
+        Write::Delete { name: format!("nb.{node}"), uid: format!("report-{node}") }
+    }
+
+    fn edit(node: &str, edit: Edit) -> Write {
+        Write::Change { name: format!("nb.{node}"), uid: format!("report-{node}"), edit }
+    }
+
+    fn label_write(node: &str, is_leaving: bool) -> Write {
+        Write::Label { node: node.into(), uid: format!("uid-{node}"), is_leaving }
+    }
+
+    #[test]
+    fn a_selected_node_joins_and_then_nothing_more_is_written() {
+        let mut world = World::new(vec![node("a", &["pool"]), node("b", &[])], Vec::new());
+        let steps = world.decide().steps;
+        let [take, changes, give, unlabel] = &steps;
+        assert!(take.is_empty() && give.is_empty() && unlabel.is_empty());
+        let [Write::Create { node, spec, .. }] = changes.as_slice() else { panic!("{changes:?}") };
+        assert_eq!((node.as_str(), spec.revision.as_str(), spec.permit), ("a", TARGET, Permit::default()));
+
+        world.reports = vec![report("a", TARGET)];
+        assert_eq!(world.decide().steps, [const { Vec::new() }; 4]);
+    }
+
+    #[test]
+    fn without_a_good_revision_nobody_joins_and_nothing_changes() {
+        let mut world =
+            World::new(vec![node("a", &["pool"]), node("b", &["pool"])], vec![report("a", "nb-1")]);
+        world.target = None;
+        assert_eq!(world.decide().steps, [const { Vec::new() }; 4]);
+    }
+
+    #[test]
+    fn a_new_revision_is_one_write_a_node() {
+        let world = World::new(vec![node("a", &["pool"])], vec![report("a", "nb-1")]);
+        let expected = edit("a", Edit { revision: Some(TARGET.into()), ..Edit::default() });
+        assert_eq!(world.decide().steps[CHANGE], [expected]);
+    }
+
+    #[test]
+    fn a_node_made_anew_gets_a_new_report_and_a_node_that_is_gone_none() {
+        let mut stale = report("a", TARGET);
+        stale.node_uid = "another".into();
+        let world = World::new(vec![node("a", &["pool"])], vec![stale, report("gone", TARGET)]);
+        let steps = world.decide().steps;
+        assert_eq!(steps[TAKE], [delete("a"), delete("gone")]);
+        assert!(matches!(steps[CHANGE].as_slice(), [Write::Create { node, .. }] if node == "a"));
+    }
+
+    #[test]
+    fn a_node_that_lost_the_label_is_told_to_leave_then_forgotten_then_unlabelled() {
+        let mut world = World::new(vec![node("a", &[])], vec![report("a", TARGET)]);
+        let first = world.decide();
+        let told = Edit {
+            leave: Some(Some((Leave::Retain, Timestamp::from_second(NOW).unwrap()))),
+            ..Edit::default()
+        };
+        assert_eq!(first.steps[TAKE], [label_write("a", true), edit("a", told)]);
+        assert_eq!(first.look_again, Some(Duration::from_secs(600)));
+
+        world.nodes = vec![node("a", &[&leaving_label()])];
+        world.reports[0].leave = Some(Leave::Retain);
+        world.reports[0].leaving_since = Some(Timestamp::from_second(NOW - 100).unwrap());
+        let second = world.decide();
+        assert_eq!(second.steps, [const { Vec::new() }; 4], "it waits");
+        assert_eq!(second.look_again, Some(Duration::from_secs(500)));
+
+        world.reports[0].answer = answer("a", ReportPhase::Left);
+        let third = world.decide();
+        assert_eq!(third.steps[GIVE], [delete("a")]);
+        assert_eq!(third.steps[UNLABEL], [label_write("a", false)]);
+        assert!(third.leaving.is_empty() && third.given_up.is_empty());
+
+        world.reports.clear();
+        assert_eq!(world.decide().steps[UNLABEL], [label_write("a", false)], "if we died in between");
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_in_time_is_given_up_also_over_a_restart_of_ours() {
+        let mut silent = report("a", TARGET);
+        silent.leave = Some(Leave::Retain);
+        silent.leaving_since = Some(Timestamp::from_second(NOW - 600).unwrap());
+        let enrolment = World::new(vec![node("a", &[&leaving_label()])], vec![silent]).decide();
+        assert_eq!(enrolment.given_up, ["a"]);
+        assert_eq!(enrolment.steps[GIVE], [delete("a")]);
+        assert_eq!(enrolment.steps[UNLABEL], [label_write("a", false)]);
+    }
+
+    #[test]
+    fn the_word_of_another_machine_is_no_leaving() {
+        let mut told = report("a", TARGET);
+        told.leave = Some(Leave::Retain);
+        told.leaving_since = Some(Timestamp::from_second(NOW).unwrap());
+        told.answer = answer("another", ReportPhase::Left);
+        let enrolment = World::new(vec![node("a", &[&leaving_label()])], vec![told]).decide();
+        assert_eq!(enrolment.steps[GIVE], []);
+        assert_eq!(enrolment.leaving.len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_stays_and_its_label_goes() {
+        let mut told = report("a", TARGET);
+        told.leave = Some(Leave::Retain);
+        told.leaving_since = Some(Timestamp::from_second(NOW - 5).unwrap());
+        let steps = World::new(vec![node("a", &["pool", &leaving_label()])], vec![told]).decide().steps;
+        assert_eq!(steps[CHANGE], [edit("a", Edit { leave: Some(None), ..Edit::default() })]);
+        assert_eq!(steps[UNLABEL], [label_write("a", false)]);
+    }
+
+    #[test]
+    fn at_the_end_all_leave_without_a_label_where_the_selector_still_keeps_the_agent() {
+        let mut world =
+            World::new(vec![node("a", &["pool"]), node("b", &["pool"])], vec![report("a", "nb-1")]);
+        world.is_ending = true;
+        let enrolment = world.decide();
+        assert_eq!(enrolment.steps[TAKE].len(), 1);
+        assert!(matches!(&enrolment.steps[TAKE][0], Write::Change { edit, .. } if edit.leave.is_some()));
+        assert!(enrolment.steps[CHANGE].is_empty(), "neither a revision nor a Report is made any more");
+        world.reports.clear();
+        assert!(world.decide().leaving.is_empty());
+    }
+
+    #[test]
+    fn a_conflict_is_written_before_anything_is_given() {
+        let mut world = World::new(
+            vec![node("a", &["pool"]), node("b", &["pool"])],
+            vec![report("a", "nb-1"), report("b", TARGET)],
+        );
+        world.reports[1].answer = answer("b", ReportPhase::Waiting);
+        let conflict = Conflict { resource: "file /etc/motd".into(), with: "older".into() };
+        world.conflicts = BTreeMap::from([("a".to_owned(), vec![conflict])]);
+        let steps = world.decide().steps;
+        assert!(matches!(&steps[TAKE][..], [Write::Change { name, .. }] if name == "nb.a"));
+        assert!(matches!(&steps[GIVE][..], [Write::Change { name, .. }] if name == "nb.b"));
+        assert!(steps[CHANGE].is_empty());
+    }
+}

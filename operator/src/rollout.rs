@@ -1,0 +1,451 @@
+//! Which node may be disrupted now. In: one seat a node, with what the operator told it and what its agent answered.
+//! Out: the permits that change, and why none is given if none is.
+//!
+//! A new revision goes to all nodes at once with the standing permit `None`. An agent whose plan needs more answers
+//! `Waiting`, and one node at a time gets a permit; the next one only when that agent has answered for that permit.
+//! What an agent has not answered for counts as used: a permit that is taken back may have been begun already.
+
+use std::collections::BTreeMap;
+
+use crds::report::{Disruption, Permit, ReportPhase};
+
+use crate::observed::Answer;
+
+/// One node that has a Report.
+#[derive(Debug, Clone, Copy)]
+pub struct Seat<'a> {
+    /// The Node's name.
+    pub node: &'a str,
+    /// Whether it runs the control plane: such nodes go last.
+    pub is_control_plane: bool,
+    /// Whether it can answer.
+    pub is_reachable: bool,
+    /// Whether it is leaving: it gets nothing more, but what it was given counts until it answers or is gone.
+    pub is_leaving: bool,
+    /// Whether a conflict keeps it from changing anything.
+    pub is_blocked: bool,
+    /// The revision in its Report.
+    pub revision: &'a str,
+    /// The permit in its Report.
+    pub permit: Permit,
+    /// What its agent answered.
+    pub answer: Option<&'a Answer>,
+}
+
+/// What is decided.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rollout {
+    /// Permits to take back, by node. They are written before [`Rollout::grant`].
+    pub withdraw: BTreeMap<String, Permit>,
+    /// The one permit to give.
+    pub grant: Option<(String, Permit)>,
+    /// Why nobody gets a permit although somebody waits for one.
+    pub hold: Option<Hold>,
+}
+
+/// Why nobody gets a permit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// This node failed after its permit: the rollout has stopped.
+    Stopped {
+        /// The Node's name.
+        node: String,
+    },
+    /// This node has the permit and does not answer.
+    Silent {
+        /// The Node's name.
+        node: String,
+    },
+    /// This node has the permit.
+    Busy {
+        /// The Node's name.
+        node: String,
+    },
+}
+
+/// Decides the permits of one NodeBootstrap whose nodes shall have the revision `target`.
+pub fn decide(target: &str, seats: &[Seat<'_>]) -> Rollout {
+    let mut seats: Vec<_> = seats.iter().collect();
+    seats.sort_unstable_by_key(|seat| (seat.is_control_plane, seat.node));
+    let mut rollout = Rollout::default();
+    let mut hold: Option<Hold> = None;
+    for seat in &seats {
+        if let Some(permit) = withdrawal(target, seat) {
+            rollout.withdraw.insert(seat.node.to_owned(), permit);
+        }
+        if let Some(found) = held_by(target, seat) {
+            // A failure outlives all else; of the others the first in order is as good to name as any.
+            let replaces =
+                matches!(found, Hold::Stopped { .. }) && !matches!(hold, Some(Hold::Stopped { .. }));
+            if hold.is_none() || replaces {
+                hold = Some(found);
+            }
+        }
+    }
+    if let Some(next) = seats.iter().find(|seat| waits(target, seat)) {
+        match hold {
+            Some(hold) => rollout.hold = Some(hold),
+            None => {
+                let permit = Permit { id: next.permit.id + 1, disruption: Disruption::Restart };
+                rollout.grant = Some((next.node.to_owned(), permit));
+            }
+        }
+    } else {
+        // Also with nobody waiting a person wants to know that the rollout stands.
+        rollout.hold = hold;
+    }
+    rollout
+}
+
+/// The permit that is left to a node when its own is done, or must not be used any more.
+fn withdrawal(target: &str, seat: &Seat<'_>) -> Option<Permit> {
+    if seat.permit.disruption == Disruption::None || seat.is_leaving {
+        return None;
+    }
+    let is_over = seat.revision != target || seat.is_blocked;
+    match answered(seat) {
+        Some(ReportPhase::Ready) => Some(Permit { disruption: Disruption::None, ..seat.permit }),
+        Some(_) if is_over => Some(Permit { disruption: Disruption::None, ..seat.permit }),
+        // It may have been begun, so the permit's id rises: until the agent has seen that id, the node is busy.
+        None if is_over => Some(Permit { id: seat.permit.id + 1, disruption: Disruption::None }),
+        // A node that failed keeps its permit, so that it can mend itself.
+        Some(_) | None => None,
+    }
+}
+
+/// Whether, and how, a node keeps all others from being disrupted.
+fn held_by(target: &str, seat: &Seat<'_>) -> Option<Hold> {
+    let node = seat.node.to_owned();
+    let is_settled = if seat.permit.disruption == Disruption::None {
+        // Taken back: the agent has seen it, or has gone on to what was written together with it.
+        seat.permit.id == 0
+            || seat
+                .answer
+                .is_some_and(|answer| answer.permit_id == seat.permit.id || answer.revision == seat.revision)
+    } else {
+        answered(seat).is_some()
+    };
+    if !is_settled {
+        return Some(if seat.is_reachable { Hold::Busy { node } } else { Hold::Silent { node } });
+    }
+    let has_failed = answered(seat) == Some(ReportPhase::Failed)
+        && seat.permit.disruption > Disruption::None
+        && seat.revision == target
+        && !seat.is_leaving
+        && !seat.is_blocked;
+    has_failed.then_some(Hold::Stopped { node })
+}
+
+/// What the agent answered for the permit that it has, if that is an end of it.
+fn answered(seat: &Seat<'_>) -> Option<ReportPhase> {
+    let answer = seat.answer?;
+    let is_for_it = answer.permit_id == seat.permit.id && answer.revision == seat.revision;
+    match answer.phase {
+        ReportPhase::Ready | ReportPhase::Failed if is_for_it => Some(answer.phase),
+        // One that has left is done with whatever it was given.
+        ReportPhase::Left => Some(ReportPhase::Left),
+        ReportPhase::Ready | ReportPhase::Failed | ReportPhase::Applying | ReportPhase::Waiting => None,
+    }
+}
+
+fn waits(target: &str, seat: &Seat<'_>) -> bool {
+    seat.is_reachable
+        && !seat.is_leaving
+        && !seat.is_blocked
+        && seat.revision == target
+        && seat.permit.disruption == Disruption::None
+        && seat.answer.is_some_and(|answer| {
+            answer.phase == ReportPhase::Waiting
+                && answer.revision == target
+                && answer.disruption > Disruption::None
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What an agent does with a plan of one revision.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Fate {
+        /// Nothing is disturbed.
+        Quiet,
+        /// A restart is needed and works.
+        Restarts,
+        /// A restart is needed and fails.
+        Breaks,
+    }
+
+    /// A node, its Report and its agent, as the real ones behave.
+    #[derive(Debug, Clone)]
+    struct Sim {
+        name: String,
+        is_control_plane: bool,
+        is_reachable: bool,
+        fates: Vec<Fate>,
+        revision: usize,
+        permit: Permit,
+        answer: Option<Answer>,
+        /// The revision and permit that the agent is disrupting the node under.
+        disrupting: Option<(usize, i64)>,
+    }
+
+    impl Sim {
+        fn answer(&mut self, phase: ReportPhase, revision: usize, permit_id: i64) {
+            let disruption =
+                if phase == ReportPhase::Waiting { Disruption::Restart } else { Disruption::None };
+            self.answer = Some(Answer {
+                phase,
+                revision: revision.to_string(),
+                permit_id,
+                disruption,
+                reason: String::new(),
+                message: String::new(),
+                machine_id: String::new(),
+                node_uid: String::new(),
+            });
+        }
+
+        fn step(&mut self) {
+            if !self.is_reachable {
+                return;
+            }
+            if let Some((revision, id)) = self.disrupting.take() {
+                let phase = match self.fates[revision] {
+                    Fate::Breaks => ReportPhase::Failed,
+                    Fate::Quiet | Fate::Restarts => ReportPhase::Ready,
+                };
+                self.answer(phase, revision, id);
+                return;
+            }
+            // A fresh read of the Report.
+            let (revision, permit) = (self.revision, self.permit);
+            let is_done = self.answer.as_ref().is_some_and(|answer| {
+                answer.revision == revision.to_string()
+                    && matches!(answer.phase, ReportPhase::Ready | ReportPhase::Failed)
+            });
+            match self.fates[revision] {
+                Fate::Quiet => self.answer(ReportPhase::Ready, revision, permit.id),
+                // What was applied once needs no restart again.
+                Fate::Restarts | Fate::Breaks if is_done => {
+                    let phase = self.answer.as_ref().unwrap().phase;
+                    self.answer(phase, revision, permit.id);
+                }
+                Fate::Restarts | Fate::Breaks if permit.disruption == Disruption::Restart => {
+                    self.disrupting = Some((revision, permit.id));
+                }
+                Fate::Restarts | Fate::Breaks => self.answer(ReportPhase::Waiting, revision, permit.id),
+            }
+        }
+
+        fn is_ready_at(&self, revision: usize) -> bool {
+            self.answer.as_ref().is_some_and(|answer| {
+                answer.phase == ReportPhase::Ready && answer.revision == revision.to_string()
+            })
+        }
+    }
+
+    fn operate(nodes: &mut [Sim], target: usize) -> Rollout {
+        let revisions: Vec<_> = nodes.iter().map(|sim| sim.revision.to_string()).collect();
+        let seats: Vec<_> = nodes
+            .iter()
+            .zip(&revisions)
+            .map(|(sim, revision)| Seat {
+                node: &sim.name,
+                is_control_plane: sim.is_control_plane,
+                is_reachable: sim.is_reachable,
+                is_leaving: false,
+                is_blocked: false,
+                revision,
+                permit: sim.permit,
+                answer: sim.answer.as_ref(),
+            })
+            .collect();
+        let rollout = decide(&target.to_string(), &seats);
+        for sim in nodes.iter_mut() {
+            sim.revision = target;
+            if let Some(permit) = rollout.withdraw.get(&sim.name) {
+                sim.permit = *permit;
+            }
+            if let Some((node, permit)) = &rollout.grant
+                && *node == sim.name
+            {
+                sim.permit = *permit;
+            }
+        }
+        rollout
+    }
+
+    fn at_most_one(nodes: &[Sim]) -> Result<(), TestCaseError> {
+        let permitted = nodes
+            .iter()
+            .filter(|sim| {
+                sim.permit.disruption > Disruption::None && {
+                    // A permit whose end was answered is used up, even before it is taken back.
+                    let answer = sim.answer.as_ref();
+                    !answer.is_some_and(|answer| {
+                        answer.permit_id == sim.permit.id
+                            && matches!(answer.phase, ReportPhase::Ready | ReportPhase::Failed)
+                    })
+                }
+            })
+            .count();
+        let disrupted = nodes.iter().filter(|sim| sim.disrupting.is_some()).count();
+        prop_assert!(permitted <= 1, "{permitted} permits: {nodes:#?}");
+        prop_assert!(disrupted <= 1, "{disrupted} disrupted: {nodes:#?}");
+        Ok(())
+    }
+
+    fn fate() -> impl Strategy<Value = Fate> + Clone {
+        prop_oneof![3 => Just(Fate::Restarts), 1 => Just(Fate::Quiet), 1 => Just(Fate::Breaks)]
+    }
+
+    fn sims(fate: impl Strategy<Value = Fate> + Clone + 'static) -> impl Strategy<Value = Vec<Sim>> {
+        let one = (any::<bool>(), prop::collection::vec(fate, 4));
+        prop::collection::vec(one, 1..6).prop_map(|drawn| {
+            drawn
+                .into_iter()
+                .enumerate()
+                .map(|(index, (is_control_plane, fates))| Sim {
+                    name: format!("n{index}"),
+                    is_control_plane,
+                    is_reachable: true,
+                    fates,
+                    revision: 0,
+                    permit: Permit::default(),
+                    answer: None,
+                    disrupting: None,
+                })
+                .collect()
+        })
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Operator,
+        Agent(usize),
+        Edit,
+        Lose(usize),
+        Return(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let one = prop_oneof![
+            6 => Just(Step::Operator),
+            12 => (0..6usize).prop_map(Step::Agent),
+            1 => Just(Step::Edit),
+            1 => (0..6usize).prop_map(Step::Lose),
+            2 => (0..6usize).prop_map(Step::Return),
+        ];
+        prop::collection::vec(one, 0..120)
+    }
+
+    proptest! {
+        #[test]
+        fn never_two_nodes_are_disrupted_whatever_comes_between(mut nodes in sims(fate()), steps in steps()) {
+            let mut target = 0;
+            for step in steps {
+                let count = nodes.len();
+                match step {
+                    Step::Operator => { operate(&mut nodes, target); }
+                    Step::Agent(index) => nodes[index % count].step(),
+                    Step::Edit => target = (target + 1).min(3),
+                    Step::Lose(index) => nodes[index % count].is_reachable = false,
+                    Step::Return(index) => nodes[index % count].is_reachable = true,
+                }
+                at_most_one(&nodes)?;
+            }
+        }
+
+        #[test]
+        fn with_agents_that_do_their_part_every_node_ends_ready_in_order(
+            mut nodes in sims(prop_oneof![Just(Fate::Restarts), Just(Fate::Quiet)]),
+        ) {
+            let mut granted = Vec::new();
+            for _ in 0..nodes.len() * 6 + 6 {
+                granted.extend(operate(&mut nodes, 1).grant.map(|(node, _)| node));
+                at_most_one(&nodes)?;
+                nodes.iter_mut().for_each(Sim::step);
+            }
+            let rollout = operate(&mut nodes, 1);
+            prop_assert!(nodes.iter().all(|sim| sim.is_ready_at(1)), "{nodes:#?}");
+            prop_assert!(nodes.iter().all(|sim| sim.permit.disruption == Disruption::None));
+            prop_assert_eq!(rollout, Rollout::default());
+            let mut expected: Vec<_> = nodes.iter().filter(|sim| sim.fates[1] == Fate::Restarts).collect();
+            expected.sort_by_key(|sim| (sim.is_control_plane, &sim.name));
+            prop_assert_eq!(granted, expected.iter().map(|sim| sim.name.clone()).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_node_that_fails_after_its_permit_stops_it_until_the_spec_changes(mut nodes in sims(Just(Fate::Restarts))) {
+            for sim in &mut nodes {
+                sim.is_control_plane = false;
+            }
+            nodes[0].fates[1] = Fate::Breaks;
+            for _ in 0..nodes.len() * 6 + 6 {
+                operate(&mut nodes, 1);
+                nodes.iter_mut().for_each(Sim::step);
+            }
+            let rollout = operate(&mut nodes, 1);
+            prop_assert_eq!(rollout.hold, Some(Hold::Stopped { node: "n0".to_owned() }));
+            prop_assert!(nodes[1..].iter().all(|sim| sim.permit == Permit::default()));
+
+            for _ in 0..nodes.len() * 6 + 6 {
+                operate(&mut nodes, 2);
+                at_most_one(&nodes)?;
+                nodes.iter_mut().for_each(Sim::step);
+            }
+            prop_assert!(nodes.iter().all(|sim| sim.is_ready_at(2)), "{nodes:#?}");
+        }
+    }
+
+    fn answer(phase: ReportPhase, permit_id: i64) -> Answer {
+        Answer {
+            phase,
+            revision: "r".into(),
+            permit_id,
+            disruption: Disruption::Restart,
+            reason: String::new(),
+            message: String::new(),
+            machine_id: String::new(),
+            node_uid: String::new(),
+        }
+    }
+
+    fn seat<'a>(node: &'a str, permit: Permit, answer: Option<&'a Answer>) -> Seat<'a> {
+        Seat {
+            node,
+            is_control_plane: false,
+            is_reachable: true,
+            is_leaving: false,
+            is_blocked: false,
+            revision: "r",
+            permit,
+            answer,
+        }
+    }
+
+    #[test]
+    fn a_silent_node_gets_no_permit_and_one_that_has_it_is_named() {
+        let waiting = answer(ReportPhase::Waiting, 0);
+        let silent = Seat { is_reachable: false, ..seat("a", Permit::default(), Some(&waiting)) };
+        let other = seat("b", Permit::default(), Some(&waiting));
+        assert_eq!(decide("r", &[silent, other]).grant.unwrap().0, "b");
+        let holder = Seat { permit: Permit { id: 1, disruption: Disruption::Restart }, ..silent };
+        let rollout = decide("r", &[holder, other]);
+        assert_eq!((rollout.grant, rollout.hold), (None, Some(Hold::Silent { node: "a".into() })));
+    }
+
+    #[test]
+    fn a_leaving_node_that_has_the_permit_counts_until_it_has_left() {
+        let waiting = answer(ReportPhase::Waiting, 0);
+        let left = answer(ReportPhase::Left, 0);
+        let permit = Permit { id: 1, disruption: Disruption::Restart };
+        let leaving = Seat { is_leaving: true, ..seat("a", permit, Some(&waiting)) };
+        let other = seat("b", Permit::default(), Some(&waiting));
+        assert_eq!(decide("r", &[leaving, other]).hold, Some(Hold::Busy { node: "a".into() }));
+        let gone = Seat { answer: Some(&left), ..leaving };
+        assert_eq!(decide("r", &[gone, other]).grant.unwrap().0, "b");
+    }
+}

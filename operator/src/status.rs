@@ -1,0 +1,793 @@
+//! The status of a NodeBootstrap. In: its nodes with what their agents answered, what stands in the way, and the status
+//! before. Out: the status now, bounded however many nodes there are, the same in whatever order they come, and
+//! without a "now" in it: a second pass over the same facts gives the same status.
+
+use crds::NodeBootstrapStatus;
+use crds::nodebootstrap::{MAX_RESULTS, NodeCounts, NodePhase, NodeResult};
+use crds::report::{Disruption, ReportPhase};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::observed::{AgentState, Node, Report};
+use crate::rollout::Hold;
+
+/// Condition: every selected node that can be reached has the target revision, proven.
+pub const READY: &str = "Ready";
+/// Condition: something is under way.
+pub const RECONCILING: &str = "Reconciling";
+/// Condition: nothing moves until a person does something.
+pub const STALLED: &str = "Stalled";
+
+/// Reason: an older NodeBootstrap has what this one wants too.
+pub const CONFLICT: &str = "Conflict";
+
+/// How many nodes may be unreachable without Ready becoming False, until a budget can be given.
+const MAX_UNREACHABLE: usize = 1;
+/// The most characters of a message.
+pub const MAX_MESSAGE: usize = 512;
+/// The most characters of a reason in a node's result; conditions take up to 1024.
+const MAX_REASON: usize = 64;
+/// The most characters of a revision's name: those of a NodeBootstrap's, a dash and the hash.
+const MAX_REVISION: usize = 80;
+/// How many nodes a message names.
+const NAMED: usize = 3;
+
+/// One selected node.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// The Node.
+    pub node: &'a Node,
+    /// Its Report, if there is one for this very Node.
+    pub report: Option<&'a Report>,
+    /// Its agent's pod.
+    pub agent: &'a AgentState,
+}
+
+/// Something that keeps the operator itself from doing its part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The cause in one word.
+    pub reason: String,
+    /// The cause in one line, with the remedy.
+    pub message: String,
+    /// Whether only a person can help; else it is tried again.
+    pub is_stalled: bool,
+}
+
+/// What a status is made from.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// The generation that was looked at.
+    pub generation: i64,
+    /// The revision that the nodes shall have; `None` if there has never been a good one.
+    pub target: Option<&'a str>,
+    /// Every selected node, in any order.
+    pub members: &'a [Member<'a>],
+    /// What keeps the operator from doing its part.
+    pub problem: Option<Problem>,
+    /// What keeps the rollout.
+    pub hold: Option<&'a Hold>,
+    /// The status before.
+    pub before: &'a NodeBootstrapStatus,
+    /// Used only where a condition changes.
+    pub now: Timestamp,
+}
+
+/// What is said in a condition.
+struct Word {
+    is_true: bool,
+    reason: String,
+    message: String,
+}
+
+impl Word {
+    fn new(is_true: bool, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { is_true, reason: reason.into(), message: message.into() }
+    }
+}
+
+/// Folds the facts into a status.
+pub fn fold(facts: &Facts<'_>) -> NodeBootstrapStatus {
+    let mut results: Vec<_> =
+        facts.members.iter().map(|member| (result(member, facts), joined_later(member, facts))).collect();
+    results.sort_by(|(a, _), (b, _)| (a.phase, &a.node).cmp(&(b.phase, &b.node)));
+    let counts = count(&results, facts);
+    let all = results.iter().map(|(result, _)| result);
+    let is_proven = facts.target.is_some()
+        && counts.ready > 0
+        && counts.ready + counts.unreachable == counts.selected
+        && counts.unreachable as usize <= MAX_UNREACHABLE;
+    let ready = ready(facts, &results, counts);
+    let stalled = stalled(facts, all.clone());
+    let reconciling = reconciling(facts, all.clone(), counts, &stalled);
+    let condition = |type_: &str, word: Word| condition(facts, type_, word);
+    NodeBootstrapStatus {
+        observed_generation: Some(facts.generation),
+        update_revision: facts.target.map(ToOwned::to_owned),
+        current_revision: if is_proven {
+            facts.target.map(ToOwned::to_owned)
+        } else {
+            facts.before.current_revision.clone()
+        },
+        nodes: counts,
+        conditions: vec![
+            condition(READY, ready),
+            condition(RECONCILING, reconciling),
+            condition(STALLED, stalled),
+        ],
+        results: results.into_iter().take(MAX_RESULTS).map(|(result, _)| result).collect(),
+    }
+}
+
+/// The status of a NodeBootstrap that is being deleted: what was known of its nodes stays, and its conditions say whom
+/// it waits for.
+pub fn fold_leaving(
+    generation: i64,
+    before: &NodeBootstrapStatus,
+    mut waiting_for: Vec<&str>,
+    timeout: std::time::Duration,
+    problem: Option<&Problem>,
+    now: Timestamp,
+) -> NodeBootstrapStatus {
+    waiting_for.sort_unstable();
+    let message = match (problem, waiting_for.len()) {
+        (Some(problem), _) => problem.message.clone(),
+        (None, 0) => "all nodes have left".to_owned(),
+        (None, count) => format!(
+            "{} to leave; given up {}s after being told",
+            named(&waiting_for, count, "has", "have"),
+            timeout.as_secs()
+        ),
+    };
+    let facts = Facts { generation, target: None, members: &[], problem: None, hold: None, before, now };
+    let reason = "Leaving";
+    NodeBootstrapStatus {
+        observed_generation: Some(generation),
+        conditions: vec![
+            condition(&facts, READY, Word::new(false, reason, message.clone())),
+            condition(&facts, RECONCILING, Word::new(true, reason, message)),
+            condition(&facts, STALLED, Word::new(false, reason, "")),
+        ],
+        ..before.clone()
+    }
+}
+
+/// The status of a NodeBootstrap that cannot be read: its nodes stay as they are, and so does what is known of them.
+pub fn fold_malformed(
+    generation: i64,
+    before: &NodeBootstrapStatus,
+    error: &str,
+    now: Timestamp,
+) -> NodeBootstrapStatus {
+    let message = format!("the spec cannot be read: {error}: correct it; the nodes stay as they are");
+    let facts = Facts { generation, target: None, members: &[], problem: None, hold: None, before, now };
+    let reason = "InvalidSpec";
+    NodeBootstrapStatus {
+        observed_generation: Some(generation),
+        conditions: vec![
+            condition(&facts, READY, Word::new(false, reason, message.clone())),
+            condition(&facts, RECONCILING, Word::new(false, reason, "")),
+            condition(&facts, STALLED, Word::new(true, reason, message)),
+        ],
+        ..before.clone()
+    }
+}
+
+fn result(member: &Member<'_>, facts: &Facts<'_>) -> NodeResult {
+    let Member { node, report, agent } = *member;
+    let answer = report.and_then(|report| report.answer_for(node));
+    let blank = NodeResult {
+        node: node.name.clone(),
+        phase: NodePhase::Pending,
+        revision: answer.map(|answer| clip(&answer.revision, MAX_REVISION)).filter(|name| !name.is_empty()),
+        reason: String::new(),
+        message: String::new(),
+    };
+    let with = |phase: NodePhase, reason: &str, message: &str| NodeResult {
+        phase,
+        reason: clip(reason, MAX_REASON),
+        message: clip(message, MAX_MESSAGE),
+        ..blank.clone()
+    };
+
+    if !node.ready {
+        return with(NodePhase::Unreachable, "NodeNotReady", "the Node is not Ready; goes on when it is");
+    }
+    if let Some(conflict) = report.and_then(|report| report.conflicts.first()) {
+        let more = report.map_or(0, |report| report.conflicts.len() - 1);
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        let message = format!(
+            "{} belongs to NodeBootstrap {}, which is older{more}: take it out of one of the two; nothing is changed until then",
+            conflict.resource, conflict.with
+        );
+        return with(NodePhase::Failed, CONFLICT, &message);
+    }
+    let Some((report, answer)) = report.zip(answer) else {
+        return match agent {
+            AgentState::Down(reason) => with(
+                NodePhase::Pending,
+                reason,
+                "the agent's pod cannot start: look at it with kubectl describe",
+            ),
+            AgentState::Ready | AgentState::Starting | AgentState::Absent => {
+                with(NodePhase::Pending, "AgentStarting", "the agent starts")
+            }
+        };
+    };
+    match agent {
+        AgentState::Down(reason) => {
+            return with(
+                NodePhase::Unreachable,
+                "AgentNotReady",
+                &format!("the agent's pod is not Ready ({reason}); goes on when it is"),
+            );
+        }
+        AgentState::Absent => {
+            return with(
+                NodePhase::Unreachable,
+                "AgentNotReady",
+                "the agent's pod is gone; goes on when it is back",
+            );
+        }
+        AgentState::Ready | AgentState::Starting => {}
+    }
+    if facts.target != Some(answer.revision.as_str()) {
+        return with(NodePhase::Updating, "NewRevision", "the agent has the new revision to look at");
+    }
+    match answer.phase {
+        ReportPhase::Ready => with(NodePhase::Ready, &answer.reason, ""),
+        ReportPhase::Failed => with(NodePhase::Failed, &answer.reason, &answer.message),
+        ReportPhase::Waiting if report.permit.disruption > Disruption::None => {
+            with(NodePhase::Updating, "Permitted", &answer.message)
+        }
+        ReportPhase::Waiting => with(NodePhase::Pending, "WaitsForTurn", &answer.message),
+        // An agent that tries again has not succeeded yet: its failure stands until it has, or there is something new
+        // to try. So neither conditions nor Events go back and forth with each attempt.
+        ReportPhase::Applying => facts
+            .before
+            .results
+            .iter()
+            .find(|before| {
+                before.node == node.name
+                    && before.phase == NodePhase::Failed
+                    && before.revision.as_deref() == facts.target
+                    && before.reason != CONFLICT
+            })
+            .cloned()
+            .unwrap_or_else(|| with(NodePhase::Updating, &answer.reason, &answer.message)),
+        ReportPhase::Left => with(NodePhase::Updating, "Returned", "the node has come back"),
+    }
+}
+
+/// Whether a node came after all the others had been proven at this revision, and is not done yet. Its Report is then
+/// younger than the condition.
+fn joined_later(member: &Member<'_>, facts: &Facts<'_>) -> bool {
+    let was_ready = find(facts.before, READY).filter(|condition| condition.status == "True");
+    let is_same_revision = facts.target.is_some() && facts.before.current_revision.as_deref() == facts.target;
+    is_same_revision
+        && was_ready.is_some_and(|condition| {
+            member.report.is_none_or(|report| report.created > condition.last_transition_time.0)
+        })
+}
+
+fn count(results: &[(NodeResult, bool)], facts: &Facts<'_>) -> NodeCounts {
+    let of = |phase: NodePhase| results.iter().filter(|(result, _)| result.phase == phase).count() as u32;
+    let updated = facts
+        .members
+        .iter()
+        .filter(|member| {
+            let answer = member.report.and_then(|report| report.answer_for(member.node));
+            answer.is_some_and(|answer| {
+                answer.phase == ReportPhase::Ready && facts.target == Some(answer.revision.as_str())
+            })
+        })
+        .count() as u32;
+    NodeCounts {
+        selected: results.len() as u32,
+        updated,
+        updating: of(NodePhase::Updating),
+        pending: of(NodePhase::Pending),
+        ready: of(NodePhase::Ready),
+        failed: of(NodePhase::Failed),
+        unreachable: of(NodePhase::Unreachable),
+    }
+}
+
+fn ready(facts: &Facts<'_>, results: &[(NodeResult, bool)], counts: NodeCounts) -> Word {
+    if let Some(problem) = &facts.problem {
+        return Word::new(false, problem.reason.clone(), problem.message.clone());
+    }
+    let NodeCounts { selected, ready, failed, unreachable, .. } = counts;
+    if selected == 0 {
+        return Word::new(true, "NoNodes", "no node matches the selector");
+    }
+    let Some(target) = facts.target else {
+        return Word::new(false, "Progressing", "the first revision is being made");
+    };
+    let of = |phase: NodePhase| -> Vec<&str> {
+        results.iter().filter(|(one, _)| one.phase == phase).map(|(one, _)| one.node.as_str()).collect()
+    };
+    if let Some((worst, _)) = results.first().filter(|(worst, _)| worst.phase == NodePhase::Failed) {
+        let reason = if worst.reason == CONFLICT { CONFLICT } else { "NodesFailed" };
+        let tail = format!(" ({failed} of {selected} {} failed)", plural(selected as usize, "node", "nodes"));
+        let message = if worst.message.is_empty() { &worst.reason } else { &worst.message };
+        return Word::new(false, reason, with_tail(&format!("{}: {message}", worst.node), &tail));
+    }
+    let silent = of(NodePhase::Unreachable);
+    if silent.len() > MAX_UNREACHABLE {
+        let message = format!(
+            "{ready} of {selected} nodes ready; {}",
+            named(&silent, unreachable as usize, "does not answer", "do not answer")
+        );
+        return Word::new(false, "NodesUnreachable", message);
+    }
+    // What is not done yet; of these, only nodes that were there when Ready became True make it False.
+    let undone = |only_old: bool| -> Vec<&NodeResult> {
+        let is_undone = |one: &NodeResult| matches!(one.phase, NodePhase::Pending | NodePhase::Updating);
+        results
+            .iter()
+            .filter(|(one, later)| is_undone(one) && !(only_old && *later))
+            .map(|(one, _)| one)
+            .collect()
+    };
+    let also_silent = if silent.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", named(&silent, silent.len(), "does not answer", "do not answer"))
+    };
+    if undone(true).is_empty() {
+        let done = format!("{ready} of {selected} nodes run {target}");
+        let later = undone(false);
+        if later.is_empty() && ready == 0 {
+            return Word::new(false, "NodesUnreachable", format!("no node is ready{also_silent}"));
+        }
+        let names: Vec<_> = later.iter().map(|one| one.node.as_str()).collect();
+        let joined = if names.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "; {}",
+                named(
+                    &names,
+                    names.len(),
+                    "has joined and is being set up",
+                    "have joined and are being set up"
+                )
+            )
+        };
+        return Word::new(true, "NodesReady", format!("{done}{joined}{also_silent}"));
+    }
+    let held = match facts.hold {
+        Some(Hold::Silent { node }) => {
+            format!("; {node} may be restarting something and does not answer: the others wait for it")
+        }
+        Some(Hold::Stopped { .. } | Hold::Busy { .. }) | None => String::new(),
+    };
+    let what = activity(&undone(false));
+    Word::new(false, "Progressing", format!("{ready} of {selected} nodes ready; {what}{also_silent}{held}"))
+}
+
+/// What happens on nodes that are not done, in words.
+fn activity(undone: &[&NodeResult]) -> String {
+    let of = |is: &dyn Fn(&NodeResult) -> bool| -> Vec<&str> {
+        undone.iter().filter(|one| is(one)).map(|one| one.node.as_str()).collect()
+    };
+    let parts = [
+        (of(&|one| one.phase == NodePhase::Updating), "is being changed", "are being changed"),
+        (of(&|one| one.reason == "WaitsForTurn"), "waits for its turn", "wait for their turn"),
+        (
+            of(&|one| one.phase == NodePhase::Pending && one.reason == "AgentStarting"),
+            "waits for its agent to start",
+            "wait for their agents to start",
+        ),
+        (
+            of(&|one| {
+                one.phase == NodePhase::Pending
+                    && !["AgentStarting", "WaitsForTurn"].contains(&one.reason.as_str())
+            }),
+            "cannot start its agent",
+            "cannot start their agents",
+        ),
+    ];
+    let said: Vec<_> = parts
+        .iter()
+        .filter(|(nodes, _, _)| !nodes.is_empty())
+        .map(|(nodes, one, many)| {
+            let why = undone.iter().find(|result| nodes.first() == Some(&result.node.as_str()));
+            let reason = why.map(|result| result.reason.as_str()).unwrap_or_default();
+            let tail = if one.starts_with("cannot") { format!(" ({reason})") } else { String::new() };
+            format!("{}{tail}", named(nodes, nodes.len(), one, many))
+        })
+        .collect();
+    said.join("; ")
+}
+
+fn stalled<'a>(facts: &Facts<'_>, mut results: impl Iterator<Item = &'a NodeResult>) -> Word {
+    if let Some(problem) = facts.problem.as_ref().filter(|problem| problem.is_stalled) {
+        return Word::new(true, problem.reason.clone(), problem.message.clone());
+    }
+    if let Some(Hold::Stopped { node }) = facts.hold {
+        let message = format!(
+            "{node} failed after it was allowed to restart something: no other node is restarted until it is ready or the spec changes"
+        );
+        return Word::new(true, "RolloutStopped", message);
+    }
+    match results.find(|one| one.reason == CONFLICT) {
+        Some(one) => Word::new(true, CONFLICT, format!("{}: {}", one.node, one.message)),
+        None => Word::new(false, "Moving", ""),
+    }
+}
+
+fn reconciling<'a>(
+    facts: &Facts<'_>,
+    results: impl Iterator<Item = &'a NodeResult> + Clone,
+    counts: NodeCounts,
+    stalled: &Word,
+) -> Word {
+    if let Some(problem) = facts.problem.as_ref().filter(|problem| !problem.is_stalled) {
+        return Word::new(true, problem.reason.clone(), problem.message.clone());
+    }
+    if stalled.is_true {
+        return Word::new(false, "Stalled", "");
+    }
+    let undone: Vec<_> =
+        results.filter(|one| matches!(one.phase, NodePhase::Pending | NodePhase::Updating)).collect();
+    if !undone.is_empty() {
+        return Word::new(true, "Progressing", activity(&undone));
+    }
+    if counts.failed > 0 {
+        return Word::new(true, "Retrying", "the agents try again by themselves");
+    }
+    Word::new(false, "Done", "")
+}
+
+/// A condition; its time is that of its last change of status.
+fn condition(facts: &Facts<'_>, type_: &str, word: Word) -> Condition {
+    let status = if word.is_true { "True" } else { "False" };
+    let since = find(facts.before, type_)
+        .filter(|before| before.status == status)
+        .map_or(Time(whole_seconds(facts.now)), |before| before.last_transition_time.clone());
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: word.reason,
+        message: clip(&word.message, MAX_MESSAGE),
+        observed_generation: Some(facts.generation),
+        last_transition_time: since,
+    }
+}
+
+/// The API server keeps whole seconds; more would look like a difference on the next pass.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// A condition by its type.
+pub fn find<'a>(status: &'a NodeBootstrapStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// "a does", "a, b and c do", "a, b, c and 7 more do".
+fn named(nodes: &[&str], total: usize, one: &str, many: &str) -> String {
+    let shown = &nodes[..nodes.len().min(NAMED)];
+    let names = match (shown, total.saturating_sub(shown.len())) {
+        ([], _) => return format!("{total} {many}"),
+        ([only], 0) => return format!("{only} {one}"),
+        ([first @ .., last], 0) => format!("{} and {last}", first.join(", ")),
+        (_, rest) => format!("{} and {rest} more", shown.join(", ")),
+    };
+    format!("{names} {many}")
+}
+
+fn plural(count: usize, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
+}
+
+/// A message whose end is kept where it must be cut.
+fn with_tail(text: &str, tail: &str) -> String {
+    let room = MAX_MESSAGE.saturating_sub(tail.chars().count());
+    format!("{}{tail}", clip(text, room))
+}
+
+/// Cuts to one line of at most `max` characters, and of at most `max` bytes as JSON writes them.
+pub fn clip(text: &str, max: usize) -> String {
+    let mut bytes = 0;
+    let mut out = String::new();
+    let one_line = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+    for character in one_line {
+        let written = match character {
+            '"' | '\\' => 2,
+            other => other.len_utf8(),
+        };
+        if bytes + written > max {
+            // An ellipsis takes three bytes: make room for it.
+            while bytes + '…'.len_utf8() > max {
+                let Some(last) = out.pop() else { return out };
+                bytes -= if matches!(last, '"' | '\\') { 2 } else { last.len_utf8() };
+            }
+            out.push('…');
+            return out;
+        }
+        bytes += written;
+        out.push(character);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::Answer;
+    use crds::report::{Conflict, Permit};
+    use proptest::prelude::*;
+
+    const TARGET: &str = "workers-1";
+
+    fn time(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn node(name: &str) -> Node {
+        Node { name: name.into(), uid: format!("uid-{name}"), ready: true, ..Node::default() }
+    }
+
+    fn report(node: &Node, phase: ReportPhase, message: &str) -> Report {
+        Report {
+            name: format!("workers.{}", node.name),
+            uid: String::new(),
+            created: time(100),
+            node_bootstrap: "workers".into(),
+            node: node.name.clone(),
+            node_uid: node.uid.clone(),
+            revision: TARGET.into(),
+            permit: Permit::default(),
+            conflicts: Vec::new(),
+            leave: None,
+            leaving_since: None,
+            answer: Some(Answer {
+                phase,
+                revision: TARGET.into(),
+                permit_id: 0,
+                disruption: Disruption::None,
+                reason: String::new(),
+                message: message.into(),
+                machine_id: String::new(),
+                node_uid: node.uid.clone(),
+            }),
+        }
+    }
+
+    /// One node of a small cluster: its name, and what its agent says.
+    fn cluster(phases: &[(&str, ReportPhase, &str)]) -> Vec<(Node, Report, AgentState)> {
+        phases
+            .iter()
+            .map(|(name, phase, message)| {
+                let node = node(name);
+                let report = report(&node, *phase, message);
+                (node, report, AgentState::Ready)
+            })
+            .collect()
+    }
+
+    fn fold_of(
+        cluster: &[(Node, Report, AgentState)],
+        before: &NodeBootstrapStatus,
+        now: i64,
+    ) -> NodeBootstrapStatus {
+        let members: Vec<_> = cluster
+            .iter()
+            .map(|(node, report, agent)| Member { node, report: Some(report), agent })
+            .collect();
+        fold(&Facts {
+            generation: 1,
+            target: Some(TARGET),
+            members: &members,
+            problem: None,
+            hold: None,
+            before,
+            now: time(now),
+        })
+    }
+
+    fn ready_of(status: &NodeBootstrapStatus) -> (String, String, String) {
+        let ready = find(status, READY).unwrap();
+        (ready.status.clone(), ready.reason.clone(), ready.message.clone())
+    }
+
+    fn expect(status: &NodeBootstrapStatus, is: &str, reason: &str, message: &str) {
+        assert_eq!(ready_of(status), (is.to_owned(), reason.to_owned(), message.to_owned()));
+    }
+
+    #[test]
+    fn one_line_says_why_it_is_not_ready() {
+        use ReportPhase::{Applying, Failed, Ready};
+        let before = NodeBootstrapStatus::default();
+        let failed = cluster(&[
+            ("worker1", Ready, ""),
+            ("worker2", Failed, "binary /usr/local/sbin/kubelet: digest differs; tried again in 1m"),
+            ("worker3", Applying, ""),
+        ]);
+        expect(
+            &fold_of(&failed, &before, 0),
+            "False",
+            "NodesFailed",
+            "worker2: binary /usr/local/sbin/kubelet: digest differs; tried again in 1m (1 of 3 nodes failed)",
+        );
+        let working = cluster(&[("cp1", Ready, ""), ("worker1", Applying, ""), ("worker2", Ready, "")]);
+        expect(
+            &fold_of(&working, &before, 0),
+            "False",
+            "Progressing",
+            "2 of 3 nodes ready; worker1 is being changed",
+        );
+        let done = cluster(&[("cp1", Ready, ""), ("worker1", Ready, "")]);
+        let status = fold_of(&done, &before, 0);
+        expect(&status, "True", "NodesReady", "2 of 2 nodes run workers-1");
+        assert_eq!(status.current_revision.as_deref(), Some(TARGET));
+        expect(&fold_of(&[], &before, 0), "True", "NoNodes", "no node matches the selector");
+    }
+
+    #[test]
+    fn a_conflict_names_both_and_stalls() {
+        let mut nodes = cluster(&[("worker1", ReportPhase::Failed, "")]);
+        nodes[0].1.conflicts = vec![Conflict { resource: "file /etc/motd".into(), with: "older".into() }];
+        let status = fold_of(&nodes, &NodeBootstrapStatus::default(), 0);
+        let (is, reason, message) = ready_of(&status);
+        assert_eq!((is.as_str(), reason.as_str()), ("False", "Conflict"));
+        assert!(message.starts_with("worker1: file /etc/motd belongs to NodeBootstrap older"), "{message}");
+        assert_eq!(find(&status, STALLED).unwrap().status, "True");
+        assert_eq!(status.nodes.failed, 1);
+    }
+
+    #[test]
+    fn one_silent_node_is_told_and_two_are_too_many() {
+        let mut nodes = cluster(&[
+            ("a", ReportPhase::Ready, ""),
+            ("b", ReportPhase::Ready, ""),
+            ("c", ReportPhase::Ready, ""),
+        ]);
+        nodes[0].0.ready = false;
+        let status = fold_of(&nodes, &NodeBootstrapStatus::default(), 0);
+        expect(&status, "True", "NodesReady", "2 of 3 nodes run workers-1; a does not answer");
+        nodes[1].2 = AgentState::Down("CrashLoopBackOff".into());
+        let status = fold_of(&nodes, &status, 0);
+        expect(&status, "False", "NodesUnreachable", "1 of 3 nodes ready; a and b do not answer");
+        assert_eq!(status.nodes.unreachable, 2);
+        // A node that was never heard of is not silent: its agent has yet to start.
+        nodes[1].1.answer = None;
+        nodes[1].2 = AgentState::Absent;
+        assert_eq!(fold_of(&nodes, &status, 0).nodes.pending, 1);
+    }
+
+    #[test]
+    fn a_node_that_joins_later_leaves_ready_alone_until_it_fails() {
+        let mut nodes = cluster(&[("a", ReportPhase::Ready, "")]);
+        let before = fold_of(&nodes, &NodeBootstrapStatus::default(), 200);
+        let mut joined = cluster(&[("b", ReportPhase::Applying, "")]);
+        joined[0].1.created = time(300);
+        nodes.append(&mut joined);
+        let status = fold_of(&nodes, &before, 301);
+        expect(&status, "True", "NodesReady", "1 of 2 nodes run workers-1; b has joined and is being set up");
+        assert_eq!(find(&status, RECONCILING).unwrap().status, "True");
+
+        nodes[1].1.answer.as_mut().unwrap().phase = ReportPhase::Failed;
+        assert_eq!(ready_of(&fold_of(&nodes, &status, 302)).0, "False");
+
+        // The same from a node that was there before is not a joining.
+        nodes[1].1.answer.as_mut().unwrap().phase = ReportPhase::Applying;
+        nodes[1].1.created = time(100);
+        assert_eq!(ready_of(&fold_of(&nodes, &status, 303)).0, "False");
+    }
+
+    #[test]
+    fn a_second_pass_over_the_same_facts_changes_nothing_and_a_change_sets_the_time() {
+        let mut nodes = cluster(&[("a", ReportPhase::Ready, "")]);
+        let first = fold_of(&nodes, &NodeBootstrapStatus::default(), 10);
+        assert_eq!(fold_of(&nodes, &first, 20), first);
+        nodes[0].1.answer.as_mut().unwrap().phase = ReportPhase::Failed;
+        let second = fold_of(&nodes, &first, 30);
+        assert_eq!(find(&second, READY).unwrap().last_transition_time.0, time(30));
+        assert_eq!(find(&second, STALLED).unwrap().last_transition_time.0, time(10));
+    }
+
+    #[test]
+    fn a_failure_stands_while_the_agent_tries_again() {
+        let mut nodes = cluster(&[("a", ReportPhase::Failed, "binary /x: 404")]);
+        let failed = fold_of(&nodes, &NodeBootstrapStatus::default(), 10);
+        let answer = nodes[0].1.answer.as_mut().unwrap();
+        answer.phase = ReportPhase::Applying;
+        answer.message = String::new();
+        assert_eq!(fold_of(&nodes, &failed, 20), failed);
+        nodes[0].1.answer.as_mut().unwrap().phase = ReportPhase::Ready;
+        assert_eq!(ready_of(&fold_of(&nodes, &failed, 30)).0, "True");
+    }
+
+    fn phase() -> impl Strategy<Value = ReportPhase> {
+        prop_oneof![
+            Just(ReportPhase::Applying),
+            Just(ReportPhase::Waiting),
+            Just(ReportPhase::Ready),
+            Just(ReportPhase::Failed),
+            Just(ReportPhase::Left),
+        ]
+    }
+
+    fn agent() -> impl Strategy<Value = AgentState> {
+        prop_oneof![
+            Just(AgentState::Ready),
+            Just(AgentState::Starting),
+            Just(AgentState::Absent),
+            text().prop_map(AgentState::Down),
+        ]
+    }
+
+    /// Texts that are long, take many bytes, or must be escaped.
+    fn text() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec!["", "a", "\"", "\\", "\u{1}", "\n", "é", "漢", "😀", "word "]);
+        (piece, 0..900usize).prop_map(|(piece, times)| piece.repeat(times))
+    }
+
+    fn any_node() -> impl Strategy<Value = (bool, ReportPhase, AgentState, String, String, bool)> {
+        (any::<bool>(), phase(), agent(), text(), text(), any::<bool>())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn it_is_bounded_and_the_order_of_nodes_means_nothing(
+            drawn in prop::collection::vec(any_node(), 0..150),
+            seed in any::<u64>(),
+        ) {
+            let mut nodes: Vec<_> = drawn
+                .into_iter()
+                .enumerate()
+                .map(|(index, (ready, phase, agent, message, reason, has_conflict))| {
+                    // Names as long as names can be.
+                    let mut node = node(&format!("{index:0>253}"));
+                    node.ready = ready;
+                    let mut report = report(&node, phase, &message);
+                    let answer = report.answer.as_mut().unwrap();
+                    answer.reason = reason.clone();
+                    if index % 3 == 0 {
+                        answer.revision = message;
+                    }
+                    if has_conflict {
+                        report.conflicts = vec![Conflict { resource: format!("file /{reason}"), with: "b".into() }; 10];
+                    }
+                    (node, report, agent)
+                })
+                .collect();
+            let before = NodeBootstrapStatus::default();
+            let status = fold_of(&nodes, &before, 1);
+            prop_assert!(status.results.len() <= MAX_RESULTS);
+            prop_assert!(status.results.is_sorted_by_key(|one| one.phase));
+            for result in &status.results {
+                prop_assert!(result.message.chars().count() <= MAX_MESSAGE);
+            }
+            for condition in &status.conditions {
+                prop_assert!(condition.message.chars().count() <= MAX_MESSAGE);
+            }
+            prop_assert!(serde_json::to_vec(&status).unwrap().len() < 112 * 1024);
+            let counts = status.nodes;
+            let sum = counts.updating + counts.pending + counts.ready + counts.failed + counts.unreachable;
+            prop_assert_eq!(sum, counts.selected);
+            prop_assert_eq!(counts.selected as usize, nodes.len());
+
+            nodes.sort_by_key(|(node, _, _)| {
+                let number: u64 = node.name.parse().unwrap();
+                number.wrapping_mul(seed | 1)
+            });
+            prop_assert_eq!(fold_of(&nodes, &before, 1), status);
+        }
+
+        #[test]
+        fn clipping_keeps_what_fits_and_never_exceeds(text in "(.|\"|\\\\|é|漢){0,80}", max in 3..60usize) {
+            let clipped = clip(&text, max);
+            prop_assert!(clipped.chars().count() <= max);
+            prop_assert!(serde_json::to_string(&clipped).unwrap().len() <= max + 2);
+            if serde_json::to_string(&text).unwrap().len() <= max + 2 && !text.chars().any(char::is_control) {
+                prop_assert_eq!(clipped, text.trim());
+            }
+        }
+    }
+}
