@@ -368,8 +368,10 @@ impl Root {
     pub fn directories_in(&self, path: &str) -> Result<Vec<String>, HostError> {
         let Some(directory) = self.open_directory(path)? else { return Ok(Vec::new()) };
         let at = || HostError::io(path, "list the directory");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&*directory, ".", flags, Mode::empty()).map_err(at())?;
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&*directory).map_err(at())? {
+        for entry in rustix::fs::Dir::new(directory).map_err(at())? {
             let entry = entry.map_err(at())?;
             let name = entry.file_name().to_string_lossy();
             if entry.file_type() == FileType::Directory && !matches!(&*name, "." | "..") {
