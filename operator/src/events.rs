@@ -72,7 +72,10 @@ pub fn between(
     }
     let stalled = status::find(after, STALLED).filter(|now| {
         let is_same = |old: &&Condition| old.status == now.status && old.reason == now.reason;
-        now.status == "True" && status::find(before, STALLED).filter(is_same).is_none()
+        // A conflict is told with the node that has it.
+        now.status == "True"
+            && now.reason != CONFLICT
+            && status::find(before, STALLED).filter(is_same).is_none()
     });
     if let Some(stalled) = stalled {
         notices.push(Notice::warning(&stalled.reason, &stalled.message, None));

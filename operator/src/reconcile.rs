@@ -141,10 +141,11 @@ async fn bring_about(
     }
     look.rendering = renderer.render(cluster, world, node_bootstrap, spec).await?;
     if look.rendering.target.is_some() {
-        // First what takes longest to become true: pods start while Reports are written.
         prune(context, node_bootstrap, &look.rendering).await?;
-        apply_agent(context, node_bootstrap, spec, &look.rendering).await?;
-        ensure_revision(context, node_bootstrap, &look.rendering, &mut look.next).await?;
+        tokio::try_join!(
+            apply_agent(context, node_bootstrap, spec, &look.rendering),
+            ensure_revision(context, node_bootstrap, &look.rendering, &mut look.next),
+        )?;
     }
     enrol(context, node_bootstrap, spec, look).await
 }
@@ -204,10 +205,16 @@ async fn apply_agent(
         rendering.target.as_ref().filter(|target| target.has_payload).map(|target| target.name.clone()),
     );
     let payloads: Vec<_> = payloads.into_iter().collect();
-    cluster.apply(&world.service_accounts, "ServiceAccount", &objects::service_account(owner)).await?;
-    cluster.apply(&world.roles, "Role", &objects::role(owner, &payloads)).await?;
-    cluster.apply(&world.role_bindings, "RoleBinding", &objects::role_binding(owner)).await?;
-    cluster.apply(&world.daemon_sets, "DaemonSet", &objects::daemon_set(owner, spec, agent)).await
+    let (account, role) = (objects::service_account(owner), objects::role(owner, &payloads));
+    let (binding, daemon_set) = (objects::role_binding(owner), objects::daemon_set(owner, spec, agent));
+    // The account before its pods, and the Role before what refers to it; pods start while the rest is written.
+    cluster.apply(&world.service_accounts, "ServiceAccount", &account).await?;
+    let rights = async {
+        cluster.apply(&world.roles, "Role", &role).await?;
+        cluster.apply(&world.role_bindings, "RoleBinding", &binding).await
+    };
+    tokio::try_join!(cluster.apply(&world.daemon_sets, "DaemonSet", &daemon_set), rights)?;
+    Ok(())
 }
 
 /// The revision and its payload, if they are not there.
@@ -521,7 +528,7 @@ async fn end(context: &Context, node_bootstrap: &NodeBootstrap) -> Result<Next, 
         node_bootstrap.generation,
         &node_bootstrap.status,
         waiting_for,
-        leave_timeout(spec).duration(),
+        leave_timeout(spec),
         refused.as_ref(),
         Timestamp::now(),
     );

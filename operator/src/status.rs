@@ -2,9 +2,9 @@
 //! before. Out: the status now, bounded however many nodes there are, the same in whatever order they come, and
 //! without a "now" in it: a second pass over the same facts gives the same status.
 
-use crds::NodeBootstrapStatus;
 use crds::nodebootstrap::{MAX_RESULTS, NodeCounts, NodePhase, NodeResult};
 use crds::report::{Disruption, ReportPhase};
+use crds::{NodeBootstrapStatus, Timeout};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
@@ -125,7 +125,7 @@ pub fn fold_leaving(
     generation: i64,
     before: &NodeBootstrapStatus,
     mut waiting_for: Vec<&str>,
-    timeout: std::time::Duration,
+    timeout: Timeout,
     problem: Option<&Problem>,
     now: Timestamp,
 ) -> NodeBootstrapStatus {
@@ -134,9 +134,8 @@ pub fn fold_leaving(
         (Some(problem), _) => problem.message.clone(),
         (None, 0) => "all nodes have left".to_owned(),
         (None, count) => format!(
-            "{} to leave; given up {}s after being told",
-            named(&waiting_for, count, "has", "have"),
-            timeout.as_secs()
+            "{} to leave; given up {timeout} after being told",
+            named(&waiting_for, count, "has", "have")
         ),
     };
     let facts = Facts { generation, target: None, members: &[], problem: None, hold: None, before, now };
@@ -193,12 +192,16 @@ fn result(member: &Member<'_>, facts: &Facts<'_>) -> NodeResult {
     if !node.ready {
         return with(NodePhase::Unreachable, "NodeNotReady", "the Node is not Ready; goes on when it is");
     }
-    if let Some(conflict) = report.and_then(|report| report.conflicts.first()) {
-        let more = report.map_or(0, |report| report.conflicts.len() - 1);
-        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    if let Some((report, conflict)) = report.and_then(|report| Some((report, report.conflicts.first()?))) {
+        let more = match report.conflicts.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
         let message = format!(
-            "{} belongs to NodeBootstrap {}, which is older{more}: take it out of one of the two; nothing is changed until then",
-            conflict.resource, conflict.with
+            "{resource}: NodeBootstraps {with} and {own} both have it, and {with} is older{more}: take it out of one of them; {own} changes nothing here until then",
+            resource = conflict.resource,
+            with = conflict.with,
+            own = report.node_bootstrap,
         );
         return with(NodePhase::Failed, CONFLICT, &message);
     }
@@ -309,7 +312,7 @@ fn ready(facts: &Facts<'_>, results: &[(NodeResult, bool)], counts: NodeCounts) 
     };
     if let Some((worst, _)) = results.first().filter(|(worst, _)| worst.phase == NodePhase::Failed) {
         let reason = if worst.reason == CONFLICT { CONFLICT } else { "NodesFailed" };
-        let tail = format!(" ({failed} of {selected} {} failed)", plural(selected as usize, "node", "nodes"));
+        let tail = format!(" ({failed} of {selected} nodes failed)");
         let message = if worst.message.is_empty() { &worst.reason } else { &worst.message };
         return Word::new(false, reason, with_tail(&format!("{}: {message}", worst.node), &tail));
     }
@@ -479,10 +482,6 @@ fn named(nodes: &[&str], total: usize, one: &str, many: &str) -> String {
     format!("{names} {many}")
 }
 
-fn plural(count: usize, one: &'static str, many: &'static str) -> &'static str {
-    if count == 1 { one } else { many }
-}
-
 /// A message whose end is kept where it must be cut.
 fn with_tail(text: &str, tail: &str) -> String {
     let room = MAX_MESSAGE.saturating_sub(tail.chars().count());
@@ -634,7 +633,10 @@ mod tests {
         let status = fold_of(&nodes, &NodeBootstrapStatus::default(), 0);
         let (is, reason, message) = ready_of(&status);
         assert_eq!((is.as_str(), reason.as_str()), ("False", "Conflict"));
-        assert!(message.starts_with("worker1: file /etc/motd belongs to NodeBootstrap older"), "{message}");
+        assert!(
+            message.starts_with("worker1: file /etc/motd: NodeBootstraps older and workers both have it"),
+            "{message}"
+        );
         assert_eq!(find(&status, STALLED).unwrap().status, "True");
         assert_eq!(status.nodes.failed, 1);
     }

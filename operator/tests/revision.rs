@@ -1,0 +1,183 @@
+//! The name of a revision changes when, and only when, what it is made from changes.
+
+use std::collections::BTreeMap;
+
+use crds::NodeBootstrapSpec;
+use crds::nodebootstrap::NodeSelector;
+use crds::revision::{Identity, Reference, Source, Values, references, render};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const KEY: &[u8] = b"a key that only the operator reads";
+
+fn identity() -> Identity {
+    Identity { node_bootstrap: "workers".into(), uid: "uid-1".into(), cluster: "cluster-1".into() }
+}
+
+/// A spec with every kind of entry and every field.
+fn full() -> Value {
+    json!({
+        "nodeSelector": {"matchLabels": {"kubernetes.io/os": "linux"}},
+        "groups": [{"name": "kubernetes", "gid": 900, "system": true}, {"name": "others"}],
+        "users": [{
+            "name": "kubernetes", "uid": 900, "group": "kubernetes", "home": "/etc/kubernetes",
+            "shell": "/usr/sbin/nologin", "system": true,
+        }],
+        "directories": [
+            {"path": "/etc/kubernetes", "owner": "kubernetes", "group": "kubernetes", "mode": "0755", "recursive": true},
+            {"path": "/etc/kubernetes/pki", "owner": "kubernetes", "group": "kubernetes", "mode": "0700", "recursive": false},
+        ],
+        "files": [
+            {"path": "/etc/a", "content": "a", "owner": "root", "group": "root", "mode": "0644", "onChange": {"restart": ["a.service", "b.service"]}},
+            {"path": "/etc/b", "configMapRef": {"name": "config", "key": "b"}},
+            {"path": "/etc/c", "secretRef": {"name": "secret", "key": "c"}},
+        ],
+        "binaries": [{
+            "path": "/usr/local/sbin/kubelet", "url": "https://a.example/kubelet", "mirrors": ["https://b.example/kubelet"],
+            "sha256": {"amd64": "00".repeat(32)}, "owner": "root", "group": "root", "mode": "0755",
+            "onChange": {"restart": ["kubelet.service"]},
+        }],
+        "units": [{"name": "hello.service", "content": "[Service]\n", "enabled": true, "active": true}],
+    })
+}
+
+fn values() -> Values {
+    BTreeMap::from([
+        (Reference { source: Source::ConfigMap, name: "config".into(), key: "b".into() }, b"config".to_vec()),
+        (Reference { source: Source::Secret, name: "secret".into(), key: "c".into() }, b"s3cr3t".to_vec()),
+    ])
+}
+
+fn name_of(spec: &Value) -> String {
+    let spec: NodeBootstrapSpec = serde_json::from_value(spec.clone()).unwrap();
+    render(&identity(), &spec, &values(), KEY).unwrap().name
+}
+
+/// What stands in a spec that has been rendered stays named as it is in every later version, or an upgrade of the
+/// operator would change hosts. If this fails, the format has changed: do not adjust the name, raise
+/// `crds::revision::FORMAT` and keep rendering the old one.
+#[test]
+fn the_name_of_a_known_spec_is_for_ever() {
+    assert_eq!(name_of(&full()), "workers-0914fc02c50f3922");
+}
+
+#[test]
+fn every_input_is_in_the_name() {
+    let base = name_of(&full());
+    let edits = [
+        ("/groups/0/name", json!("kube")),
+        ("/groups/0/gid", json!(901)),
+        ("/groups/0/system", json!(false)),
+        ("/users/0/name", json!("kube")),
+        ("/users/0/uid", json!(901)),
+        ("/users/0/group", json!("others")),
+        ("/users/0/home", json!("/srv")),
+        ("/users/0/shell", json!("/bin/false")),
+        ("/users/0/system", json!(false)),
+        ("/directories/0/path", json!("/etc/kube")),
+        ("/directories/0/owner", json!("root")),
+        ("/directories/0/group", json!("root")),
+        ("/directories/0/mode", json!("0750")),
+        ("/directories/0/recursive", json!(false)),
+        ("/files/0/path", json!("/etc/aa")),
+        ("/files/0/content", json!("aa")),
+        ("/files/0/owner", json!("kubernetes")),
+        ("/files/0/group", json!("kubernetes")),
+        ("/files/0/mode", json!("0600")),
+        ("/files/0/onChange/restart", json!(["a.service"])),
+        ("/files/1/path", json!("/etc/bb")),
+        ("/files/2/path", json!("/etc/cc")),
+        ("/binaries/0/path", json!("/usr/local/sbin/kubelet2")),
+        ("/binaries/0/url", json!("https://c.example/kubelet")),
+        ("/binaries/0/mirrors", json!([])),
+        ("/binaries/0/sha256/amd64", json!("01".repeat(32))),
+        ("/binaries/0/owner", json!("kubernetes")),
+        ("/binaries/0/group", json!("kubernetes")),
+        ("/binaries/0/mode", json!("0700")),
+        ("/binaries/0/onChange/restart", json!([])),
+        ("/units/0/name", json!("hi.service")),
+        ("/units/0/content", json!("[Service]\nType=oneshot\n")),
+        ("/units/0/enabled", json!(false)),
+        ("/units/0/active", json!(false)),
+        ("/groups", json!([])),
+        ("/units", json!([])),
+    ];
+    for (path, value) in edits {
+        let mut spec = full();
+        *spec.pointer_mut(path).unwrap() = value;
+        assert_ne!(name_of(&spec), base, "{path}");
+    }
+}
+
+#[test]
+fn what_a_spec_refers_to_and_whose_it_is_are_in_the_name() {
+    let spec: NodeBootstrapSpec = serde_json::from_value(full()).unwrap();
+    let base = render(&identity(), &spec, &values(), KEY).unwrap();
+    for reference in references(&spec) {
+        let mut changed = values();
+        changed.insert(reference.clone(), b"other".to_vec());
+        assert_ne!(render(&identity(), &spec, &changed, KEY).unwrap().name, base.name, "{reference}");
+    }
+    let made_anew = Identity { uid: "uid-2".into(), ..identity() };
+    assert_ne!(render(&made_anew, &spec, &values(), KEY).unwrap().name, base.name);
+    let elsewhere = Identity { cluster: "cluster-2".into(), ..identity() };
+    assert_ne!(render(&elsewhere, &spec, &values(), KEY).unwrap().name, base.name);
+    // Without the key a guess at a secret cannot be tested.
+    assert_ne!(render(&identity(), &spec, &values(), b"another key").unwrap().name, base.name);
+    let text = serde_json::to_string(&base.revision).unwrap();
+    assert!(!text.contains("s3cr3t"), "{text}");
+    assert!(text.contains("\"presetVersion\":1"), "the preset version is in what the hash is over");
+}
+
+#[test]
+fn what_is_no_input_of_a_host_is_not_in_the_name() {
+    let base = name_of(&full());
+    let mut spec = full();
+    spec["nodeSelector"] = json!({"matchLabels": {"pool": "blue"}});
+    spec["leaveTimeout"] = json!("1h");
+    assert_eq!(name_of(&spec), base, "whom it selects, and how long it waits, changes no host");
+    // A default that is written out is the default.
+    let mut spec = full();
+    spec["groups"][1]["system"] = json!(true);
+    spec["files"][1]["mode"] = json!("0644");
+    spec["files"][2]["mode"] = json!("0600");
+    assert_eq!(name_of(&spec), base);
+}
+
+fn shuffled(mut list: Vec<Value>, seed: &[usize]) -> Vec<Value> {
+    for (index, pick) in seed.iter().enumerate().take(list.len()) {
+        let other = pick % list.len();
+        list.swap(index, other);
+    }
+    list
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_entries_means_nothing(seed in prop::collection::vec(any::<usize>(), 12)) {
+        let mut spec = full();
+        for list in ["groups", "directories", "files"] {
+            let entries = spec[list].as_array().unwrap().clone();
+            spec[list] = Value::Array(shuffled(entries, &seed));
+        }
+        let restart = &mut spec["files"][0]["onChange"];
+        if let Some(list) = restart.get("restart").and_then(Value::as_array).cloned() {
+            restart["restart"] = Value::Array(shuffled(list, &seed));
+        }
+        prop_assert_eq!(name_of(&spec), name_of(&full()));
+    }
+
+    #[test]
+    fn two_contents_have_one_name_only_if_they_are_one(a in ".{0,12}", b in ".{0,12}") {
+        let named = |content: &str| {
+            let spec = NodeBootstrapSpec {
+                node_selector: Some(NodeSelector { match_labels: [("a".to_owned(), "b".to_owned())].into(), ..NodeSelector::default() }),
+                files: vec![serde_json::from_value(json!({"path": "/etc/a", "content": content})).unwrap()],
+                ..NodeBootstrapSpec::default()
+            };
+            render(&identity(), &spec, &Values::new(), KEY).unwrap().name
+        };
+        prop_assert_eq!(named(&a) == named(&b), a == b);
+        prop_assert_eq!(named(&a), named(&a));
+    }
+}
