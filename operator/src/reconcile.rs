@@ -96,6 +96,7 @@ struct Look {
     rendering: Rendering,
     refusal: Option<Problem>,
     hold: Option<Hold>,
+    leaving: BTreeSet<String>,
     notices: Vec<Notice>,
 }
 
@@ -284,6 +285,7 @@ async fn enrol(
         &nodes,
     );
     look.hold = enrolment.hold.clone();
+    look.leaving = enrolment.leaving.clone();
     carry_out(context, name, &enrolment, look).await
 }
 
@@ -437,6 +439,7 @@ async fn tell(
         members: &members,
         problem: look.rendering.problem.clone().or_else(|| look.refusal.clone()),
         hold: look.hold.as_ref(),
+        leaving: look.leaving.iter().map(String::as_str).collect(),
         before: &node_bootstrap.status,
         now: Timestamp::now(),
     });

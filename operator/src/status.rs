@@ -67,6 +67,8 @@ pub struct Facts<'a> {
     pub problem: Option<Problem>,
     /// What keeps the rollout.
     pub hold: Option<&'a Hold>,
+    /// Nodes that are not selected any more and have yet to answer, in any order.
+    pub leaving: Vec<&'a str>,
     /// The status before.
     pub before: &'a NodeBootstrapStatus,
     /// Used only where a condition changes.
@@ -100,7 +102,8 @@ pub fn fold(facts: &Facts<'_>) -> NodeBootstrapStatus {
     let ready = ready(facts, &results, counts);
     let stalled = stalled(facts, all.clone());
     let reconciling = reconciling(facts, all.clone(), counts, &stalled);
-    let condition = |type_: &str, word: Word| condition(facts, type_, word);
+    let condition =
+        |type_: &str, word: Word| condition(type_, word, facts.generation, facts.before, facts.now);
     NodeBootstrapStatus {
         observed_generation: Some(facts.generation),
         update_revision: facts.target.map(ToOwned::to_owned),
@@ -138,14 +141,14 @@ pub fn fold_leaving(
             named(&waiting_for, count, "has", "have")
         ),
     };
-    let facts = Facts { generation, target: None, members: &[], problem: None, hold: None, before, now };
+    let condition = |type_: &str, word: Word| condition(type_, word, generation, before, now);
     let reason = "Leaving";
     NodeBootstrapStatus {
         observed_generation: Some(generation),
         conditions: vec![
-            condition(&facts, READY, Word::new(false, reason, message.clone())),
-            condition(&facts, RECONCILING, Word::new(true, reason, message)),
-            condition(&facts, STALLED, Word::new(false, reason, "")),
+            condition(READY, Word::new(false, reason, message.clone())),
+            condition(RECONCILING, Word::new(true, reason, message)),
+            condition(STALLED, Word::new(false, reason, "")),
         ],
         ..before.clone()
     }
@@ -159,14 +162,14 @@ pub fn fold_malformed(
     now: Timestamp,
 ) -> NodeBootstrapStatus {
     let message = format!("the spec cannot be read: {error}: correct it; the nodes stay as they are");
-    let facts = Facts { generation, target: None, members: &[], problem: None, hold: None, before, now };
+    let condition = |type_: &str, word: Word| condition(type_, word, generation, before, now);
     let reason = "InvalidSpec";
     NodeBootstrapStatus {
         observed_generation: Some(generation),
         conditions: vec![
-            condition(&facts, READY, Word::new(false, reason, message.clone())),
-            condition(&facts, RECONCILING, Word::new(false, reason, "")),
-            condition(&facts, STALLED, Word::new(true, reason, message)),
+            condition(READY, Word::new(false, reason, message.clone())),
+            condition(RECONCILING, Word::new(false, reason, "")),
+            condition(STALLED, Word::new(true, reason, message)),
         ],
         ..before.clone()
     }
@@ -438,6 +441,11 @@ fn reconciling<'a>(
     if !undone.is_empty() {
         return Word::new(true, "Progressing", activity(&undone));
     }
+    if !facts.leaving.is_empty() {
+        let mut leaving = facts.leaving.clone();
+        leaving.sort_unstable();
+        return Word::new(true, "Leaving", named(&leaving, leaving.len(), "is leaving", "are leaving"));
+    }
     if counts.failed > 0 {
         return Word::new(true, "Retrying", "the agents try again by themselves");
     }
@@ -445,17 +453,23 @@ fn reconciling<'a>(
 }
 
 /// A condition; its time is that of its last change of status.
-fn condition(facts: &Facts<'_>, type_: &str, word: Word) -> Condition {
+fn condition(
+    type_: &str,
+    word: Word,
+    generation: i64,
+    before: &NodeBootstrapStatus,
+    now: Timestamp,
+) -> Condition {
     let status = if word.is_true { "True" } else { "False" };
-    let since = find(facts.before, type_)
+    let since = find(before, type_)
         .filter(|before| before.status == status)
-        .map_or(Time(whole_seconds(facts.now)), |before| before.last_transition_time.clone());
+        .map_or(Time(whole_seconds(now)), |before| before.last_transition_time.clone());
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
         reason: word.reason,
         message: clip(&word.message, MAX_MESSAGE),
-        observed_generation: Some(facts.generation),
+        observed_generation: Some(generation),
         last_transition_time: since,
     }
 }
@@ -583,6 +597,7 @@ mod tests {
             members: &members,
             problem: None,
             hold: None,
+            leaving: Vec::new(),
             before,
             now: time(now),
         })

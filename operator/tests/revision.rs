@@ -1,5 +1,7 @@
 //! The name of a revision changes when, and only when, what it is made from changes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
 use std::collections::BTreeMap;
 
 use crds::NodeBootstrapSpec;
