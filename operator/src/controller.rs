@@ -163,6 +163,7 @@ pub async fn work(client: Client, shared: Shared, agent: AgentSettings, stop: Ca
         agent,
         metrics: Arc::clone(metrics),
         written: std::sync::Mutex::default(),
+        refused: std::sync::Mutex::default(),
     };
     let all_known = async {
         // A decision on half of the facts would tell nodes to leave that are only not listed yet.

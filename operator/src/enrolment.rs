@@ -33,6 +33,8 @@ pub struct Facts<'a> {
     pub nodes: &'a BTreeMap<&'a str, &'a Node>,
     /// The Reports whose names start with the NodeBootstrap's.
     pub reports: &'a [Arc<Report>],
+    /// Whether there is a DaemonSet, so that an agent may come to a node that has none.
+    pub has_daemon_set: bool,
     /// The agents' pods, by node.
     pub agents: &'a BTreeMap<String, AgentState>,
     /// What nodes must leave alone, by node.
@@ -149,7 +151,10 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
         let since = report.leaving_since.filter(|_| report.leave.is_some()).unwrap_or(facts.now);
         let allowed = SignedDuration::try_from(facts.leave_timeout).unwrap_or(SignedDuration::MAX);
         let left = allowed - facts.now.duration_since(since);
-        if left <= SignedDuration::ZERO {
+        // As when the namespace was deleted first: there is no agent, none will come, and so nothing of ours runs.
+        let is_deserted =
+            facts.is_ending && !facts.has_daemon_set && !facts.agents.contains_key(&report.node);
+        if left <= SignedDuration::ZERO || is_deserted {
             enrolment.given_up.push(report.node.clone());
             enrolment.steps[GIVE].push(delete);
             continue;
@@ -347,6 +352,7 @@ mod tests {
     }
 
     struct World {
+        has_daemon_set: bool,
         nodes: Vec<Node>,
         reports: Vec<Report>,
         is_ending: bool,
@@ -372,13 +378,21 @@ mod tests {
 
     impl World {
         fn new(nodes: Vec<Node>, reports: Vec<Report>) -> Self {
-            Self { nodes, reports, is_ending: false, target: Some(TARGET), conflicts: BTreeMap::new() }
+            Self {
+                has_daemon_set: true,
+                nodes,
+                reports,
+                is_ending: false,
+                target: Some(TARGET),
+                conflicts: BTreeMap::new(),
+            }
         }
 
         fn decide(&self) -> Enrolment {
             let reports: Vec<_> = self.reports.iter().cloned().map(Arc::new).collect();
             let nodes = self.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
-            let agents = self.nodes.iter().map(|node| (node.name.clone(), AgentState::Ready)).collect();
+            let running = self.nodes.iter().filter(|_| self.has_daemon_set);
+            let agents = running.map(|node| (node.name.clone(), AgentState::Ready)).collect();
             decide(&Facts {
                 name: "nb",
                 spec: Some(&spec()),
@@ -387,6 +401,7 @@ mod tests {
                 target: self.target,
                 nodes: &nodes,
                 reports: &reports,
+                has_daemon_set: self.has_daemon_set,
                 agents: &agents,
                 conflicts: &self.conflicts,
                 now: Timestamp::from_second(NOW).unwrap(),
@@ -519,6 +534,17 @@ mod tests {
         assert!(enrolment.steps[CHANGE].is_empty(), "neither a revision nor a Report is made any more");
         world.reports.clear();
         assert!(world.decide().leaving.is_empty());
+    }
+
+    #[test]
+    fn at_the_end_nobody_waits_for_agents_that_are_gone_with_their_daemon_set() {
+        let mut world = World::new(vec![node("a", &["pool"])], vec![report("a", TARGET)]);
+        world.has_daemon_set = false;
+        assert_eq!(world.decide().steps, [const { Vec::new() }; 4], "else it is made again");
+        world.is_ending = true;
+        let enrolment = world.decide();
+        assert_eq!(enrolment.given_up, ["a"]);
+        assert_eq!(enrolment.steps[GIVE], [delete("a")]);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Notice {
     /// A node that did not answer in time while it was leaving.
     pub fn given_up(node: &str, node_bootstrap: &str) -> Self {
         let note = format!(
-            "{node} did not answer in time and is given up: what was made on it stays; when it is back, `nodebootstrap-agent revert {node_bootstrap}` on it ends what is left"
+            "{node} has not answered and is given up: what was made on it stays; when it is back, `nodebootstrap-agent revert {node_bootstrap}` on it ends what is left"
         );
         Self::warning("NodeGivenUp", &note, Some(node))
     }

@@ -47,6 +47,8 @@ async fn main() -> anyhow::Result<()> {
         .context("no way to the API server is known: run in a pod, or set KUBECONFIG to a file")?;
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
+    // Watches and queue have a pace of their own; the client's would grow to minutes, and outlast an outage.
+    config.default_retry = false;
     let client = Client::try_from(config)?;
     let listener = TcpListener::bind(listen)
         .await

@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::events::{self, Notice};
 use crate::history;
 use crate::objects::{self, AgentSettings, Owner};
-use crate::observed::{AgentState, Node, NodeBootstrap, Report};
+use crate::observed::{AgentState, Node, NodeBootstrap, Owned, Report};
 use crate::render::{Renderer, Rendering};
 use crate::rollout::Hold;
 use crate::selection;
@@ -55,6 +55,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// When a status was last written, by NodeBootstrap.
     pub written: Mutex<HashMap<String, Instant>>,
+    /// NodeBootstraps for which the API server refused something at the last look.
+    pub refused: Mutex<BTreeSet<String>>,
 }
 
 /// What comes after a look.
@@ -108,23 +110,11 @@ async fn keep(
 ) -> Result<Next, Error> {
     let mut look = Look::default();
     let result = bring_about(context, node_bootstrap, spec, &mut look).await;
-    if let Err(error) = result.as_ref()
-        && error.is_refusal()
-    {
-        look.refusal = Some(refusal(error));
-    }
+    look.refusal = context.repeated_refusal(&node_bootstrap.name, result.as_ref().err());
     // The status is told in any case: it is then that it is needed most.
     let told = tell(context, node_bootstrap, spec, &mut look).await;
     result.and(told)?;
     Ok(look.next)
-}
-
-fn refusal(error: &Error) -> Problem {
-    Problem {
-        reason: "WriteRefused".to_owned(),
-        message: format!("{error}; tried again by itself"),
-        is_stalled: false,
-    }
 }
 
 async fn bring_about(
@@ -143,10 +133,12 @@ async fn bring_about(
     look.rendering = renderer.render(cluster, world, node_bootstrap, spec).await?;
     if look.rendering.target.is_some() {
         prune(context, node_bootstrap, &look.rendering).await?;
-        tokio::try_join!(
+        let (agent, revision) = tokio::join!(
             apply_agent(context, node_bootstrap, spec, &look.rendering),
             ensure_revision(context, node_bootstrap, &look.rendering, &mut look.next),
-        )?;
+        );
+        // In this order, so that the same trouble is told in the same words each time.
+        agent.and(revision)?;
     }
     enrol(context, node_bootstrap, spec, look).await
 }
@@ -214,8 +206,8 @@ async fn apply_agent(
         cluster.apply(&world.roles, "Role", &role).await?;
         cluster.apply(&world.role_bindings, "RoleBinding", &binding).await
     };
-    tokio::try_join!(cluster.apply(&world.daemon_sets, "DaemonSet", &daemon_set), rights)?;
-    Ok(())
+    let (agents, rights) = tokio::join!(cluster.apply(&world.daemon_sets, "DaemonSet", &daemon_set), rights);
+    agents.and(rights)
 }
 
 /// The revision and its payload, if they are not there.
@@ -306,6 +298,7 @@ fn decide(
         target,
         nodes: &nodes.iter().map(|node| (node.name.as_str(), node.as_ref())).collect(),
         reports: &world.reports_of(name),
+        has_daemon_set: world.daemon_sets.get(&Owned::key("DaemonSet", &names::agent(name))).is_some(),
         agents: &world.agents_of(name),
         conflicts,
         now: Timestamp::now(),
@@ -525,7 +518,7 @@ async fn end(context: &Context, node_bootstrap: &NodeBootstrap) -> Result<Next, 
             return Ok(look.next);
         }
     }
-    let refused = result.as_ref().err().filter(|error| error.is_refusal()).map(refusal);
+    let refused = context.repeated_refusal(&node_bootstrap.name, result.as_ref().err());
     let waiting_for = enrolment.leaving.iter().map(String::as_str).collect();
     let status = status::fold_leaving(
         node_bootstrap.generation,
@@ -579,6 +572,21 @@ fn owner(node_bootstrap: &NodeBootstrap) -> Owner<'_> {
 }
 
 impl Context {
+    /// What an API server refuses twice is told in the status; one that has just started refuses for a moment.
+    fn repeated_refusal(&self, node_bootstrap: &str, error: Option<&Error>) -> Option<Problem> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(error) = error.filter(|error| error.is_refusal()) else {
+            refused.remove(node_bootstrap);
+            return None;
+        };
+        let is_first = refused.insert(node_bootstrap.to_owned());
+        (!is_first).then(|| Problem {
+            reason: "WriteRefused".to_owned(),
+            message: format!("{error}; tried again by itself"),
+            is_stalled: false,
+        })
+    }
+
     fn written(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,6 +10,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::health::Health;
 use crate::observed::Seen;
@@ -19,8 +20,11 @@ use crate::telemetry::Metrics;
 /// Objects of one page of a list: what is held at once before it is cut down to what is kept. Lists by watch would hold
 /// less, but the oldest API server that is supported may refuse them.
 const PAGE: u32 = 250;
-/// The first and the longest time between tries: an API server that is back is noticed soon.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// The first and the longest time between tries, to which chance adds as much again: an API server that is back is
+/// noticed within seconds, and a dozen watches once a second are no load for one that is not.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How often a watch complains in the log while it has no answer; metrics count each time.
+const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// What every watch tells of itself.
 #[derive(Clone, Copy)]
@@ -59,6 +63,7 @@ pub async fn follow<K, T>(
     let stream = watcher(api, config).backoff(ExponentialBackoff::from(backoff));
     pin_mut!(stream);
     let mut listed = Vec::new();
+    let mut complained: Option<Instant> = None;
     while let Some(event) = stream.next().await {
         match &event {
             Ok(_) => health.watch_answered(kind),
@@ -69,7 +74,10 @@ pub async fn follow<K, T>(
                 } else {
                     health.watch_unreachable(kind);
                 }
-                tracing::warn!(kind, %error, "the watch is taken up again");
+                if complained.is_none_or(|last| last.elapsed() > COMPLAINT) {
+                    tracing::warn!(kind, %error, "the watch is taken up again");
+                    complained = Some(Instant::now());
+                }
             }
         }
         match event {
