@@ -175,9 +175,11 @@ struct Session {
 
 fn open(args: &FileArgs) -> Result<Session, String> {
     privileged()?;
-    let root = match args.root.trim_end_matches('/') {
-        "" => "/",
-        root => root,
+    let root = match (args.root.as_str(), args.root.trim_end_matches('/')) {
+        // A variable that was not set must not mean the running system.
+        ("", _) => return Err("--root is empty: write --root / for the running system".to_owned()),
+        (_, "") => "/",
+        (_, root) => root,
     };
     let host = Host::open(root, root == "/").map_err(|error| error.to_string())?;
     let text = local::read(&args.file)?;

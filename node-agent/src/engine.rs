@@ -166,6 +166,8 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     }
     group::plan(&groups, &mut planner);
     user::plan(&users, &mut planner);
+    directory::announce(&directories, &mut planner);
+    planner.check_links(resources);
     directory::plan(&directories, &mut planner);
     for resource in resources {
         if let Resource::File(file) = resource {

@@ -25,6 +25,11 @@ impl Offline {
         Self { root: root.clone() }
     }
 
+    /// The root that it is about.
+    pub fn root(&self) -> Root {
+        self.root.clone()
+    }
+
     /// The file that a unit is read from, and its text.
     fn file(&self, unit: &str) -> Result<Option<(String, String)>, HostError> {
         for name in [unit.to_owned(), install::file_name(unit)] {

@@ -150,6 +150,19 @@ pub struct Ancestor {
     pub uid: u32,
 }
 
+/// A symbolic link on the way to a place.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// The link's real path.
+    pub path: String,
+    /// The link.
+    pub link: Meta,
+    /// The real path of the directory that it lies in.
+    pub directory: String,
+    /// That directory.
+    pub directory_meta: Meta,
+}
+
 /// Where a path really lies: a directory held open, and a name in it.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -161,6 +174,8 @@ pub struct Place {
     pub missing: Vec<String>,
     /// The directories on the way, the topmost first.
     pub ancestors: Vec<Ancestor>,
+    /// The links that were followed.
+    pub links: Vec<Followed>,
     pub(super) directory: Rc<OwnedFd>,
     pub(super) directory_meta: Meta,
 }
@@ -270,6 +285,7 @@ struct Step {
 struct Way {
     top: Step,
     below: Vec<Step>,
+    links: Vec<Followed>,
 }
 
 impl Way {
@@ -307,6 +323,7 @@ impl Way {
             name,
             missing,
             ancestors,
+            links: self.links.clone(),
             directory: Rc::clone(&here.fd),
             directory_meta: here.meta,
         }
@@ -385,11 +402,10 @@ impl Root {
     fn walk(&self, path: &str, through_last: bool) -> Result<Place, HostError> {
         let top = rustix::fs::fstat(&*self.fd).map_err(HostError::io("/", "look"))?;
         let top = Step { fd: Rc::clone(&self.fd), name: String::new(), meta: top.into() };
-        let mut way = Way { top, below: Vec::new() };
+        let mut way = Way { top, below: Vec::new(), links: Vec::new() };
         // What is still to be walked, the next step last.
         let mut ahead: Vec<String> =
             path.rsplit('/').filter(|step| !step.is_empty()).map(str::to_owned).collect();
-        let mut links = 0;
 
         while let Some(step) = ahead.pop() {
             match step.as_str() {
@@ -423,12 +439,13 @@ impl Root {
             match meta.kind {
                 Kind::Directory => way.below.push(Step { fd: Rc::new(fd), name: step, meta }),
                 Kind::Link => {
+                    let (link, directory) = (way.path(&step), way.path(""));
                     if let Some(writer) = here.meta.writer(Some(&meta)) {
-                        let (link, directory) = (way.path(&step), way.path(""));
                         return Err(HostError::UnsafeLink { link, directory, who: writer.to_string() });
                     }
-                    links += 1;
-                    if links > MAX_LINKS {
+                    let directory_meta = here.meta;
+                    way.links.push(Followed { path: link, link: meta, directory, directory_meta });
+                    if way.links.len() > MAX_LINKS {
                         return Err(HostError::TooManyLinks { path: path.to_owned() });
                     }
                     let target = rustix::fs::readlinkat(&fd, "", Vec::new())

@@ -58,9 +58,9 @@ impl UnitState {
         matches!(self.active.as_str(), "active" | "reloading" | "refreshing")
     }
 
-    /// Whether it is linked into the boot.
+    /// Whether it is linked into the boot, itself or by way of what it names in `Also=`.
     pub fn is_enabled(&self) -> bool {
-        matches!(self.file.as_str(), "enabled" | "alias")
+        matches!(self.file.as_str(), "enabled" | "alias" | "indirect")
     }
 }
 

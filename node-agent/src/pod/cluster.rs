@@ -17,6 +17,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::engine::{Payload, Request};
@@ -24,6 +25,8 @@ use crate::report::{FIELD_MANAGER, patch};
 
 /// How long one request may take.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long one request may take once the agent was told to stop.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// What is known of the Report.
 #[derive(Debug, Clone)]
@@ -72,16 +75,16 @@ impl FetchError {
 #[derive(Clone)]
 pub(super) struct Cluster {
     client: Client,
+    node_bootstrap: String,
     report: String,
+    stop: CancellationToken,
 }
 
 impl Cluster {
-    /// As the pod's ServiceAccount.
-    pub(super) async fn connect(node_bootstrap: &str, node: &str) -> Result<Self, String> {
-        let client = Client::try_default().await.map_err(|error| {
-            format!("no way to the API server: {error}: is this a pod with a ServiceAccount token?")
-        })?;
-        Ok(Self { client, report: names::report(node_bootstrap, node) })
+    /// What the agent of one NodeBootstrap on one node sees. After `stop` requests are given up soon.
+    pub(super) fn new(client: Client, node_bootstrap: &str, node: &str, stop: CancellationToken) -> Self {
+        let report = names::report(node_bootstrap, node);
+        Self { client, node_bootstrap: node_bootstrap.to_owned(), report, stop }
     }
 
     /// The Report's name.
@@ -118,7 +121,7 @@ impl Cluster {
     /// The Report as it is now, not as the watch knows it.
     pub(super) async fn fresh(&self) -> Result<Option<NodeBootstrapReport>, FetchError> {
         let reports = self.reports();
-        limited(reports.get_opt(&self.report)).await
+        self.limited(reports.get_opt(&self.report)).await
     }
 
     /// Sets the Report's status.
@@ -126,32 +129,43 @@ impl Cluster {
         let reports = self.reports();
         let patch = patch(&self.report, word);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        limited(reports.patch_status(&self.report, &params, &Patch::Apply(&patch))).await.map(drop)
+        self.limited(reports.patch_status(&self.report, &params, &Patch::Apply(&patch))).await.map(drop)
     }
 
     /// Fetches a revision with its payload.
     pub(super) async fn revision(&self, name: &str) -> Result<Request, FetchError> {
         let revisions: Api<ControllerRevision> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let data = limited(revisions.get(name)).await?.data.0;
+        let data = self.limited(revisions.get(name)).await?.data.0;
         let revision = Revision::read(&data).map_err(FetchError::Unreadable)?;
+        if revision.node_bootstrap != self.node_bootstrap {
+            return Err(FetchError::Refused(format!("it belongs to the NodeBootstrap {}", revision.node_bootstrap)));
+        }
         let mut payload = BTreeMap::new();
         if revision.has_payload() {
             let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
-            let secret = limited(secrets.get(name)).await?;
+            let secret = self.limited(secrets.get(name)).await?;
             payload =
                 secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
         }
         Ok(Request { name: name.to_owned(), revision, payload: Payload::from(payload) })
     }
-}
 
-async fn limited<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, FetchError> {
-    match tokio::time::timeout(ANSWER, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
-            Err(FetchError::Refused(status.message.clone()))
+    async fn limited<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, FetchError> {
+        let last_word = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(ANSWER, request) => answer,
+            () = last_word => return Err(FetchError::Away("told to stop".to_owned())),
+        };
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
+                Err(FetchError::Refused(status.message.clone()))
+            }
+            Ok(Err(error)) => Err(FetchError::Away(error.to_string())),
+            Err(_) => Err(FetchError::Away(format!("no answer within {} s", ANSWER.as_secs()))),
         }
-        Ok(Err(error)) => Err(FetchError::Away(error.to_string())),
-        Err(_) => Err(FetchError::Away(format!("no answer within {} s", ANSWER.as_secs()))),
     }
 }

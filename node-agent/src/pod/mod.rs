@@ -20,6 +20,7 @@ use crds::NodeBootstrapReport;
 use crds::report::{
     ChangeSummary, Disruption, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
 };
+use kube::Client;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -72,17 +73,33 @@ pub fn init_log() {
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
-/// Runs until `stop` is called. Whatever of it ends otherwise ends the process, so that the kubelet starts it anew.
+/// Runs in a pod until `stop` is called.
 ///
 /// # Errors
 /// If it cannot start, or a part of it ended.
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), String> {
     let host = Host::open(&settings.root, true).map_err(|error| error.to_string())?;
-    let cluster = Cluster::connect(&settings.node_bootstrap, &settings.node_name).await?;
+    let client = Client::try_default().await.map_err(|error| {
+        format!("no way to the API server: {error}: is this a pod with a ServiceAccount token?")
+    })?;
+    serve(host, client, settings, stop).await
+}
+
+/// Serves a host. Whatever of it ends before `stop` is called ends the process, so that the kubelet starts it anew.
+///
+/// # Errors
+/// If a part of it ended.
+pub async fn serve(
+    host: Host,
+    client: Client,
+    settings: Settings,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let cluster = Cluster::new(client, &settings.node_bootstrap, &settings.node_name, stop.clone());
     let pulse = Pulse::default();
     let (seen, word) = watch::channel(Seen::Unknown);
     info!(node = settings.node_name, report = cluster.report(), arch = host.facts.arch, "agent started");
-    let mut agent = Agent::new(host, cluster.clone(), settings.clone(), word, &pulse, stop.clone())?;
+    let mut agent = Agent::new(host, cluster.clone(), settings.clone(), word, &pulse, stop);
     tokio::select! {
         () = agent.run() => {
             info!("agent stopped");
@@ -153,7 +170,7 @@ impl<'a> Agent<'a> {
         word: watch::Receiver<Seen>,
         pulse: &'a Pulse,
         stop: CancellationToken,
-    ) -> Result<Self, String> {
+    ) -> Self {
         let notify = match Notify::new() {
             Ok(notify) => Some(notify),
             Err(error) => {
@@ -162,7 +179,7 @@ impl<'a> Agent<'a> {
             }
         };
         let now = Instant::now();
-        Ok(Self {
+        Self {
             host,
             cluster,
             settings,
@@ -179,7 +196,7 @@ impl<'a> Agent<'a> {
             failed: false,
             due: now,
             last_pass: now,
-        })
+        }
     }
 
     async fn run(&mut self) {

@@ -14,19 +14,20 @@ pub(crate) fn plan(directories: &[&Directory], planner: &mut Planner<'_>) {
         .filter_map(|directory| Some((planner.place(directory.path.as_str())?, *directory)))
         .collect();
     placed.sort_by(|(a, _), (b, _)| a.real.cmp(&b.real));
-    let ids: Vec<Option<Ids>> = placed
-        .iter()
-        .map(|(_, directory)| planner.ids(format_args!("directory {}", directory.path), &directory.access))
-        .collect();
-    // What is made on the way to one may lie inside another that is recursive, so those are known first.
-    for ((place, directory), ids) in placed.iter().zip(&ids) {
-        if let (true, Some(ids)) = (directory.recursive, ids) {
-            planner.will_own_below(&place.real, (ids.uid, ids.gid));
+    for (place, directory) in placed {
+        // A problem with its owner was told when it was announced.
+        if let Some(ids) = planner.announced(&place.real) {
+            plan_one(directory, &place, ids, planner);
         }
     }
-    for ((place, directory), ids) in placed.into_iter().zip(ids) {
-        if let Some(ids) = ids {
-            plan_one(directory, &place, ids, planner);
+}
+
+/// Tells the planner what directories will have: entries below or behind one depend on it.
+pub(crate) fn announce(directories: &[&Directory], planner: &mut Planner<'_>) {
+    for directory in directories {
+        let Some(place) = planner.place(directory.path.as_str()) else { continue };
+        if let Some(ids) = planner.ids(format_args!("directory {}", directory.path), &directory.access) {
+            planner.announce(&place.real, ids, directory.recursive);
         }
     }
 }
@@ -36,8 +37,8 @@ fn plan_one(directory: &Directory, place: &Place, ids: Ids, planner: &mut Planne
     planner.note_exposure(&resource, place, ids);
     match place.look() {
         Ok(None) => {
-            planner.make_parents(place, &directory.path.to_string());
-            planner.will_have_directory(&place.real, ids.uid);
+            planner.make_parents(place, directory.path.as_str());
+            planner.will_have_directory(&place.real);
             let change = Change {
                 resource,
                 change: format!("create, {}", planner.shown(ids)),
@@ -47,7 +48,7 @@ fn plan_one(directory: &Directory, place: &Place, ids: Ids, planner: &mut Planne
             planner.step(change, Action::MakeDirectory { path: place.real.clone(), ids });
         }
         Ok(Some(meta)) if meta.kind == Kind::Directory => {
-            planner.will_have_directory(&place.real, ids.uid);
+            planner.will_have_directory(&place.real);
             if directory.recursive {
                 // Before its own owner changes: until then nobody else can put anything there.
                 plan_inside(&resource, place, ids, planner);

@@ -147,8 +147,8 @@ pub(crate) struct Planner<'a> {
     skip: SkipList,
     /// Directories that steps make, by real path.
     made: BTreeSet<String>,
-    /// Owners that directories will have, by real path.
-    owners: BTreeMap<String, u32>,
+    /// What directories will have that have an entry of their own, by real path.
+    owners: BTreeMap<String, Ids>,
     /// What recursive directories give to new entries below, by real path.
     recursive: BTreeMap<String, (u32, u32)>,
     /// Directories that a user owns, with what of root's lies below.
@@ -313,8 +313,7 @@ impl<'a> Planner<'a> {
             if self.made.contains(&path) {
                 continue;
             }
-            let above = self.recursive.iter().rev().find(|(top, _)| is_below(&path, top));
-            let (uid, gid) = above.map_or((0, 0), |(_, owner)| *owner);
+            let (uid, gid) = self.inherited(&path).unwrap_or_default();
             let ids = Ids { uid, gid, mode: 0o755 };
             let change = Change {
                 resource: format!("directory {path}"),
@@ -322,18 +321,61 @@ impl<'a> Planner<'a> {
                 found: "was missing".to_owned(),
                 disruption: Disruption::None,
             };
-            self.will_have_directory(&path, uid);
+            self.will_have_directory(&path);
             self.step(change, Action::MakeDirectory { path, ids });
         }
     }
 
-    pub(crate) fn will_have_directory(&mut self, real: &str, uid: u32) {
-        self.made.insert(real.to_owned());
-        self.owners.insert(real.to_owned(), uid);
+    /// Notes what a directory will have, before anything is planned that depends on it.
+    pub(crate) fn announce(&mut self, real: &str, ids: Ids, recursive: bool) {
+        self.owners.insert(real.to_owned(), ids);
+        if recursive {
+            self.recursive.insert(real.to_owned(), (ids.uid, ids.gid));
+        }
     }
 
-    pub(crate) fn will_own_below(&mut self, real: &str, owner: (u32, u32)) {
-        self.recursive.insert(real.to_owned(), owner);
+    pub(crate) fn announced(&self, real: &str) -> Option<Ids> {
+        self.owners.get(real).copied()
+    }
+
+    /// Notes that a directory is there, or will be.
+    pub(crate) fn will_have_directory(&mut self, real: &str) {
+        self.made.insert(real.to_owned());
+    }
+
+    /// Who gets what is inside recursive directories: of the nearest above, as its entry says.
+    fn inherited(&self, real: &str) -> Option<(u32, u32)> {
+        self.recursive.iter().rev().find(|(top, _)| is_below(real, top)).map(|(_, owner)| *owner)
+    }
+
+    /// Takes out what is reached by a link that this very plan gives into a user's hands: it could never be verified.
+    pub(crate) fn check_links(&mut self, resources: &[Resource]) {
+        for resource in resources {
+            let Some(path) = path_of(resource) else { continue };
+            let Some(place) = self.places.get(&path) else { continue };
+            let unsafe_link = place.links.iter().find_map(|followed| {
+                let mut directory = followed.directory_meta;
+                let mut link = followed.link;
+                if let Some((uid, gid)) = self.inherited(&followed.path) {
+                    (link.uid, link.gid) = (uid, gid);
+                }
+                if let Some(ids) = self.owners.get(&followed.directory) {
+                    (directory.uid, directory.gid, directory.mode) = (ids.uid, ids.gid, ids.mode);
+                } else if let Some((uid, gid)) = self.inherited(&followed.directory) {
+                    (directory.uid, directory.gid) = (uid, gid);
+                }
+                let writer = directory.writer(Some(&link))?;
+                Some(HostError::UnsafeLink {
+                    link: followed.path.clone(),
+                    directory: followed.directory.clone(),
+                    who: format!("{writer}, as this spec has it,"),
+                })
+            });
+            if let Some(error) = unsafe_link {
+                self.places.remove(&path);
+                self.refused(resource, &error);
+            }
+        }
     }
 
     /// Notes that what is root's lies where a user can replace it.
@@ -349,7 +391,8 @@ impl<'a> Planner<'a> {
             .chain(place.missing_paths().into_iter().map(|path| (path, 0)));
         let mut owned = None;
         for (path, uid) in ancestors {
-            let uid = self.owners.get(&path).copied().unwrap_or(uid);
+            let inherited = self.inherited(&path).map(|(uid, _)| uid);
+            let uid = self.owners.get(&path).map(|ids| ids.uid).or(inherited).unwrap_or(uid);
             if uid != 0 {
                 owned = Some((path, uid));
             }

@@ -1,0 +1,149 @@
+//! Users and groups in the host's own files.
+
+use serde_json::json;
+
+use crate::support::{GROUP, Machine, PASSWD, lines, reasons, request};
+
+#[tokio::test]
+async fn accounts_are_added_and_the_rest_stays_byte_for_byte() {
+    let machine = Machine::new();
+    let odd = "root:x:0:0:M\u{fc}ller:/root:/bin/bash\n# a comment\n\n+@admins::::::\n";
+    machine.write("/etc/passwd", odd);
+    machine.set("/etc/passwd", 0, 50, 0o600);
+    let request = request(json!({
+        "groups": [{"name": "k", "gid": 700}, {"name": "free"}, {"name": "people", "system": false}],
+        "users": [
+            {"name": "k", "uid": 701, "group": "k"},
+            {"name": "p", "group": "people", "system": false, "shell": "/usr/sbin/nologin"},
+        ],
+    }));
+    machine.apply(&request).await.unwrap();
+    assert_eq!(
+        machine.read("/etc/passwd"),
+        odd.replace(
+            "+@",
+            "k:x:701:700::/nonexistent:/usr/sbin/nologin\np:x:1000:1000::/nonexistent:/usr/sbin/nologin\n+@"
+        )
+    );
+    assert_eq!(machine.access("/etc/passwd"), (0, 50, 0o600), "owner and mode stay");
+    assert_eq!(machine.access("/etc/shadow"), (0, 42, 0o640));
+    assert_eq!(machine.read("/etc/group"), format!("{GROUP}k:x:700:\nfree:x:999:\npeople:x:1000:\n"));
+    assert!(machine.read("/etc/gshadow").ends_with("k:!::\nfree:!::\npeople:!::\n"));
+    let shadow = machine.read("/etc/shadow");
+    assert!(
+        shadow.lines().any(|line| line.starts_with("k:!:") && line.ends_with("::::::")),
+        "locked: {shadow}"
+    );
+    assert!(machine.plan(&request).await.is_empty());
+}
+
+#[tokio::test]
+async fn shadows_that_the_host_does_not_have_are_not_made() {
+    let machine = Machine::new();
+    for file in ["/etc/shadow", "/etc/gshadow"] {
+        std::fs::remove_file(machine.path(file)).unwrap();
+    }
+    machine.apply(&request(json!({"groups": [{"name": "k"}], "users": [{"name": "k"}]}))).await.unwrap();
+    assert!(!machine.is_there("/etc/shadow") && !machine.is_there("/etc/gshadow"));
+}
+
+#[tokio::test]
+async fn an_existing_user_follows_in_group_home_and_shell_and_keeps_the_rest() {
+    let machine = Machine::new();
+    machine.write("/etc/passwd", &format!("{PASSWD}k:secret:300:50:The K:/home/k:/bin/bash\n"));
+    machine.write("/bin-sh", "");
+    let request = request(json!({
+        "groups": [{"name": "k"}],
+        "users": [{"name": "k", "home": "/srv/k"}],
+    }));
+    let made = machine.apply(&request).await.unwrap();
+    assert_eq!(
+        lines(&made)[1],
+        "user k: primary group staff to k, home /home/k to /srv/k, shell /bin/bash to /usr/sbin/nologin"
+    );
+    assert_eq!(
+        machine.read("/etc/passwd"),
+        format!("{PASSWD}k:secret:300:999:The K:/srv/k:/usr/sbin/nologin\n")
+    );
+}
+
+#[tokio::test]
+async fn a_shell_that_lets_nobody_in_is_as_good_as_another() {
+    let machine = Machine::new();
+    machine.directory("/bin");
+    machine.write("/bin/false", "");
+    machine.write("/etc/passwd", &format!("{PASSWD}k:x:300:50::/nonexistent:/bin/false\n"));
+    assert!(machine.plan(&request(json!({"users": [{"name": "k", "group": "staff"}]}))).await.is_empty());
+    let asked = request(json!({"users": [{"name": "k", "group": "staff", "shell": "/usr/bin/fish"}]}));
+    let plan = machine.plan(&asked).await;
+    assert_eq!(lines(plan.changes()), ["user k: shell /bin/false to /usr/bin/fish"]);
+    assert!(plan.warnings[0].contains("no shell /usr/bin/fish"), "{:?}", plan.warnings);
+}
+
+#[tokio::test]
+async fn no_free_number_is_taken_that_another_entry_asks_for() {
+    let machine = Machine::new();
+    let spec = request(json!({
+        "groups": [{"name": "a"}, {"name": "b", "gid": 999}],
+        "users": [{"name": "a", "group": "a"}, {"name": "b", "group": "b", "uid": 999}],
+    }));
+    assert_eq!(
+        lines(machine.plan(&spec).await.changes())
+            .iter()
+            .map(|line| line.split(',').next().unwrap())
+            .collect::<Vec<_>>(),
+        [
+            "group b: create with gid 999",
+            "group a: create with gid 998",
+            "user b: create with uid 999",
+            "user a: create with uid 998",
+        ]
+    );
+    machine.write("/etc/login.defs", "SYS_UID_MIN 999\nSYS_GID_MIN 999\n");
+    assert_eq!(
+        reasons(&machine.plan(&spec).await),
+        ["group a: NoFreeId", "user a: NoSuchGroup", "user a: NoFreeId"]
+    );
+}
+
+#[tokio::test]
+async fn a_user_left_half_made_is_finished() {
+    let machine = Machine::new();
+    // The shadow is written first; an old line there may even hold a password.
+    let shadow = machine.read("/etc/shadow");
+    std::fs::write(machine.path("/etc/shadow"), format!("{shadow}k:$6$old:1::::::\n")).unwrap();
+    machine.apply(&request(json!({"users": [{"name": "k", "group": "staff"}]}))).await.unwrap();
+    let shadow = machine.read("/etc/shadow");
+    assert_eq!(shadow.lines().filter(|line| line.starts_with("k:")).count(), 1);
+    assert!(!shadow.contains("$6$old"), "a new account is locked: {shadow}");
+}
+
+#[tokio::test]
+async fn the_lock_of_other_programs_is_waited_for() {
+    let machine = Machine::new();
+    let path = machine.path("/etc/.pwd.lock");
+    // Locks of this kind are a process's, so another one must hold it.
+    let mut holder = std::process::Command::new("python3")
+        .args(["-c", "import fcntl,sys,time; f=open(sys.argv[1],'w'); fcntl.lockf(f,fcntl.LOCK_EX); print('held',flush=True); sys.stdin.read()"])
+        .arg(&path)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut held = [0; 5];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut held).unwrap();
+    let release = std::thread::spawn({
+        let input = holder.stdin.take();
+        let group = machine.path("/etc/group");
+        move || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            let text = std::fs::read_to_string(group).unwrap();
+            drop(input);
+            text
+        }
+    });
+    machine.apply(&request(json!({"groups": [{"name": "k"}]}))).await.unwrap();
+    assert_eq!(release.join().unwrap(), GROUP, "nothing was written while another held the lock");
+    assert!(machine.read("/etc/group").ends_with("k:x:999:\n"));
+    holder.wait().unwrap();
+}

@@ -1,0 +1,107 @@
+//! The program as a user runs it.
+
+use std::process::{Command, Output, Stdio};
+
+use crate::support::Machine;
+
+const SPEC: &str = "apiVersion: nodebootstrap.io/v1alpha1
+kind: NodeBootstrap
+metadata: {name: workers}
+spec:
+  allNodes: true
+  groups: [{name: kubernetes}]
+  files: [{path: /etc/motd, configMapRef: {name: texts, key: motd}}]
+  units: [{name: hello.service, content: \"[Service]\\nExecStart=/x\\n[Install]\\nWantedBy=a.target\\n\", enabled: true, active: true}]
+";
+
+fn agent(machine: &Machine, arguments: &[&str]) -> (i32, String, String) {
+    let output: Output = Command::new(env!("CARGO_BIN_EXE_nodebootstrap-agent"))
+        .args(arguments)
+        .args(["--root", &machine.root_path()])
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_user_plans_applies_and_looks() {
+    let machine = Machine::new();
+    let files = tempfile::tempdir().unwrap();
+    let at = |name: &str| files.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(at("nb.yaml"), SPEC).unwrap();
+    let (file, refs) = (at("nb.yaml"), at(""));
+
+    let (code, _, error) = agent(&machine, &["plan", "--file", &file]);
+    assert_eq!(code, 1);
+    assert_eq!(
+        error,
+        "error: the spec refers to ConfigMap texts, key motd: put its value into DIR/texts/motd and give --refs DIR\n"
+    );
+    std::fs::create_dir(at("texts")).unwrap();
+    std::fs::write(at("texts/motd"), "hello\n").unwrap();
+
+    let with = |command: &'static str| vec![command, "--file", file.as_str(), "--refs", refs.as_str()];
+    let json = |command| [with(command), vec!["--output", "json"]].concat();
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("one JSON object");
+
+    let (code, text, _) = agent(&machine, &with("plan"));
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("group kubernetes: create with gid 999") && !text.contains('\u{1b}'), "{text}");
+    let (code, text, _) = agent(&machine, &json("plan"));
+    let plan = parse(&text);
+    assert_eq!((code, plan["changes"].as_array().unwrap().len()), (2, 4));
+    assert_eq!((&plan["disruption"], &plan["errors"]), (&"None".into(), &serde_json::json!([])));
+
+    let (code, text, _) = agent(&machine, &with("status"));
+    assert_eq!(code, 2);
+    assert!(
+        text.contains("nothing was applied on this host yet") && text.contains("differs group kubernetes"),
+        "{text}"
+    );
+
+    let (code, text, error) = agent(&machine, &with("apply"));
+    assert_eq!(code, 0, "{text}{error}");
+    assert!(text.contains("done: 4 changes made and verified"), "{text}");
+    assert!(text.contains("units were written and enabled, none was started"), "{text}");
+    assert_eq!(machine.read("/etc/motd"), "hello\n");
+
+    for (command, says) in
+        [("plan", "nothing to do"), ("apply", "nothing to do"), ("status", "ok      file /etc/motd")]
+    {
+        let (code, text, _) = agent(&machine, &with(command));
+        assert_eq!(code, 0);
+        assert!(text.contains(says), "{text}");
+    }
+    let (_, text, _) = agent(&machine, &json("status"));
+    let status = parse(&text);
+    assert_eq!(status["last"]["done"], true);
+    assert!(status["resources"].as_array().unwrap().iter().all(|resource| resource["state"] == "ok"));
+
+    machine.write("/etc/systemd/system/hello.service", "drifted");
+    let (code, text, _) = agent(&machine, &with("status"));
+    assert_eq!(code, 2);
+    assert!(text.contains("differs unit hello.service: content"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_is_told_in_one_line() {
+    let machine = Machine::new();
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("nb.yaml").to_string_lossy().into_owned();
+    let (code, _, error) = agent(&machine, &["plan", "--file", &file]);
+    assert_eq!((code, error.lines().count()), (1, 1), "{error}");
+    std::fs::write(&file, SPEC.replace("/etc/motd", "etc/motd")).unwrap();
+    let (code, _, error) = agent(&machine, &["plan", "--file", &file]);
+    assert_eq!(code, 1);
+    assert!(error.contains("paths are absolute"), "{error}");
+
+    std::fs::write(&file, "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {name: w}\nspec: {allNodes: true, groups: [{name: root2, gid: 1}]}\n").unwrap();
+    let (code, text, _) = agent(&machine, &["apply", "--file", &file, "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (code, &json["outcome"], &json["errors"][0]["reason"]),
+        (1, &"failed".into(), &"IdTaken".into())
+    );
+}

@@ -1,0 +1,16 @@
+//! What the agent promises, tried on roots in temporary directories. Owners are real, so these tests run as root.
+
+// Test code as a whole; clippy's own exception is for test functions only.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod accounts;
+mod api;
+mod command_line;
+mod crashes;
+mod downloads;
+mod paths;
+mod plans;
+mod pods;
+mod properties;
+mod support;
+mod units;

@@ -1,0 +1,321 @@
+//! The agent in its pod, against an API server that remembers what it was asked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::api::{Api, with_agent};
+use crate::support::{Machine, request};
+
+const HELLO: &str = "[Service]\nExecStart=/opt/hello\n[Install]\nWantedBy=multi-user.target\n";
+
+async fn until_there(path: &Path) {
+    let there = async {
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.unwrap_or_else(|_| panic!("{path:?} never came"));
+}
+
+fn seed() -> node_agent::engine::Request {
+    request(json!({
+        "groups": [{"name": "kubernetes"}],
+        "directories": [{"path": "/etc/kubernetes", "group": "kubernetes"}, {"path": "/etc/kubernetes/pki", "mode": "0700"}],
+        "files": [{"path": "/etc/kubernetes/f", "content": "x"}],
+    }))
+}
+
+#[tokio::test]
+async fn a_revision_takes_one_status_write_and_then_there_are_none() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+    let name = api.put(&seed(), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Ready").await;
+        assert_eq!((&status["revision"], &status["message"]), (&json!(name), &json!("4 changes made")));
+        assert_eq!((&status["changesTotal"], &status["changes"][0]["resource"]), (&json!(4), &json!("group kubernetes")));
+        assert_eq!(
+            (&status["nodeUid"], &status["machineId"]),
+            (&json!("node-uid"), &json!("0123456789abcdef0123456789abcdef"))
+        );
+        assert!(status["bootId"].as_str().unwrap().len() == 36 && status["since"].as_str().unwrap().ends_with('Z'));
+        assert_eq!(machine.access("/etc/kubernetes/pki"), (0, 0, 0o700));
+
+        // Its own write comes back by the watch, inotify tells of its own files: neither leads to a write. What does
+        // is a new permit, which is acknowledged.
+        api.tell(json!({"revision": name, "permit": {"id": 3, "disruption": "None"}}));
+        let status = api.until_status("permit 3", |status| status["permitId"] == 3).await;
+        assert_eq!(api.objects().statuses.len(), 2);
+        assert_eq!(status["message"], "4 changes made", "what was done stays to be read");
+    })
+    .await;
+    // A new process finds all in place and has nothing to say.
+    let untouched = machine.untouched();
+    api.objects().requests.clear();
+    with_agent(&machine, &api, async {
+        api.until("the revision was read", |objects| objects.requests.iter().any(|r| r.contains("controllerrevisions"))).await;
+        api.tell(json!({"revision": name, "permit": {"id": 4, "disruption": "None"}}));
+        api.until_status("permit 4", |status| status["permitId"] == 4).await;
+        assert_eq!(api.objects().statuses.len(), 3);
+    })
+    .await;
+    assert_eq!(machine.untouched(), untouched);
+}
+
+#[tokio::test]
+async fn drift_is_noticed_at_once_repaired_and_told() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        std::fs::remove_dir(machine.path("/etc/kubernetes/pki")).unwrap();
+        let status = api.until_status("a repair", |s| s["message"].as_str().unwrap().contains("repaired")).await;
+        assert_eq!(status["message"], "repaired: directory /etc/kubernetes/pki was missing");
+        assert_eq!((&status["phase"], &status["changesTotal"]), (&json!("Ready"), &json!(1)));
+        std::fs::write(machine.path("/etc/group"), crate::support::GROUP).unwrap();
+        api.until_status("another repair", |s| s["message"].as_str().unwrap().contains("group kubernetes was missing")).await;
+        assert_eq!(api.objects().statuses.len(), 3, "one write each");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_disruption_waits_for_its_permit_which_is_read_afresh_and_acknowledged_first() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.systemd.set("app.service", "active");
+    let spec = json!({"files": [{"path": "/etc/a", "content": "x", "onChange": {"restart": ["app.service"]}}]});
+    let name = api.put(&request(spec), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Waiting").await;
+        assert_eq!((&status["disruption"], &status["changesTotal"]), (&json!("Restart"), &json!(2)));
+        assert!(status["message"].as_str().unwrap().contains("unit app.service: restart, because of file /etc/a"), "{status}");
+        assert!(!machine.is_there("/etc/a"), "nothing is begun");
+        api.objects().requests.clear();
+        api.tell(json!({"revision": name, "permit": {"id": 7, "disruption": "Restart"}}));
+        let status = api.until_phase("Ready").await;
+        assert_eq!(status["permitId"], 7);
+        let objects = api.objects();
+        assert_eq!((&objects.statuses[1]["phase"], &objects.statuses[1]["permitId"]), (&json!("Applying"), &json!(7)));
+        assert_eq!(objects.statuses.len(), 3);
+        let asked: Vec<_> = objects.requests.iter().map(|r| r.rsplit('/').next().unwrap()).collect();
+        assert_eq!(asked, ["workers.node1", "status", "status"], "read, acknowledged, reported");
+    })
+    .await;
+    assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
+}
+
+#[tokio::test]
+async fn a_permit_that_was_taken_back_meanwhile_counts_for_nothing() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.systemd.set("app.service", "active");
+    let spec = json!({"files": [{"path": "/etc/a", "content": "x", "onChange": {"restart": ["app.service"]}}]});
+    let name = api.put(&request(spec), None);
+    // The watch has told of a permit; a fresh read says something else.
+    api.objects().fresh = Some(json!({"id": 8, "disruption": "None"}));
+    api.tell(json!({"revision": name, "permit": {"id": 7, "disruption": "Restart"}}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Waiting").await;
+        assert_eq!(status["permitId"], 8);
+        assert_eq!(api.objects().statuses.len(), 1, "the old permit is not acknowledged");
+    })
+    .await;
+    assert!(!machine.is_there("/etc/a"));
+    assert_eq!(machine.systemd.take_asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn nothing_is_changed_where_an_older_node_bootstrap_has_claims() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    let before = machine.tree();
+    api.tell(json!({"revision": name, "conflicts": [{"resource": "file /etc/motd", "with": "older"}]}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Failed").await;
+        assert_eq!(status["reason"], "Conflict");
+        assert_eq!(
+            status["message"],
+            "file /etc/motd belongs to the NodeBootstrap older: take it out of one of them; nothing was changed"
+        );
+        assert_eq!(machine.tree(), before);
+        api.tell(json!({"revision": name}));
+        api.until_phase("Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_revision_that_cannot_be_read_is_asked_for_again_and_removes_nothing() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        let before = machine.tree();
+        let next = request(json!({"groups": [{"name": "next"}]}));
+        api.tell(json!({"revision": next.name}));
+        let status = api.until_phase("Failed").await;
+        assert_eq!((&status["reason"], &status["revision"]), (&json!("RevisionRefused"), &json!(next.name)));
+        let asked = api.objects().requests.iter().filter(|r| r.ends_with(&next.name)).count();
+        assert_eq!(asked, 3, "rights may come a moment later, so it is not told at once");
+        assert_eq!(machine.tree(), before);
+        api.put(&next, None);
+        api.until_phase("Ready").await;
+        assert!(machine.is_there("/etc/kubernetes/pki"), "what leaves the spec stays");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_revision_of_another_format_is_refused() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    for revision in api.objects().others.values_mut() {
+        revision["data"]["format"] = json!(99);
+    }
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Failed").await;
+        assert_eq!(status["reason"], "RevisionFormat");
+        assert!(status["message"].as_str().unwrap().contains("bring operator and agent to the same version"), "{status}");
+    })
+    .await;
+    assert!(!machine.is_there("/etc/kubernetes"));
+}
+
+#[tokio::test]
+async fn secret_values_come_from_the_payload_and_only_if_there_are_any() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let reference = crds::revision::Reference {
+        source: crds::revision::Source::Secret,
+        name: "s".to_owned(),
+        key: "k".to_owned(),
+    };
+    let values = crds::revision::Values::from([(reference, b"hunter2".to_vec())]);
+    let spec = json!({"files": [{"path": "/etc/secret", "secretRef": {"name": "s", "key": "k"}}]});
+    let with_secret = crate::support::try_request("workers", spec, &values).unwrap();
+    let key = with_secret
+        .revision
+        .resources
+        .iter()
+        .find_map(|resource| serde_json::to_value(resource).unwrap()["content"]["secret"]["key"].as_str().map(str::to_owned))
+        .unwrap();
+    // hunter2
+    let name = api.put(&with_secret, Some(json!({key: "aHVudGVyMg=="})));
+    let plain = api.put(&seed(), None);
+    api.tell(json!({"revision": plain}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        assert!(!api.objects().requests.iter().any(|r| r.contains("secrets")));
+        api.tell(json!({"revision": name}));
+        api.until_status("the secret", |status| status["revision"] == json!(name)).await;
+        assert_eq!(machine.read("/etc/secret"), "hunter2");
+        assert!(!format!("{:?}", api.objects().statuses).contains("hunter2"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_keeps_all_and_the_agent_rests() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        api.tell(json!({"revision": name, "leave": "Retain"}));
+        let status = api.until_phase("Left").await;
+        assert_eq!(status["revision"], json!(name));
+        assert!(machine.is_there("/etc/kubernetes/pki"));
+        assert!(!machine.is_there("/var/lib/nodebootstrap/workers/revision.json"), "its claims are given up");
+        // Nothing is repaired any more; and coming back works.
+        std::fs::remove_dir(machine.path("/etc/kubernetes/pki")).unwrap();
+        api.tell(json!({"revision": name, "leave": "Retain", "permit": {"id": 9, "disruption": "None"}}));
+        api.until_status("permit 9", |status| status["permitId"] == 9).await;
+        assert!(!machine.is_there("/etc/kubernetes/pki"));
+        api.tell(json!({"revision": name}));
+        api.until_phase("Ready").await;
+        assert!(machine.is_there("/etc/kubernetes/pki"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_a_report_of_its_own_the_agent_does_nothing() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    let before = machine.untouched();
+    api.tell(json!({"revision": name, "nodeName": "node2"}));
+    with_agent(&machine, &api, async {
+        api.until("the list", |objects| !objects.requests.is_empty()).await;
+        api.delete_report();
+        api.tell(json!({"revision": "", "nodeName": "node1"}));
+        assert_eq!(machine.untouched(), before);
+        api.tell(json!({"revision": name}));
+        api.until_phase("Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_problem_is_told_and_a_new_revision_is_taken_at_once() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let bad = api.put(&request(json!({"groups": [{"name": "k"}], "files": [{"path": "/none/f", "content": ""}]})), None);
+    let good = api.put(&seed(), None);
+    let before = machine.tree();
+    api.tell(json!({"revision": bad}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Failed").await;
+        assert_eq!((&status["reason"], &status["revision"]), (&json!("NoDirectory"), &json!(bad)));
+        assert_eq!(
+            status["message"],
+            "file /none/f: its directory /none is missing: list it in directories (tried again by itself)"
+        );
+        assert_eq!(machine.tree(), before);
+        // It is tried again, and found mended, with no word from anybody.
+        std::fs::create_dir(machine.path("/none")).unwrap();
+        api.until_phase("Ready").await;
+        assert_eq!(api.objects().statuses.len(), 2, "no write for a try that fails as before");
+        api.tell(json!({"revision": good}));
+        api.until_status("the next", |status| status["revision"] == json!(good)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_the_api_is_away_drift_is_repaired_and_told_later() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        api.break_down(true);
+        std::fs::remove_dir(machine.path("/etc/kubernetes/pki")).unwrap();
+        until_there(&machine.path("/etc/kubernetes/pki")).await;
+        api.break_down(false);
+        let status = api.until_status("the repair", |s| s["message"].as_str().unwrap().contains("repaired")).await;
+        assert_eq!(status["message"], "repaired: directory /etc/kubernetes/pki was missing");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_unit_that_does_not_start_is_told_and_tried_again() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    *machine.systemd.broken.borrow_mut() = Some("hello.service".to_owned());
+    let spec = json!({"units": [{"name": "hello.service", "content": HELLO, "active": true}]});
+    let name = api.put(&request(spec), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Failed").await;
+        assert_eq!(status["reason"], "Systemd");
+        let changes: Vec<&Value> = status["changes"].as_array().unwrap().iter().collect();
+        assert_eq!(changes.len(), 2, "what was made before is listed: {changes:?}");
+        *machine.systemd.broken.borrow_mut() = None;
+        api.until_phase("Ready").await;
+    })
+    .await;
+}

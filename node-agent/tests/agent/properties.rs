@@ -1,0 +1,248 @@
+//! plan ∘ apply is idempotent, for generated specs on generated hosts; a plan changes nothing; a run that is stopped
+//! anywhere is finished by the next.
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use serde_json::{Value, json};
+
+use crate::support::{Machine, lines, try_request};
+
+/// Few paths, so that they meet: in one spec, and on the host. Those of directories and of files mostly fit together;
+/// now and then any path is anything.
+const DIRECTORIES: &[&str] = &["/d", "/d/a", "/d/a/b", "/d/a/b/c", "/e/x/y", "/e", "/u", "/l/a"];
+const FILES: &[&str] = &["/d/f", "/d/g", "/opt/z", "/d/a/h", "/u/k", "/e/i"];
+const PATHS: &[&str] =
+    &["/d", "/d/a", "/d/a/b", "/d/a/b/c", "/d/f", "/e/x/y", "/e", "/l/a", "/opt/z", "/u/k", "/u"];
+const OWNERS: &[&str] = &["root", "daemon", "k", "m", "77"];
+const MODES: &[&str] = &["0755", "0700", "1777", "0640", "4711"];
+
+fn pick(from: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(from)
+}
+
+fn mostly(
+    usual: &'static [&'static str],
+    odd: &'static [&'static str],
+) -> impl Strategy<Value = &'static str> {
+    prop_oneof![19 => pick(usual), 1 => pick(odd)]
+}
+
+fn some_of(strategy: impl Strategy<Value = Value>, most: usize) -> impl Strategy<Value = Vec<Value>> {
+    proptest::collection::vec(strategy, 0..=most)
+}
+
+fn without_doubles(mut entries: Vec<Value>, key: &str) -> Vec<Value> {
+    entries.sort_by_key(|entry| entry[key].to_string());
+    entries.dedup_by_key(|entry| entry[key].to_string());
+    entries
+}
+
+prop_compose! {
+    fn group(name: &'static str)(gid in prop_oneof![8 => Just(None), 4 => Just(Some(300)), 1 => Just(Some(1))]) -> Value {
+        match gid {
+            Some(gid) => json!({"name": name, "gid": gid}),
+            None => json!({"name": name}),
+        }
+    }
+}
+
+prop_compose! {
+    fn user(name: &'static str)(group in mostly(&["k", "m", "daemon"], OWNERS), home in pick(PATHS), system in any::<bool>()) -> Value {
+        json!({"name": name, "group": group, "home": home, "system": system})
+    }
+}
+
+prop_compose! {
+    fn directory()(
+        path in mostly(DIRECTORIES, PATHS), owner in mostly(OWNERS, &["x"]), group in pick(OWNERS), mode in pick(MODES),
+        recursive in any::<bool>(),
+    ) -> Value {
+        json!({"path": path, "owner": owner, "group": group, "mode": mode, "recursive": recursive})
+    }
+}
+
+prop_compose! {
+    fn file()(
+        path in mostly(FILES, PATHS), owner in mostly(OWNERS, &["x"]), mode in pick(MODES), content in "[ab]{0,2}",
+        restart in any::<bool>(),
+    ) -> Value {
+        let mut file = json!({"path": path, "owner": owner, "mode": mode, "content": content});
+        if restart {
+            file["onChange"] = json!({"restart": ["run.service"]});
+        }
+        file
+    }
+}
+
+prop_compose! {
+    fn unit()(name in pick(&["run.service", "new.service"]), content in "[ab]", enabled in any::<Option<bool>>(), active in any::<Option<bool>>()) -> Value {
+        let mut unit = json!({
+            "name": name,
+            "content": format!("[Service]\nExecStart=/{content}\n[Install]\nWantedBy=x.target\n"),
+        });
+        if let Some(enabled) = enabled {
+            unit["enabled"] = json!(enabled);
+        }
+        if let Some(active) = active {
+            unit["active"] = json!(active);
+        }
+        unit
+    }
+}
+
+prop_compose! {
+    fn spec()(
+        groups in (group("k"), group("m")), users in (user("k"), user("m")), directories in some_of(directory(), 6),
+        files in some_of(file(), 3), units in some_of(unit(), 2), root in any::<bool>(),
+    ) -> Value {
+        let mut directories = directories;
+        if root {
+            directories.push(json!({"path": "/d", "owner": "k", "recursive": true}));
+        }
+        json!({
+            "groups": [groups.0, groups.1],
+            "users": [users.0, users.1],
+            "directories": without_doubles(directories, "path"),
+            "files": without_doubles(files, "path"),
+            "units": without_doubles(units, "name"),
+        })
+    }
+}
+
+/// Something on the host before.
+#[derive(Debug, Clone)]
+enum Before {
+    File(&'static str, u32, u32),
+    Directory(&'static str, u32, u32),
+    Link(&'static str, &'static str, u32),
+    Running,
+}
+
+fn before() -> impl Strategy<Value = Vec<Before>> {
+    let owner = prop_oneof![4 => Just(0_u32), 1 => Just(77_u32), 1 => Just(1_u32)];
+    let mode = prop_oneof![Just(0o755_u32), Just(0o644), Just(0o777)];
+    let entry = prop_oneof![
+        2 => (mostly(FILES, PATHS), owner.clone(), mode.clone()).prop_map(|(path, owner, mode)| Before::File(path, owner, mode)),
+        4 => (mostly(DIRECTORIES, PATHS), owner.clone(), mode).prop_map(|(path, owner, mode)| Before::Directory(path, owner, mode)),
+        1 => (pick(PATHS), pick(&["/d", "/opt", "../opt", "/nowhere"]), owner).prop_map(|(path, target, owner)| Before::Link(path, target, owner)),
+        1 => Just(Before::Running),
+    ];
+    proptest::collection::vec(entry, 0..6)
+}
+
+fn machine(before: &[Before]) -> Machine {
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+    let machine = Machine::new();
+    for directory in ["/d/a", "/e", "/u"] {
+        machine.directory(directory);
+    }
+    for entry in before {
+        // What does not fit with what is there already is left out.
+        match entry {
+            Before::File(path, owner, mode) => {
+                let path = machine.path(path);
+                let _ = path.parent().map(std::fs::create_dir_all);
+                if path.symlink_metadata().is_err() && std::fs::write(&path, "a").is_ok() {
+                    let _ = lchown(&path, Some(*owner), Some(*owner));
+                    let _ = std::fs::set_permissions(&path, PermissionsExt::from_mode(*mode));
+                }
+            }
+            Before::Directory(path, owner, mode) => {
+                let path = machine.path(path);
+                if path.symlink_metadata().is_err() && std::fs::create_dir_all(&path).is_ok() {
+                    let _ = lchown(&path, Some(*owner), Some(*owner));
+                    let _ = std::fs::set_permissions(&path, PermissionsExt::from_mode(*mode));
+                }
+            }
+            Before::Link(path, target, owner) => {
+                // Its own root is not that of the test, so links are only made where the test does not follow them.
+                let path = machine.path(path);
+                let in_place = path.parent().is_some_and(|parent| parent.is_dir());
+                if in_place && path.symlink_metadata().is_err() && symlink(target, &path).is_ok() {
+                    let _ = lchown(&path, Some(*owner), Some(*owner));
+                    break;
+                }
+            }
+            Before::Running => machine.systemd.set("run.service", "active"),
+        }
+    }
+    machine
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
+}
+
+const CASES: u32 = 192;
+/// So many cases must get as far as being applied; the others have problems, or break rules of the API.
+const LEAST_APPLIED: u32 = CASES / 4;
+
+/// Tries generated cases; each says whether it got as far as being applied.
+fn check<S: Strategy>(strategy: S, case: impl Fn(S::Value) -> Result<bool, TestCaseError>) {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) };
+    let applied = std::cell::Cell::new(0);
+    let outcome = TestRunner::new(config).run(&strategy, |value| {
+        if case(value)? {
+            applied.set(applied.get() + 1);
+        }
+        Ok(())
+    });
+    if let Err(failed) = outcome {
+        panic!("{failed}");
+    }
+    assert!(applied.get() >= LEAST_APPLIED, "only {} of {CASES} cases were worth anything", applied.get());
+}
+
+#[test]
+fn apply_does_what_plan_says_and_then_nothing_is_left() {
+    check((spec(), before()), |(spec, before)| {
+        let Ok(request) = try_request("workers", spec, &Default::default()) else { return Ok(false) };
+        let machine = machine(&before);
+        run(async {
+            let untouched = machine.untouched();
+            let plan = machine.plan(&request).await;
+            prop_assert_eq!(machine.untouched(), untouched, "a plan changes nothing");
+            let tree = machine.tree();
+            let outcome = machine.apply(&request).await;
+            if !plan.problems.is_empty() {
+                prop_assert!(outcome.is_err());
+                prop_assert_eq!(machine.tree(), tree, "with a problem nothing is begun");
+                return Ok(false);
+            }
+            let made = outcome.map_err(|failure| TestCaseError::fail(format!("{failure:?}")))?;
+            prop_assert_eq!(lines(&made), lines(plan.changes()));
+            prop_assert_eq!(machine.leftovers(), Vec::<String>::new());
+            machine.systemd.take_asked();
+            let again = machine.plan(&request).await;
+            prop_assert!(again.is_empty(), "{:?}", again);
+            let done = machine.untouched();
+            prop_assert_eq!(machine.apply(&request).await.map(|made| made.len()), Ok(0));
+            prop_assert_eq!(machine.untouched(), done, "the second time nothing is written");
+            prop_assert!(machine.systemd.take_asked().is_empty());
+            Ok(!made.is_empty())
+        })
+    });
+}
+
+#[test]
+fn a_run_stopped_anywhere_is_finished_by_the_next() {
+    check((spec(), before(), 0_usize..12), |(spec, before, after)| {
+        let Ok(request) = try_request("workers", spec, &Default::default()) else { return Ok(false) };
+        let (whole, parts) = (machine(&before), machine(&before));
+        run(async {
+            if !whole.plan(&request).await.problems.is_empty() {
+                return Ok(false);
+            }
+            whole.apply(&request).await.map_err(|failure| TestCaseError::fail(format!("{failure:?}")))?;
+            let first = parts.apply_until(&request, after).await;
+            let second = parts.apply(&request).await;
+            prop_assert!(second.is_ok(), "{:?} then {:?}", first, second);
+            prop_assert_eq!(parts.tree(), whole.tree());
+            let restarts = |machine: &Machine| {
+                machine.systemd.take_asked().iter().filter(|asked| asked.starts_with("restart")).count()
+            };
+            prop_assert_eq!(restarts(&parts), restarts(&whole), "each restart once, whichever run makes it");
+            Ok(first.is_err())
+        })
+    });
+}

@@ -1,0 +1,319 @@
+//! A machine to try things on: a root in a temporary directory, with a systemd that only remembers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use crds::revision::{Identity, Values, render};
+use node_agent::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
+use node_agent::host::offline::Offline;
+use node_agent::host::systemd::{Answer, Systemd, UnitState};
+use node_agent::host::{Host, Root};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// A machine.
+pub(crate) struct Machine {
+    directory: TempDir,
+    pub(crate) systemd: Rc<Fake>,
+}
+
+/// Has units as they are set, and remembers what it was asked to do.
+#[derive(Default)]
+pub(crate) struct Fake {
+    pub(crate) units: RefCell<BTreeMap<String, UnitState>>,
+    pub(crate) asked: RefCell<Vec<String>>,
+    /// A unit that does not start.
+    pub(crate) broken: RefCell<Option<String>>,
+    files: RefCell<Option<Offline>>,
+}
+
+struct Handle(Rc<Fake>);
+
+impl Fake {
+    fn files<T>(&self, work: impl FnOnce(&Offline) -> T) -> T {
+        work(self.files.borrow().as_ref().expect("the machine sets it"))
+    }
+
+    /// What was asked since the last call.
+    pub(crate) fn take_asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.borrow_mut())
+    }
+
+    pub(crate) fn set(&self, unit: &str, active: &str) {
+        let state = UnitState {
+            load: "loaded".to_owned(),
+            active: active.to_owned(),
+            file: "disabled".to_owned(),
+            ..UnitState::default()
+        };
+        self.units.borrow_mut().insert(unit.to_owned(), state);
+    }
+
+    fn note(&self, word: &str, unit: &str, active: &str) -> Answer<'_, ()> {
+        self.asked.borrow_mut().push(format!("{word} {unit}"));
+        let result = if self.broken.borrow().as_deref() == Some(unit) {
+            Err(node_agent::host::HostError::Systemd(format!("{unit} failed to {word}")))
+        } else {
+            self.units.borrow_mut().entry(unit.to_owned()).or_default().active = active.to_owned();
+            Ok(())
+        };
+        Box::pin(async move { result })
+    }
+}
+
+impl Systemd for Handle {
+    fn is_running(&self) -> bool {
+        true
+    }
+
+    fn observe<'a>(&'a self, units: &'a [String]) -> Answer<'a, BTreeMap<String, UnitState>> {
+        Box::pin(async move {
+            let on_disk = {
+                let files = Offline::of(&self.0.files(Offline::root));
+                files.observe(units).await?
+            };
+            let set = self.0.units.borrow();
+            Ok(units
+                .iter()
+                .map(|unit| {
+                    let mut state = set.get(unit).cloned().unwrap_or_default();
+                    let file = on_disk[unit].clone();
+                    if file.is_known() {
+                        state.load = file.load;
+                        state.file = file.file;
+                    }
+                    (unit.clone(), state)
+                })
+                .collect())
+        })
+    }
+
+    fn reload(&self) -> Answer<'_, ()> {
+        self.0.asked.borrow_mut().push("reload".to_owned());
+        for state in self.0.units.borrow_mut().values_mut() {
+            state.need_reload = false;
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn enable<'a>(&'a self, unit: &'a str, again: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.0.asked.borrow_mut().push(format!("{} {unit}", if again { "reenable" } else { "enable" }));
+            let files = Offline::of(&self.0.files(Offline::root));
+            files.enable(unit, again).await
+        })
+    }
+
+    fn disable<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.0.asked.borrow_mut().push(format!("disable {unit}"));
+            let files = Offline::of(&self.0.files(Offline::root));
+            files.disable(unit).await
+        })
+    }
+
+    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+        self.0.note("start", unit, "active")
+    }
+
+    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+        self.0.note("stop", unit, "inactive")
+    }
+
+    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+        self.0.note("restart", unit, "active")
+    }
+}
+
+/// Stops the work after some changes.
+pub(crate) struct StopAfter {
+    pub(crate) stop: CancellationToken,
+    pub(crate) left: Cell<usize>,
+}
+
+impl Observer for StopAfter {
+    fn done(&self, _change: &Change) {
+        self.left.set(self.left.get().saturating_sub(1));
+        if self.left.get() == 0 {
+            self.stop.cancel();
+        }
+    }
+}
+
+struct Quiet;
+
+impl Observer for Quiet {}
+
+pub(crate) const PASSWD: &str =
+    "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n";
+pub(crate) const GROUP: &str = "root:x:0:\ndaemon:x:1:\nstaff:x:50:\n";
+
+impl Machine {
+    /// A machine with account files, a nologin, and the usual top folders.
+    pub(crate) fn new() -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let machine = Self { directory: tempfile::tempdir().expect("a directory"), systemd: Rc::default() };
+        std::fs::set_permissions(machine.path("/"), PermissionsExt::from_mode(0o755)).expect("chmod");
+        for directory in ["/etc/systemd/system", "/usr/sbin", "/usr/local/sbin", "/var/lib", "/opt"] {
+            std::fs::create_dir_all(machine.path(directory)).expect("a directory");
+        }
+        machine.write("/usr/sbin/nologin", "");
+        machine.write("/etc/passwd", PASSWD);
+        machine.write("/etc/group", GROUP);
+        machine.write("/etc/shadow", "root:*:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\n");
+        machine.write("/etc/gshadow", "root:*::\ndaemon:*::\nstaff:*::\n");
+        machine.set("/etc/shadow", 0, 42, 0o640);
+        *machine.systemd.files.borrow_mut() = Some(Offline::of(&machine.root()));
+        machine
+    }
+
+    pub(crate) fn root(&self) -> Root {
+        Root::open(&self.root_path()).expect("a root")
+    }
+
+    pub(crate) fn root_path(&self) -> String {
+        self.directory.path().to_string_lossy().into_owned()
+    }
+
+    /// A fresh process on this machine.
+    pub(crate) fn host(&self) -> Host {
+        Host::with(self.root(), Box::new(Handle(Rc::clone(&self.systemd)))).expect("a host")
+    }
+
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path.trim_start_matches('/'))
+    }
+
+    pub(crate) fn write(&self, path: &str, content: &str) {
+        std::fs::write(self.path(path), content).expect("write");
+        self.set(path, 0, 0, 0o644);
+    }
+
+    pub(crate) fn directory(&self, path: &str) {
+        std::fs::create_dir_all(self.path(path)).expect("a directory");
+    }
+
+    pub(crate) fn link(&self, path: &str, target: &str) {
+        symlink(target, self.path(path)).expect("a link");
+    }
+
+    pub(crate) fn set(&self, path: &str, uid: u32, gid: u32, mode: u32) {
+        chown(self.path(path), Some(uid), Some(gid)).expect("chown: run the tests as root");
+        std::fs::set_permissions(self.path(path), PermissionsExt::from_mode(mode)).expect("chmod");
+    }
+
+    pub(crate) fn read(&self, path: &str) -> String {
+        String::from_utf8(std::fs::read(self.path(path)).expect("read")).expect("text")
+    }
+
+    pub(crate) fn is_there(&self, path: &str) -> bool {
+        self.path(path).symlink_metadata().is_ok()
+    }
+
+    /// uid, gid, mode.
+    pub(crate) fn access(&self, path: &str) -> (u32, u32, u32) {
+        let meta = self.path(path).symlink_metadata().expect("there");
+        (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+    }
+
+    pub(crate) async fn plan(&self, request: &Request) -> Plan {
+        engine::plan(&self.host(), request).await.expect("a plan")
+    }
+
+    pub(crate) async fn apply(&self, request: &Request) -> Result<Vec<Change>, Failure> {
+        self.apply_until(request, usize::MAX).await
+    }
+
+    /// Applies until so many changes were made, and stops then.
+    pub(crate) async fn apply_until(
+        &self,
+        request: &Request,
+        changes: usize,
+    ) -> Result<Vec<Change>, Failure> {
+        let host = self.host();
+        let plan = engine::plan(&host, request).await.expect("a plan");
+        let stop = CancellationToken::new();
+        if changes == usize::MAX {
+            return engine::apply(&host, request, &plan, &Quiet, &stop).await;
+        }
+        let observer = StopAfter { stop: stop.clone(), left: Cell::new(changes) };
+        if changes == 0 {
+            stop.cancel();
+        }
+        engine::apply(&host, request, &plan, &observer, &stop).await
+    }
+
+    /// Everything on the machine but the agent's own state: kind, owner, mode, content of each path.
+    pub(crate) fn tree(&self) -> BTreeMap<String, String> {
+        let mut tree = BTreeMap::new();
+        self.walk(self.directory.path(), &mut tree, false);
+        tree
+    }
+
+    /// As [`Machine::tree`], with the agent's state and the times of last change: equal only if nothing was written.
+    pub(crate) fn untouched(&self) -> BTreeMap<String, String> {
+        let mut tree = BTreeMap::new();
+        self.walk(self.directory.path(), &mut tree, true);
+        tree
+    }
+
+    fn walk(&self, directory: &Path, tree: &mut BTreeMap<String, String>, all: bool) {
+        for entry in std::fs::read_dir(directory).expect("list") {
+            let path = entry.expect("entry").path();
+            let name =
+                path.strip_prefix(self.directory.path()).expect("below").to_string_lossy().into_owned();
+            if !all && (name.starts_with("var/lib/nodebootstrap") || name == "etc/.pwd.lock") {
+                continue;
+            }
+            let meta = path.symlink_metadata().expect("there");
+            let kind = meta.file_type();
+            let content = if kind.is_symlink() {
+                format!("link to {:?}", std::fs::read_link(&path).expect("link"))
+            } else if kind.is_file() {
+                format!("file {:?}", String::from_utf8_lossy(&std::fs::read(&path).expect("read")))
+            } else {
+                "other".to_owned()
+            };
+            let mut text = format!("{}:{} {:o} {content}", meta.uid(), meta.gid(), meta.mode());
+            if all {
+                text.push_str(&format!(" {} {}.{}", meta.ino(), meta.ctime(), meta.ctime_nsec()));
+            }
+            tree.insert(name, text);
+            if kind.is_dir() {
+                self.walk(&path, tree, all);
+            }
+        }
+    }
+
+    /// Files of ours that a finished run must not leave.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        self.untouched().into_keys().filter(|path| path.contains("nodebootstrap-tmp")).collect()
+    }
+}
+
+/// Renders a spec; `allNodes` is added.
+pub(crate) fn request(spec: Value) -> Request {
+    try_request("workers", spec, &Values::new()).expect("a spec that keeps the rules")
+}
+
+pub(crate) fn try_request(name: &str, mut spec: Value, values: &Values) -> Result<Request, String> {
+    spec["allNodes"] = json!(true);
+    let spec = serde_json::from_value(spec).map_err(|error| error.to_string())?;
+    let identity = Identity { node_bootstrap: name.to_owned(), uid: "u".to_owned(), cluster: "c".to_owned() };
+    let rendered = render(&identity, &spec, values, b"key").map_err(|error| error.to_string())?;
+    Ok(Request { name: rendered.name, revision: rendered.revision, payload: Payload::from(rendered.payload) })
+}
+
+/// The changes of a plan, each as `resource: change`.
+pub(crate) fn lines<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<String> {
+    changes.into_iter().map(|change| format!("{}: {}", change.resource, change.change)).collect()
+}
+
+/// The problems of a plan, each as `resource: reason`.
+pub(crate) fn reasons(plan: &Plan) -> Vec<String> {
+    plan.problems.iter().map(|problem| format!("{}: {}", problem.resource, problem.reason)).collect()
+}

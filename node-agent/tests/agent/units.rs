@@ -1,0 +1,186 @@
+//! Units, and the restarts that changes ask for.
+
+use crds::report::Disruption;
+use serde_json::json;
+
+use crate::support::{Machine, lines, reasons, request};
+
+const HELLO: &str = "[Service]\nExecStart=/opt/hello\n[Install]\nWantedBy=multi-user.target\n";
+
+#[tokio::test]
+async fn a_unit_is_written_enabled_and_started_and_then_left() {
+    let machine = Machine::new();
+    let request = request(
+        json!({"units": [{"name": "hello.service", "content": HELLO, "enabled": true, "active": true}]}),
+    );
+    let plan = machine.plan(&request).await;
+    assert_eq!(plan.disruption(), Disruption::None);
+    machine.apply(&request).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload", "enable hello.service", "start hello.service"]);
+    assert_eq!(machine.access("/etc/systemd/system/hello.service"), (0, 0, 0o644));
+    assert!(machine.is_there("/etc/systemd/system/multi-user.target.wants/hello.service"));
+    assert_eq!(machine.apply(&request).await.unwrap(), []);
+    assert_eq!(machine.systemd.take_asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_unit_whose_file_or_own_content_changed_is_restarted_once_and_last() {
+    let machine = Machine::new();
+    let spec = |content: &str, unit: &str| {
+        request(json!({
+            "files": [
+                {"path": "/etc/a", "content": content, "onChange": {"restart": ["hello.service", "idle.service", "gone.service"]}},
+                {"path": "/etc/b", "content": content, "onChange": {"restart": ["hello.service"]}},
+            ],
+            "units": [{"name": "hello.service", "content": unit, "active": true}],
+        }))
+    };
+    machine.systemd.set("idle.service", "inactive");
+    machine.apply(&spec("1", HELLO)).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload", "start hello.service"], "started, so not restarted");
+
+    let edited = spec("2", &HELLO.replace("hello\n", "hello -v\n"));
+    let plan = machine.plan(&edited).await;
+    assert_eq!(plan.disruption(), Disruption::Restart);
+    assert_eq!(
+        lines(plan.changes()).last().unwrap(),
+        "unit hello.service: restart, because of file /etc/a and 2 more"
+    );
+    machine.apply(&edited).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart hello.service"]);
+    assert_eq!(machine.apply(&edited).await.unwrap(), []);
+
+    // Another owner is no other content.
+    std::os::unix::fs::chown(machine.path("/etc/a"), Some(1), None).unwrap();
+    machine.apply(&edited).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_restart_that_a_killed_run_owed_is_made_by_the_next() {
+    let machine = Machine::new();
+    machine.systemd.set("app.service", "active");
+    let spec = |content: &str| {
+        request(
+            json!({"files": [{"path": "/etc/a", "content": content, "onChange": {"restart": ["app.service"]}}]}),
+        )
+    };
+    machine.apply(&spec("1")).await.unwrap();
+    machine.systemd.take_asked();
+    // Killed between the file and the restart.
+    let stopped = machine.apply_until(&spec("2"), 1).await.unwrap_err();
+    assert!(stopped.is_stop());
+    assert_eq!((machine.read("/etc/a").as_str(), machine.systemd.take_asked().len()), ("2", 0));
+
+    let plan = machine.plan(&spec("2")).await;
+    assert_eq!(lines(plan.changes()), ["unit app.service: restart, because of a run that was interrupted"]);
+    assert_eq!(plan.disruption(), Disruption::Restart);
+    machine.apply(&spec("2")).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
+    assert!(machine.plan(&spec("2")).await.is_empty() && !machine.plan(&spec("2")).await.is_owed());
+
+    // Also if what the next run shall have is something else.
+    machine.apply_until(&spec("3"), 1).await.unwrap_err();
+    machine.apply(&request(json!({"groups": [{"name": "k"}]}))).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
+}
+
+#[tokio::test]
+async fn stopping_is_a_disruption_and_disabling_is_none() {
+    let machine = Machine::new();
+    machine.write("/etc/systemd/system/old.service", HELLO);
+    machine.directory("/etc/systemd/system/multi-user.target.wants");
+    machine
+        .link("/etc/systemd/system/multi-user.target.wants/old.service", "/etc/systemd/system/old.service");
+    machine.systemd.set("old.service", "active");
+    let spec = request(json!({"units": [{"name": "old.service", "enabled": false, "active": false}]}));
+    let plan = machine.plan(&spec).await;
+    assert_eq!(lines(plan.changes()), ["unit old.service: disable", "unit old.service: stop"]);
+    assert_eq!(plan.disruption(), Disruption::Restart);
+    machine.apply(&spec).await.unwrap();
+    assert!(!machine.is_there("/etc/systemd/system/multi-user.target.wants/old.service"));
+    assert!(machine.plan(&spec).await.is_empty());
+}
+
+#[tokio::test]
+async fn units_that_cannot_be_had_are_problems() {
+    let machine = Machine::new();
+    machine.link("/etc/systemd/system/masked.service", "/dev/null");
+    machine.systemd.set("masked.service", "inactive");
+    machine.systemd.units.borrow_mut().get_mut("masked.service").unwrap().load = "masked".to_owned();
+    let spec = request(json!({"units": [
+        {"name": "ghost.service", "active": true},
+        {"name": "plain.service", "content": "[Service]\nExecStart=/x\n", "enabled": true},
+        {"name": "masked.service", "content": HELLO},
+        {"name": "t@.service"},
+    ]}));
+    let plan = machine.plan(&spec).await;
+    let mut found = reasons(&plan);
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "unit ghost.service: UnitUnknown",
+            "unit masked.service: PathOccupied",
+            "unit plain.service: NoInstallSection",
+            "unit t@.service: UnitUnknown",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_unit_may_come_from_a_plain_file_and_instances_from_their_template() {
+    let machine = Machine::new();
+    let spec = request(json!({
+        "files": [{"path": "/etc/systemd/system/plain.service", "content": HELLO}],
+        "units": [
+            {"name": "plain.service", "enabled": true},
+            {"name": "t@.service", "content": HELLO},
+            {"name": "t@one.service", "enabled": true, "active": true},
+        ],
+    }));
+    machine.apply(&spec).await.unwrap();
+    assert_eq!(
+        machine.systemd.take_asked(),
+        ["reload", "enable plain.service", "enable t@one.service", "start t@one.service"]
+    );
+    assert!(machine.plan(&spec).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_edit_of_the_install_section_is_followed() {
+    let machine = Machine::new();
+    let spec = |target: &str| {
+        let content = HELLO.replace("multi-user.target", target);
+        request(json!({"units": [{"name": "hello.service", "content": content, "enabled": true}]}))
+    };
+    machine.apply(&spec("a.target")).await.unwrap();
+    machine.apply(&spec("a.target b.target")).await.unwrap();
+    assert!(machine.is_there("/etc/systemd/system/b.target.wants/hello.service"));
+    assert!(machine.systemd.take_asked().contains(&"reenable hello.service".to_owned()));
+    assert!(machine.plan(&spec("a.target b.target")).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_unit_that_does_not_start_fails_with_what_was_made_before() {
+    let machine = Machine::new();
+    *machine.systemd.broken.borrow_mut() = Some("hello.service".to_owned());
+    let spec = request(json!({"units": [{"name": "hello.service", "content": HELLO, "active": true}]}));
+    let failure = machine.apply(&spec).await.unwrap_err();
+    assert_eq!((failure.reason.as_str(), failure.made.len()), ("Systemd", 2));
+    assert_eq!(failure.message, "unit hello.service: hello.service failed to start");
+    let last = machine.host().state.result("workers").unwrap().unwrap();
+    assert!(!last.done && last.message == failure.message);
+}
+
+#[tokio::test]
+async fn a_file_that_systemd_has_not_read_is_read() {
+    let machine = Machine::new();
+    let spec = request(json!({"units": [{"name": "hello.service", "content": HELLO}]}));
+    machine.apply(&spec).await.unwrap();
+    machine.systemd.take_asked();
+    machine.systemd.set("hello.service", "inactive");
+    machine.systemd.units.borrow_mut().get_mut("hello.service").unwrap().need_reload = true;
+    machine.apply(&spec).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload"]);
+}
