@@ -101,6 +101,7 @@ pub enum Leave {
     Retain,
 }
 
+// Every text is bounded: a broken-into node may write this.
 /// What the agent says of its node.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -109,6 +110,7 @@ pub struct NodeBootstrapReportStatus {
     pub phase: ReportPhase,
     /// The revision that phase speaks of: the one that runs, was tried, or waits.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
     pub revision: String,
     /// The id of the permit that the agent last acted on, from a fresh read.
     #[serde(default)]
@@ -118,9 +120,11 @@ pub struct NodeBootstrapReportStatus {
     pub disruption: Disruption,
     /// One word for the cause. Example: DigestMismatch.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
     pub reason: String,
     /// One line: step, cause, what happens next. At most 512 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
     pub message: String,
     /// The changes that are pending, or that were made last: at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -132,23 +136,28 @@ pub struct NodeBootstrapReportStatus {
     pub changes_total: u32,
     /// What should be looked at but stops nothing: at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10))]
+    #[schemars(length(max = 10), inner(length(max = 512)))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub warnings: Vec<String>,
     /// The machine's id, as /etc/machine-id has it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
     pub machine_id: String,
     /// The id of the boot that the agent runs in.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
     pub boot_id: String,
     /// The uid of the Node that the agent answered for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
     pub node_uid: String,
     /// The agent's version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
     pub agent_version: String,
     /// When the phase or revision last changed, RFC 3339.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
     pub since: String,
 }
 
@@ -174,8 +183,10 @@ pub enum ReportPhase {
 #[serde(rename_all = "camelCase")]
 pub struct ChangeSummary {
     /// The resource: its kind and its path or name. Example: directory /etc/kubernetes.
+    #[schemars(length(max = 300))]
     pub resource: String,
     /// What changes, in a few words. Example: mode 0755 to 0700.
+    #[schemars(length(max = 300))]
     pub change: String,
     /// How much it disturbs.
     #[serde(default)]
