@@ -138,7 +138,10 @@ impl Cluster {
         let data = self.limited(revisions.get(name)).await?.data.0;
         let revision = Revision::read(&data).map_err(FetchError::Unreadable)?;
         if revision.node_bootstrap != self.node_bootstrap {
-            return Err(FetchError::Refused(format!("it belongs to the NodeBootstrap {}", revision.node_bootstrap)));
+            return Err(FetchError::Refused(format!(
+                "it belongs to the NodeBootstrap {}",
+                revision.node_bootstrap
+            )));
         }
         let mut payload = BTreeMap::new();
         if revision.has_payload() {

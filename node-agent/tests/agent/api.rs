@@ -5,11 +5,11 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -207,25 +207,30 @@ async fn answer(State(api): State<Api>, request: Request) -> Response {
     // So that a wait for a request sees it too.
     api.changed.send_modify(|_| {});
     match found {
-        Some(object) => Json(object).into_response(),
+        Some(object) => json_response(StatusCode::OK, &object),
         None => {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound",
                 "message": format!("{path} not found"),
             });
-            (StatusCode::NOT_FOUND, Json(status)).into_response()
+            json_response(StatusCode::NOT_FOUND, &status)
         }
     }
 }
 
+fn json_response(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
 fn list(api: &Api) -> Response {
+    api.changed.send_modify(|_| {});
     let objects = api.objects();
-    Json(json!({
+    let list = json!({
         "apiVersion": "nodebootstrap.io/v1alpha1", "kind": "NodeBootstrapReportList",
         "metadata": {"resourceVersion": objects.version.to_string()},
         "items": objects.report.iter().collect::<Vec<_>>(),
-    }))
-    .into_response()
+    });
+    json_response(StatusCode::OK, &list)
 }
 
 /// Tells of each change after the version that is asked for.
@@ -234,41 +239,47 @@ fn follow(api: Api, query: &str) -> Response {
     let seen: u64 = asked.and_then(|version| version.parse().ok()).unwrap_or_default();
     let had = api.objects().report.is_some();
     let changed = api.changed.subscribe();
-    let events = futures::stream::unfold((api, changed, seen, had), |(api, mut changed, seen, had)| async move {
-        loop {
-            changed.borrow_and_update();
-            {
-                let objects = api.objects();
-                if objects.broken {
-                    return None;
-                }
-                if objects.version > seen {
-                    let (kind, object) = match &objects.report {
-                        Some(report) => ("MODIFIED", report.clone()),
-                        None if had => {
-                            let version = objects.version.to_string();
-                            let object = json!({
-                                "apiVersion": "nodebootstrap.io/v1alpha1", "kind": "NodeBootstrapReport",
-                                "metadata": {"name": REPORT, "uid": "report-uid", "resourceVersion": version},
-                                "spec": {"nodeBootstrap": "workers", "nodeName": "node1", "nodeUid": "node-uid"},
-                            });
-                            ("DELETED", object)
+    let events = futures::stream::unfold(
+        (api, changed, seen, had),
+        |(api, mut changed, seen, had)| async move {
+            loop {
+                changed.borrow_and_update();
+                {
+                    let objects = api.objects();
+                    if objects.broken {
+                        return None;
+                    }
+                    if objects.version > seen {
+                        let (kind, object) = match &objects.report {
+                            Some(report) => ("MODIFIED", report.clone()),
+                            None if had => {
+                                let version = objects.version.to_string();
+                                let object = json!({
+                                    "apiVersion": "nodebootstrap.io/v1alpha1", "kind": "NodeBootstrapReport",
+                                    "metadata": {"name": REPORT, "uid": "report-uid", "resourceVersion": version},
+                                    "spec": {"nodeBootstrap": "workers", "nodeName": "node1", "nodeUid": "node-uid"},
+                                });
+                                ("DELETED", object)
+                            }
+                            None => ("BOOKMARK", Value::Null),
+                        };
+                        let (version, has) = (objects.version, objects.report.is_some());
+                        drop(objects);
+                        if kind != "BOOKMARK" {
+                            let line = format!("{}\n", json!({"type": kind, "object": object}));
+                            return Some((
+                                Ok::<_, Infallible>(Bytes::from(line)),
+                                (api, changed, version, has),
+                            ));
                         }
-                        None => ("BOOKMARK", Value::Null),
-                    };
-                    let (version, has) = (objects.version, objects.report.is_some());
-                    drop(objects);
-                    if kind != "BOOKMARK" {
-                        let line = format!("{}\n", json!({"type": kind, "object": object}));
-                        return Some((Ok::<_, Infallible>(Bytes::from(line)), (api, changed, version, has)));
                     }
                 }
+                if changed.changed().await.is_err() {
+                    return None;
+                }
             }
-            if changed.changed().await.is_err() {
-                return None;
-            }
-        }
-    });
+        },
+    );
     Body::from_stream(events).into_response()
 }
 

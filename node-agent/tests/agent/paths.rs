@@ -228,19 +228,19 @@ async fn long_names_and_odd_names_can_be_written() {
 #[tokio::test]
 async fn a_link_that_the_spec_itself_gives_to_a_user_is_not_followed_even_once() {
     let machine = Machine::new();
-    machine.directory("/srv/app");
-    machine.link("/srv/app/link", "/etc");
+    machine.directory("/data/app");
+    machine.link("/data/app/link", "/etc");
     for directories in [
-        json!([{"path": "/srv/app", "owner": "daemon"}]),
-        json!([{"path": "/srv/app", "mode": "0777"}]),
-        json!([{"path": "/srv", "owner": "daemon", "recursive": true}]),
+        json!([{"path": "/data/app", "owner": "daemon"}]),
+        json!([{"path": "/data/app", "mode": "0777"}]),
+        json!([{"path": "/data", "owner": "daemon", "recursive": true}]),
     ] {
         let request = request(json!({
             "directories": directories,
-            "files": [{"path": "/srv/app/link/f", "content": ""}],
+            "files": [{"path": "/data/app/link/f", "content": ""}],
         }));
         let before = machine.tree();
-        assert_eq!(reasons(&machine.plan(&request).await), ["file /srv/app/link/f: UnsafeLink"]);
+        assert_eq!(reasons(&machine.plan(&request).await), ["file /data/app/link/f: UnsafeLink"]);
         machine.apply(&request).await.unwrap_err();
         assert_eq!(machine.tree(), before);
     }

@@ -16,7 +16,9 @@ async fn until_there(path: &Path) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), there).await.unwrap_or_else(|_| panic!("{path:?} never came"));
+    tokio::time::timeout(Duration::from_secs(20), there)
+        .await
+        .unwrap_or_else(|_| panic!("{path:?} never came"));
 }
 
 fn seed() -> node_agent::engine::Request {
@@ -36,12 +38,18 @@ async fn a_revision_takes_one_status_write_and_then_there_are_none() {
     with_agent(&machine, &api, async {
         let status = api.until_phase("Ready").await;
         assert_eq!((&status["revision"], &status["message"]), (&json!(name), &json!("4 changes made")));
-        assert_eq!((&status["changesTotal"], &status["changes"][0]["resource"]), (&json!(4), &json!("group kubernetes")));
+        assert_eq!(
+            (&status["changesTotal"], &status["changes"][0]["resource"]),
+            (&json!(4), &json!("group kubernetes"))
+        );
         assert_eq!(
             (&status["nodeUid"], &status["machineId"]),
             (&json!("node-uid"), &json!("0123456789abcdef0123456789abcdef"))
         );
-        assert!(status["bootId"].as_str().unwrap().len() == 36 && status["since"].as_str().unwrap().ends_with('Z'));
+        assert!(
+            status["bootId"].as_str().unwrap().len() == 36
+                && status["since"].as_str().unwrap().ends_with('Z')
+        );
         assert_eq!(machine.access("/etc/kubernetes/pki"), (0, 0, 0o700));
 
         // Its own write comes back by the watch, inotify tells of its own files: neither leads to a write. What does
@@ -56,7 +64,10 @@ async fn a_revision_takes_one_status_write_and_then_there_are_none() {
     let untouched = machine.untouched();
     api.objects().requests.clear();
     with_agent(&machine, &api, async {
-        api.until("the revision was read", |objects| objects.requests.iter().any(|r| r.contains("controllerrevisions"))).await;
+        api.until("the revision was read", |objects| {
+            objects.requests.iter().any(|r| r.contains("controllerrevisions"))
+        })
+        .await;
         api.tell(json!({"revision": name, "permit": {"id": 4, "disruption": "None"}}));
         api.until_status("permit 4", |status| status["permitId"] == 4).await;
         assert_eq!(api.objects().statuses.len(), 3);
@@ -73,11 +84,15 @@ async fn drift_is_noticed_at_once_repaired_and_told() {
     with_agent(&machine, &api, async {
         api.until_phase("Ready").await;
         std::fs::remove_dir(machine.path("/etc/kubernetes/pki")).unwrap();
-        let status = api.until_status("a repair", |s| s["message"].as_str().unwrap().contains("repaired")).await;
+        let status =
+            api.until_status("a repair", |s| s["message"].as_str().unwrap().contains("repaired")).await;
         assert_eq!(status["message"], "repaired: directory /etc/kubernetes/pki was missing");
         assert_eq!((&status["phase"], &status["changesTotal"]), (&json!("Ready"), &json!(1)));
         std::fs::write(machine.path("/etc/group"), crate::support::GROUP).unwrap();
-        api.until_status("another repair", |s| s["message"].as_str().unwrap().contains("group kubernetes was missing")).await;
+        api.until_status("another repair", |s| {
+            s["message"].as_str().unwrap().contains("group kubernetes was missing")
+        })
+        .await;
         assert_eq!(api.objects().statuses.len(), 3, "one write each");
     })
     .await;
@@ -87,20 +102,27 @@ async fn drift_is_noticed_at_once_repaired_and_told() {
 async fn a_disruption_waits_for_its_permit_which_is_read_afresh_and_acknowledged_first() {
     let (machine, api) = (Machine::new(), Api::start().await);
     machine.systemd.set("app.service", "active");
-    let spec = json!({"files": [{"path": "/etc/a", "content": "x", "onChange": {"restart": ["app.service"]}}]});
+    let spec =
+        json!({"files": [{"path": "/etc/a", "content": "x", "onChange": {"restart": ["app.service"]}}]});
     let name = api.put(&request(spec), None);
     api.tell(json!({"revision": name}));
     with_agent(&machine, &api, async {
         let status = api.until_phase("Waiting").await;
         assert_eq!((&status["disruption"], &status["changesTotal"]), (&json!("Restart"), &json!(2)));
-        assert!(status["message"].as_str().unwrap().contains("unit app.service: restart, because of file /etc/a"), "{status}");
+        assert!(
+            status["message"].as_str().unwrap().contains("unit app.service: restart, because of file /etc/a"),
+            "{status}"
+        );
         assert!(!machine.is_there("/etc/a"), "nothing is begun");
         api.objects().requests.clear();
         api.tell(json!({"revision": name, "permit": {"id": 7, "disruption": "Restart"}}));
         let status = api.until_phase("Ready").await;
         assert_eq!(status["permitId"], 7);
         let objects = api.objects();
-        assert_eq!((&objects.statuses[1]["phase"], &objects.statuses[1]["permitId"]), (&json!("Applying"), &json!(7)));
+        assert_eq!(
+            (&objects.statuses[1]["phase"], &objects.statuses[1]["permitId"]),
+            (&json!("Applying"), &json!(7))
+        );
         assert_eq!(objects.statuses.len(), 3);
         let asked: Vec<_> = objects.requests.iter().map(|r| r.rsplit('/').next().unwrap()).collect();
         assert_eq!(asked, ["workers.node1", "status", "status"], "read, acknowledged, reported");
@@ -113,7 +135,8 @@ async fn a_disruption_waits_for_its_permit_which_is_read_afresh_and_acknowledged
 async fn a_permit_that_was_taken_back_meanwhile_counts_for_nothing() {
     let (machine, api) = (Machine::new(), Api::start().await);
     machine.systemd.set("app.service", "active");
-    let spec = json!({"files": [{"path": "/etc/a", "content": "x", "onChange": {"restart": ["app.service"]}}]});
+    let spec =
+        json!({"files": [{"path": "/etc/a", "content": "x", "onChange": {"restart": ["app.service"]}}]});
     let name = api.put(&request(spec), None);
     // The watch has told of a permit; a fresh read says something else.
     api.objects().fresh = Some(json!({"id": 8, "disruption": "None"}));
@@ -181,7 +204,10 @@ async fn a_revision_of_another_format_is_refused() {
     with_agent(&machine, &api, async {
         let status = api.until_phase("Failed").await;
         assert_eq!(status["reason"], "RevisionFormat");
-        assert!(status["message"].as_str().unwrap().contains("bring operator and agent to the same version"), "{status}");
+        assert!(
+            status["message"].as_str().unwrap().contains("bring operator and agent to the same version"),
+            "{status}"
+        );
     })
     .await;
     assert!(!machine.is_there("/etc/kubernetes"));
@@ -202,7 +228,9 @@ async fn secret_values_come_from_the_payload_and_only_if_there_are_any() {
         .revision
         .resources
         .iter()
-        .find_map(|resource| serde_json::to_value(resource).unwrap()["content"]["secret"]["key"].as_str().map(str::to_owned))
+        .find_map(|resource| {
+            serde_json::to_value(resource).unwrap()["content"]["secret"]["key"].as_str().map(str::to_owned)
+        })
         .unwrap();
     // hunter2
     let name = api.put(&with_secret, Some(json!({key: "aHVudGVyMg=="})));
@@ -263,7 +291,10 @@ async fn without_a_report_of_its_own_the_agent_does_nothing() {
 #[tokio::test]
 async fn a_problem_is_told_and_a_new_revision_is_taken_at_once() {
     let (machine, api) = (Machine::new(), Api::start().await);
-    let bad = api.put(&request(json!({"groups": [{"name": "k"}], "files": [{"path": "/none/f", "content": ""}]})), None);
+    let bad = api.put(
+        &request(json!({"groups": [{"name": "k"}], "files": [{"path": "/none/f", "content": ""}]})),
+        None,
+    );
     let good = api.put(&seed(), None);
     let before = machine.tree();
     api.tell(json!({"revision": bad}));
@@ -296,7 +327,8 @@ async fn while_the_api_is_away_drift_is_repaired_and_told_later() {
         std::fs::remove_dir(machine.path("/etc/kubernetes/pki")).unwrap();
         until_there(&machine.path("/etc/kubernetes/pki")).await;
         api.break_down(false);
-        let status = api.until_status("the repair", |s| s["message"].as_str().unwrap().contains("repaired")).await;
+        let status =
+            api.until_status("the repair", |s| s["message"].as_str().unwrap().contains("repaired")).await;
         assert_eq!(status["message"], "repaired: directory /etc/kubernetes/pki was missing");
     })
     .await;
