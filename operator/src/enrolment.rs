@@ -5,38 +5,44 @@
 //! The order: what takes away (a conflict, a permit, an invitation to stay) before what changes, and that before what
 //! gives; a leaving node's label goes last, since it is what keeps its agent there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crds::report::{Conflict, Leave, Permit, ReportPhase};
-use crds::{NodeBootstrapReportSpec, NodeBootstrapSpec, names};
+use crds::{NodeBootstrapReportSpec, names};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::observed::{AgentState, Node, Report};
 use crate::rollout::{self, Hold, Seat};
-use crate::selection;
+
+/// A node of the cluster.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The Node.
+    pub node: Arc<Node>,
+    /// Whether the NodeBootstrap selects it.
+    pub is_selected: bool,
+}
 
 /// What is known of one NodeBootstrap and its nodes.
 pub struct Facts<'a> {
     /// The NodeBootstrap's name.
     pub name: &'a str,
-    /// Its spec; `None` if it cannot be read or is gone.
-    pub spec: Option<&'a NodeBootstrapSpec>,
     /// Whether every node shall leave.
     pub is_ending: bool,
     /// How long a node that leaves may take to answer.
     pub leave_timeout: Duration,
     /// The revision that nodes shall have; `None` if there has never been a good one.
     pub target: Option<&'a str>,
-    /// All nodes of the cluster, by name.
-    pub nodes: &'a BTreeMap<&'a str, &'a Node>,
+    /// All nodes of the cluster.
+    pub nodes: &'a [Candidate],
     /// The Reports whose names start with the NodeBootstrap's.
     pub reports: &'a [Arc<Report>],
     /// Whether there is a DaemonSet, so that an agent may come to a node that has none.
     pub has_daemon_set: bool,
     /// The agents' pods, by node.
-    pub agents: &'a BTreeMap<String, AgentState>,
+    pub agents: &'a HashMap<&'a str, &'a AgentState>,
     /// What nodes must leave alone, by node.
     pub conflicts: &'a BTreeMap<String, Vec<Conflict>>,
     /// The time.
@@ -118,32 +124,34 @@ const UNLABEL: usize = 3;
 /// Decides. See the module.
 pub fn decide(facts: &Facts<'_>) -> Enrolment {
     let mut enrolment = Enrolment::default();
+    let leaving_label = names::leaving_label(facts.name);
     let mut staying: Vec<(&Node, &Report)> = Vec::new();
     let mut leaving: Vec<(&Node, &Report)> = Vec::new();
-    let mut keeps_label = BTreeSet::new();
-    let mut has_report = BTreeSet::new();
+    let mut keeps_label = HashSet::new();
+    let mut has_report = HashSet::new();
+    let by_name: HashMap<&str, &Candidate> =
+        facts.nodes.iter().map(|candidate| (candidate.node.name.as_str(), candidate)).collect();
 
     for report in facts.reports.iter().map(Arc::as_ref) {
-        let delete = Write::Delete { name: report.name.clone(), uid: report.uid.clone() };
+        let delete = || Write::Delete { name: report.name.clone(), uid: report.uid.clone() };
         let is_ours =
             report.node_bootstrap == facts.name && names::report(facts.name, &report.node) == report.name;
-        let node =
-            facts.nodes.get(report.node.as_str()).filter(|node| is_ours && node.uid == report.node_uid);
-        let Some(node) = node else {
+        let candidate =
+            by_name.get(report.node.as_str()).filter(|one| is_ours && one.node.uid == report.node_uid);
+        let Some(Candidate { node, is_selected }) = candidate else {
             // Of a Node that is gone or was made anew, or nothing that we made: there is nobody to wait for.
-            enrolment.steps[TAKE].push(delete);
+            enrolment.steps[TAKE].push(delete());
             continue;
         };
-        let is_selected = !facts.is_ending && selects(facts, node);
         let has_left = report.leave.is_some()
             && report.answer_for(node).is_some_and(|one| one.phase == ReportPhase::Left);
         if has_left {
             // Also of a node that came back meanwhile: it begins anew on the next pass.
-            enrolment.steps[GIVE].push(delete);
+            enrolment.steps[GIVE].push(delete());
             has_report.insert(report.node.as_str());
             continue;
         }
-        if is_selected {
+        if *is_selected && !facts.is_ending {
             has_report.insert(report.node.as_str());
             staying.push((node, report));
             continue;
@@ -153,10 +161,10 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
         let left = allowed - facts.now.duration_since(since);
         // As when the namespace was deleted first: there is no agent, none will come, and so nothing of ours runs.
         let is_deserted =
-            facts.is_ending && !facts.has_daemon_set && !facts.agents.contains_key(&report.node);
+            facts.is_ending && !facts.has_daemon_set && !facts.agents.contains_key(report.node.as_str());
         if left <= SignedDuration::ZERO || is_deserted {
             enrolment.given_up.push(report.node.clone());
-            enrolment.steps[GIVE].push(delete);
+            enrolment.steps[GIVE].push(delete());
             continue;
         }
         let left = left.unsigned_abs();
@@ -165,7 +173,7 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
         keeps_label.insert(report.node.as_str());
         leaving.push((node, report));
         // While the selector still matches, the DaemonSet keeps the agent there by itself.
-        if !node.labels.contains_key(&names::leaving_label(facts.name)) && !selects(facts, node) {
+        if !is_selected && !node.labels.contains_key(&leaving_label) {
             enrolment.steps[TAKE].push(label(node, true));
         }
         if report.leave.is_none() {
@@ -177,21 +185,13 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
     permits(facts, &staying, &leaving, &mut enrolment);
     join(facts, &has_report, &mut enrolment);
 
-    let leaving_label = names::leaving_label(facts.name);
-    enrolment.steps[UNLABEL].extend(
-        facts
-            .nodes
-            .values()
-            .filter(|node| {
-                node.labels.contains_key(&leaving_label) && !keeps_label.contains(node.name.as_str())
-            })
-            .map(|node| label(node, false)),
-    );
+    let labelled = facts.nodes.iter().map(|candidate| &candidate.node).filter(|node| {
+        node.has_leaving_label
+            && node.labels.contains_key(&leaving_label)
+            && !keeps_label.contains(node.name.as_str())
+    });
+    enrolment.steps[UNLABEL].extend(labelled.map(|node| label(node, false)));
     enrolment
-}
-
-fn selects(facts: &Facts<'_>, node: &Node) -> bool {
-    facts.spec.is_some_and(|spec| selection::selects(spec, &node.labels))
 }
 
 /// What changes in the Reports of nodes that stay.
@@ -206,7 +206,7 @@ fn permits<'a>(
     let seat = |node: &'a Node, report: &'a Report, is_leaving: bool| Seat {
         node: &report.node,
         is_control_plane: node.is_control_plane(),
-        is_reachable: is_reachable(node, facts.agents.get(&report.node)),
+        is_reachable: is_reachable(node, facts.agents.get(report.node.as_str()).copied()),
         is_leaving,
         is_blocked: !conflicts_of(&report.node).is_empty(),
         revision: &report.revision,
@@ -247,10 +247,13 @@ fn permits<'a>(
 }
 
 /// Reports for nodes that have none.
-fn join(facts: &Facts<'_>, has_report: &BTreeSet<&str>, enrolment: &mut Enrolment) {
+fn join(facts: &Facts<'_>, has_report: &HashSet<&str>, enrolment: &mut Enrolment) {
     let Some(target) = facts.target.filter(|_| !facts.is_ending) else { return };
-    let new =
-        facts.nodes.values().filter(|node| selects(facts, node) && !has_report.contains(node.name.as_str()));
+    let new = facts
+        .nodes
+        .iter()
+        .filter(|one| one.is_selected && !has_report.contains(one.node.name.as_str()))
+        .map(|one| &one.node);
     enrolment.steps[CHANGE].extend(new.map(|node| Write::Create {
         node: node.name.clone(),
         node_uid: node.uid.clone(),
@@ -311,11 +314,8 @@ mod tests {
         Node {
             name: name.into(),
             uid: format!("uid-{name}"),
-            labels: labels
-                .iter()
-                .map(|key| ((*key).to_owned(), String::new()))
-                .chain([(selection::OS_LABEL.to_owned(), "linux".to_owned())])
-                .collect(),
+            labels: labels.iter().map(|key| ((*key).to_owned(), String::new())).collect(),
+            has_leaving_label: labels.contains(&leaving_label().as_str()),
             ready: true,
             machine_id: "m".into(),
         }
@@ -360,22 +360,6 @@ mod tests {
         conflicts: BTreeMap<String, Vec<Conflict>>,
     }
 
-    /// Selects the nodes with the label `pool`.
-    fn spec() -> NodeBootstrapSpec {
-        let requirement = crds::nodebootstrap::LabelRequirement {
-            key: "pool".into(),
-            operator: crds::nodebootstrap::LabelOperator::Exists,
-            values: Vec::new(),
-        };
-        NodeBootstrapSpec {
-            node_selector: Some(crds::nodebootstrap::NodeSelector {
-                match_expressions: vec![requirement],
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
-    }
-
     impl World {
         fn new(nodes: Vec<Node>, reports: Vec<Report>) -> Self {
             Self {
@@ -390,16 +374,18 @@ mod tests {
 
         fn decide(&self) -> Enrolment {
             let reports: Vec<_> = self.reports.iter().cloned().map(Arc::new).collect();
-            let nodes = self.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+            let candidate = |node: &Node| Candidate {
+                node: Arc::new(node.clone()),
+                is_selected: node.labels.contains_key("pool"),
+            };
             let running = self.nodes.iter().filter(|_| self.has_daemon_set);
-            let agents = running.map(|node| (node.name.clone(), AgentState::Ready)).collect();
+            let agents = running.map(|node| (node.name.as_str(), &AgentState::Ready)).collect();
             decide(&Facts {
                 name: "nb",
-                spec: Some(&spec()),
                 is_ending: self.is_ending,
                 leave_timeout: Duration::from_secs(600),
                 target: self.target,
-                nodes: &nodes,
+                nodes: &self.nodes.iter().map(candidate).collect::<Vec<_>>(),
                 reports: &reports,
                 has_daemon_set: self.has_daemon_set,
                 agents: &agents,

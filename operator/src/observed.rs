@@ -113,6 +113,8 @@ pub struct Node {
     pub uid: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whether one of them says that it is leaving some NodeBootstrap.
+    pub has_leaving_label: bool,
     /// Whether its condition Ready is True.
     pub ready: bool,
     /// The machine's id, as the kubelet says it; empty until it has.
@@ -157,10 +159,12 @@ impl Node {
     /// Reads one.
     pub fn read(node: WatchedNode) -> Seen<Self> {
         let WatchedNode { metadata, status } = node;
+        let labels = metadata.labels.clone().unwrap_or_default();
         let value = Self {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
-            labels: metadata.labels.clone().unwrap_or_default(),
+            has_leaving_label: labels.keys().any(|key| key.starts_with(names::LEAVING_LABEL_PREFIX)),
+            labels,
             ready: status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"),
             machine_id: status.node_info.machine_id,
         };

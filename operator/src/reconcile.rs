@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::conflict::{self, Claims, Contender};
-use crate::enrolment::{self, Enrolment, Write};
+use crate::enrolment::{self, Candidate, Enrolment, Write};
 use crate::error::Error;
 use crate::events::{self, Notice};
 use crate::history;
@@ -30,7 +30,7 @@ use crate::rollout::Hold;
 use crate::selection;
 use crate::status::{self, Member, Problem};
 use crate::telemetry::Metrics;
-use crate::world::World;
+use crate::world::{World, agents};
 
 /// How long a node that leaves may take to answer, if the spec does not say.
 const LEAVE_TIMEOUT: Timeout = Timeout::from_secs(600);
@@ -94,6 +94,7 @@ pub async fn reconcile(context: &Context, name: &str) -> Result<Next, Error> {
 /// What a look at a NodeBootstrap has come to.
 #[derive(Default)]
 struct Look {
+    nodes: Vec<Candidate>,
     next: Next,
     rendering: Rendering,
     refusal: Option<Problem>,
@@ -108,7 +109,7 @@ async fn keep(
     node_bootstrap: &NodeBootstrap,
     spec: &NodeBootstrapSpec,
 ) -> Result<Next, Error> {
-    let mut look = Look::default();
+    let mut look = Look { nodes: candidates(&context.world, Some(spec)), ..Look::default() };
     let result = bring_about(context, node_bootstrap, spec, &mut look).await;
     look.refusal = context.repeated_refusal(&node_bootstrap.name, result.as_ref().err());
     // The status is told in any case: it is then that it is needed most.
@@ -247,23 +248,23 @@ async fn enrol(
     look: &mut Look,
 ) -> Result<(), Error> {
     let Context { world, cluster, .. } = context;
-    let nodes = world.nodes.all();
     let name = node_bootstrap.name.as_str();
 
     let all = contenders(context, node_bootstrap, &look.rendering).await?;
     let me = all.iter().find(|one| one.name == name);
-    let iter = || nodes.iter().map(Arc::as_ref);
-    let conflicts = me.map(|me| conflict::by_node(me, &all, iter())).unwrap_or_default();
+    let Look { nodes: candidates, next, .. } = &mut *look;
+    let nodes = || candidates.iter().map(|candidate| candidate.node.as_ref());
+    let conflicts = me.map(|me| conflict::by_node(me, &all, nodes())).unwrap_or_default();
     if let Some(me) = me {
         // What the younger ones must leave alone is written before we claim it. They see the same when they look
         // themselves, whether they looked before us or do so after.
         for younger in all.iter().filter(|one| me.is_older_than(one)) {
-            let told = conflict::by_node(younger, &all, iter());
+            let told = conflict::by_node(younger, &all, nodes());
             let report_of = |report: &str| world.reports.get(report);
             let writes = enrolment::warn_younger(&younger.name, &told, report_of);
             if !writes.is_empty() {
                 cluster.enrol(&younger.name, &writes).await?;
-                look.next.others.insert(younger.name.clone());
+                next.others.insert(younger.name.clone());
             }
         }
     }
@@ -274,7 +275,7 @@ async fn enrol(
         Some(spec),
         look.rendering.target.as_ref().map(|it| it.name.as_str()),
         &conflicts,
-        &nodes,
+        &look.nodes,
     );
     look.hold = enrolment.hold.clone();
     look.leaving = enrolment.leaving.clone();
@@ -287,22 +288,29 @@ fn decide(
     spec: Option<&NodeBootstrapSpec>,
     target: Option<&str>,
     conflicts: &BTreeMap<String, Vec<Conflict>>,
-    nodes: &[Arc<Node>],
+    nodes: &[Candidate],
 ) -> Enrolment {
     let name = node_bootstrap.name.as_str();
+    let pods = world.pods_of(name);
     enrolment::decide(&enrolment::Facts {
         name,
-        spec,
         is_ending: node_bootstrap.deleting,
         leave_timeout: leave_timeout(spec).duration(),
         target,
-        nodes: &nodes.iter().map(|node| (node.name.as_str(), node.as_ref())).collect(),
+        nodes,
         reports: &world.reports_of(name),
         has_daemon_set: world.daemon_sets.get(&Owned::key("DaemonSet", &names::agent(name))).is_some(),
-        agents: &world.agents_of(name),
+        agents: &agents(&pods),
         conflicts,
         now: Timestamp::now(),
     })
+}
+
+/// All nodes of the cluster, and whether the spec selects them.
+fn candidates(world: &World, spec: Option<&NodeBootstrapSpec>) -> Vec<Candidate> {
+    let is_selected = |node: &Node| spec.is_some_and(|spec| selection::selects(spec, &node.labels));
+    let nodes = world.nodes.all().into_iter();
+    nodes.map(|node| Candidate { is_selected: is_selected(&node), node }).collect()
 }
 
 fn leave_timeout(spec: Option<&NodeBootstrapSpec>) -> Timeout {
@@ -410,20 +418,21 @@ async fn tell(
     look: &mut Look,
 ) -> Result<(), Error> {
     let Context { world, .. } = context;
-    let nodes = world.nodes.all();
-    let agents = world.agents_of(&node_bootstrap.name);
+    let pods = world.pods_of(&node_bootstrap.name);
+    let agents = agents(&pods);
     let reports = world.reports_of(&node_bootstrap.name);
-    let reports: BTreeMap<&str, &Report> =
+    let reports: HashMap<&str, &Report> =
         reports.iter().map(|report| (report.node.as_str(), report.as_ref())).collect();
     let absent = AgentState::Absent;
-    let members: Vec<_> = nodes
+    let members: Vec<_> = look
+        .nodes
         .iter()
-        .map(Arc::as_ref)
-        .filter(|node| selection::selects(spec, &node.labels))
+        .filter(|candidate| candidate.is_selected)
+        .map(|candidate| candidate.node.as_ref())
         .map(|node| Member {
             node,
             report: reports.get(node.name.as_str()).copied().filter(|report| report.node_uid == node.uid),
-            agent: agents.get(&node.name).unwrap_or(&absent),
+            agent: agents.get(node.name.as_str()).copied().unwrap_or(&absent),
         })
         .collect();
     let status = status::fold(&status::Facts {
@@ -505,7 +514,7 @@ async fn end(context: &Context, node_bootstrap: &NodeBootstrap) -> Result<Next, 
         return Ok(look.next);
     }
     let spec = node_bootstrap.spec.as_ref().ok();
-    let enrolment = decide(world, node_bootstrap, spec, None, &BTreeMap::new(), &world.nodes.all());
+    let enrolment = decide(world, node_bootstrap, spec, None, &BTreeMap::new(), &candidates(world, spec));
     let mut result = carry_out(context, &node_bootstrap.name, &enrolment, &mut look).await;
     if result.is_ok() && world.reports_of(&node_bootstrap.name).is_empty() {
         result = remove_made(context, &node_bootstrap.name).await;

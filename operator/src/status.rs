@@ -2,6 +2,9 @@
 //! before. Out: the status now, bounded however many nodes there are, the same in whatever order they come, and
 //! without a "now" in it: a second pass over the same facts gives the same status.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use crds::nodebootstrap::{MAX_RESULTS, NodeCounts, NodePhase, NodeResult};
 use crds::report::{Disruption, ReportPhase};
 use crds::{NodeBootstrapStatus, Timeout};
@@ -88,20 +91,57 @@ impl Word {
     }
 }
 
+/// What is found of one node: a [`NodeResult`] that has not been cut to size, as most of them never are told.
+struct Verdict<'a> {
+    node: &'a str,
+    phase: NodePhase,
+    revision: &'a str,
+    reason: Cow<'a, str>,
+    message: Cow<'a, str>,
+    /// Whether it came when all others had been proven.
+    joined_later: bool,
+}
+
+impl Verdict<'_> {
+    fn is_undone(&self) -> bool {
+        matches!(self.phase, NodePhase::Pending | NodePhase::Updating)
+    }
+
+    fn result(&self) -> NodeResult {
+        NodeResult {
+            node: self.node.to_owned(),
+            phase: self.phase,
+            revision: Some(clip(self.revision, MAX_REVISION)).filter(|name| !name.is_empty()),
+            reason: clip(&self.reason, MAX_REASON),
+            message: clip(&self.message, MAX_MESSAGE),
+        }
+    }
+}
+
 /// Folds the facts into a status.
 pub fn fold(facts: &Facts<'_>) -> NodeBootstrapStatus {
-    let mut results: Vec<_> =
-        facts.members.iter().map(|member| (result(member, facts), joined_later(member, facts))).collect();
-    results.sort_by(|(a, _), (b, _)| (a.phase, &a.node).cmp(&(b.phase, &b.node)));
-    let counts = count(&results, facts);
-    let all = results.iter().map(|(result, _)| result);
+    let failed_before: BTreeMap<&str, &NodeResult> = facts
+        .before
+        .results
+        .iter()
+        .filter(|one| {
+            one.phase == NodePhase::Failed
+                && one.reason != CONFLICT
+                && one.revision.as_deref() == facts.target
+        })
+        .map(|one| (one.node.as_str(), one))
+        .collect();
+    let mut verdicts: Vec<_> =
+        facts.members.iter().map(|member| verdict(member, facts, &failed_before)).collect();
+    verdicts.sort_by(|a, b| (a.phase, a.node).cmp(&(b.phase, b.node)));
+    let counts = count(&verdicts, facts);
     let is_proven = facts.target.is_some()
         && counts.ready > 0
         && counts.ready + counts.unreachable == counts.selected
         && counts.unreachable as usize <= MAX_UNREACHABLE;
-    let ready = ready(facts, &results, counts);
-    let stalled = stalled(facts, all.clone());
-    let reconciling = reconciling(facts, all.clone(), counts, &stalled);
+    let ready = ready(facts, &verdicts, counts);
+    let stalled = stalled(facts, &verdicts);
+    let reconciling = reconciling(facts, &verdicts, counts, &stalled);
     let condition =
         |type_: &str, word: Word| condition(type_, word, facts.generation, facts.before, facts.now);
     NodeBootstrapStatus {
@@ -118,7 +158,7 @@ pub fn fold(facts: &Facts<'_>) -> NodeBootstrapStatus {
             condition(RECONCILING, reconciling),
             condition(STALLED, stalled),
         ],
-        results: results.into_iter().take(MAX_RESULTS).map(|(result, _)| result).collect(),
+        results: verdicts.iter().take(MAX_RESULTS).map(Verdict::result).collect(),
     }
 }
 
@@ -175,22 +215,23 @@ pub fn fold_malformed(
     }
 }
 
-fn result(member: &Member<'_>, facts: &Facts<'_>) -> NodeResult {
+fn verdict<'a>(
+    member: &Member<'a>,
+    facts: &Facts<'a>,
+    failed_before: &BTreeMap<&str, &'a NodeResult>,
+) -> Verdict<'a> {
     let Member { node, report, agent } = *member;
     let answer = report.and_then(|report| report.answer_for(node));
-    let blank = NodeResult {
-        node: node.name.clone(),
-        phase: NodePhase::Pending,
-        revision: answer.map(|answer| clip(&answer.revision, MAX_REVISION)).filter(|name| !name.is_empty()),
-        reason: String::new(),
-        message: String::new(),
-    };
-    let with = |phase: NodePhase, reason: &str, message: &str| NodeResult {
+    let joined_later = joined_later(member, facts);
+    let found = |phase: NodePhase, reason: Cow<'a, str>, message: Cow<'a, str>| Verdict {
+        node: &node.name,
         phase,
-        reason: clip(reason, MAX_REASON),
-        message: clip(message, MAX_MESSAGE),
-        ..blank.clone()
+        revision: answer.map(|answer| answer.revision.as_str()).unwrap_or_default(),
+        reason,
+        message,
+        joined_later,
     };
+    let with = |phase, reason: &'a str, message: &'a str| found(phase, reason.into(), message.into());
 
     if !node.ready {
         return with(NodePhase::Unreachable, "NodeNotReady", "the Node is not Ready; goes on when it is");
@@ -206,7 +247,7 @@ fn result(member: &Member<'_>, facts: &Facts<'_>) -> NodeResult {
             with = conflict.with,
             own = report.node_bootstrap,
         );
-        return with(NodePhase::Failed, CONFLICT, &message);
+        return found(NodePhase::Failed, CONFLICT.into(), message.into());
     }
     let Some((report, answer)) = report.zip(answer) else {
         return match agent {
@@ -222,11 +263,8 @@ fn result(member: &Member<'_>, facts: &Facts<'_>) -> NodeResult {
     };
     match agent {
         AgentState::Down(reason) => {
-            return with(
-                NodePhase::Unreachable,
-                "AgentNotReady",
-                &format!("the agent's pod is not Ready ({reason}); goes on when it is"),
-            );
+            let message = format!("the agent's pod is not Ready ({reason}); goes on when it is");
+            return found(NodePhase::Unreachable, "AgentNotReady".into(), message.into());
         }
         AgentState::Absent => {
             return with(
@@ -249,18 +287,10 @@ fn result(member: &Member<'_>, facts: &Facts<'_>) -> NodeResult {
         ReportPhase::Waiting => with(NodePhase::Pending, "WaitsForTurn", &answer.message),
         // An agent that tries again has not succeeded yet: its failure stands until it has, or there is something new
         // to try. So neither conditions nor Events go back and forth with each attempt.
-        ReportPhase::Applying => facts
-            .before
-            .results
-            .iter()
-            .find(|before| {
-                before.node == node.name
-                    && before.phase == NodePhase::Failed
-                    && before.revision.as_deref() == facts.target
-                    && before.reason != CONFLICT
-            })
-            .cloned()
-            .unwrap_or_else(|| with(NodePhase::Updating, &answer.reason, &answer.message)),
+        ReportPhase::Applying => match failed_before.get(node.name.as_str()) {
+            Some(before) => with(NodePhase::Failed, &before.reason, &before.message),
+            None => with(NodePhase::Updating, &answer.reason, &answer.message),
+        },
         ReportPhase::Left => with(NodePhase::Updating, "Returned", "the node has come back"),
     }
 }
@@ -276,8 +306,8 @@ fn joined_later(member: &Member<'_>, facts: &Facts<'_>) -> bool {
         })
 }
 
-fn count(results: &[(NodeResult, bool)], facts: &Facts<'_>) -> NodeCounts {
-    let of = |phase: NodePhase| results.iter().filter(|(result, _)| result.phase == phase).count() as u32;
+fn count(verdicts: &[Verdict<'_>], facts: &Facts<'_>) -> NodeCounts {
+    let of = |phase: NodePhase| verdicts.iter().filter(|one| one.phase == phase).count() as u32;
     let updated = facts
         .members
         .iter()
@@ -289,7 +319,7 @@ fn count(results: &[(NodeResult, bool)], facts: &Facts<'_>) -> NodeCounts {
         })
         .count() as u32;
     NodeCounts {
-        selected: results.len() as u32,
+        selected: verdicts.len() as u32,
         updated,
         updating: of(NodePhase::Updating),
         pending: of(NodePhase::Pending),
@@ -299,7 +329,7 @@ fn count(results: &[(NodeResult, bool)], facts: &Facts<'_>) -> NodeCounts {
     }
 }
 
-fn ready(facts: &Facts<'_>, results: &[(NodeResult, bool)], counts: NodeCounts) -> Word {
+fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Word {
     if let Some(problem) = &facts.problem {
         return Word::new(false, problem.reason.clone(), problem.message.clone());
     }
@@ -311,9 +341,9 @@ fn ready(facts: &Facts<'_>, results: &[(NodeResult, bool)], counts: NodeCounts) 
         return Word::new(false, "Progressing", "the first revision is being made");
     };
     let of = |phase: NodePhase| -> Vec<&str> {
-        results.iter().filter(|(one, _)| one.phase == phase).map(|(one, _)| one.node.as_str()).collect()
+        verdicts.iter().filter(|one| one.phase == phase).map(|one| one.node).collect()
     };
-    if let Some((worst, _)) = results.first().filter(|(worst, _)| worst.phase == NodePhase::Failed) {
+    if let Some(worst) = verdicts.first().filter(|worst| worst.phase == NodePhase::Failed) {
         let reason = if worst.reason == CONFLICT { CONFLICT } else { "NodesFailed" };
         let tail = format!(" ({failed} of {selected} nodes failed)");
         let message = if worst.message.is_empty() { &worst.reason } else { &worst.message };
@@ -328,26 +358,18 @@ fn ready(facts: &Facts<'_>, results: &[(NodeResult, bool)], counts: NodeCounts) 
         return Word::new(false, "NodesUnreachable", message);
     }
     // What is not done yet; of these, only nodes that were there when Ready became True make it False.
-    let undone = |only_old: bool| -> Vec<&NodeResult> {
-        let is_undone = |one: &NodeResult| matches!(one.phase, NodePhase::Pending | NodePhase::Updating);
-        results
-            .iter()
-            .filter(|(one, later)| is_undone(one) && !(only_old && *later))
-            .map(|(one, _)| one)
-            .collect()
-    };
+    let undone: Vec<_> = verdicts.iter().filter(|one| one.is_undone()).collect();
     let also_silent = if silent.is_empty() {
         String::new()
     } else {
         format!("; {}", named(&silent, silent.len(), "does not answer", "do not answer"))
     };
-    if undone(true).is_empty() {
+    if undone.iter().all(|one| one.joined_later) {
         let done = format!("{ready} of {selected} nodes run {target}");
-        let later = undone(false);
-        if later.is_empty() && ready == 0 {
+        if undone.is_empty() && ready == 0 {
             return Word::new(false, "NodesUnreachable", format!("no node is ready{also_silent}"));
         }
-        let names: Vec<_> = later.iter().map(|one| one.node.as_str()).collect();
+        let names: Vec<_> = undone.iter().map(|one| one.node).collect();
         let joined = if names.is_empty() {
             String::new()
         } else {
@@ -369,14 +391,14 @@ fn ready(facts: &Facts<'_>, results: &[(NodeResult, bool)], counts: NodeCounts) 
         }
         Some(Hold::Stopped { .. } | Hold::Busy { .. }) | None => String::new(),
     };
-    let what = activity(&undone(false));
+    let what = activity(&undone);
     Word::new(false, "Progressing", format!("{ready} of {selected} nodes ready; {what}{also_silent}{held}"))
 }
 
 /// What happens on nodes that are not done, in words.
-fn activity(undone: &[&NodeResult]) -> String {
-    let of = |is: &dyn Fn(&NodeResult) -> bool| -> Vec<&str> {
-        undone.iter().filter(|one| is(one)).map(|one| one.node.as_str()).collect()
+fn activity(undone: &[&Verdict<'_>]) -> String {
+    let of = |is: &dyn Fn(&Verdict<'_>) -> bool| -> Vec<&str> {
+        undone.iter().filter(|one| is(one)).map(|one| one.node).collect()
     };
     let parts = [
         (of(&|one| one.phase == NodePhase::Updating), "is being changed", "are being changed"),
@@ -389,7 +411,7 @@ fn activity(undone: &[&NodeResult]) -> String {
         (
             of(&|one| {
                 one.phase == NodePhase::Pending
-                    && !["AgentStarting", "WaitsForTurn"].contains(&one.reason.as_str())
+                    && !["AgentStarting", "WaitsForTurn"].contains(&one.reason.as_ref())
             }),
             "cannot start its agent",
             "cannot start their agents",
@@ -399,8 +421,8 @@ fn activity(undone: &[&NodeResult]) -> String {
         .iter()
         .filter(|(nodes, _, _)| !nodes.is_empty())
         .map(|(nodes, one, many)| {
-            let why = undone.iter().find(|result| nodes.first() == Some(&result.node.as_str()));
-            let reason = why.map(|result| result.reason.as_str()).unwrap_or_default();
+            let why = undone.iter().find(|one| nodes.first() == Some(&one.node));
+            let reason = why.map(|one| one.reason.as_ref()).unwrap_or_default();
             let tail = if one.starts_with("cannot") { format!(" ({reason})") } else { String::new() };
             format!("{}{tail}", named(nodes, nodes.len(), one, many))
         })
@@ -408,7 +430,7 @@ fn activity(undone: &[&NodeResult]) -> String {
     said.join("; ")
 }
 
-fn stalled<'a>(facts: &Facts<'_>, mut results: impl Iterator<Item = &'a NodeResult>) -> Word {
+fn stalled(facts: &Facts<'_>, verdicts: &[Verdict<'_>]) -> Word {
     if let Some(problem) = facts.problem.as_ref().filter(|problem| problem.is_stalled) {
         return Word::new(true, problem.reason.clone(), problem.message.clone());
     }
@@ -418,26 +440,20 @@ fn stalled<'a>(facts: &Facts<'_>, mut results: impl Iterator<Item = &'a NodeResu
         );
         return Word::new(true, "RolloutStopped", message);
     }
-    match results.find(|one| one.reason == CONFLICT) {
+    match verdicts.iter().find(|one| one.reason == CONFLICT) {
         Some(one) => Word::new(true, CONFLICT, format!("{}: {}", one.node, one.message)),
         None => Word::new(false, "Moving", ""),
     }
 }
 
-fn reconciling<'a>(
-    facts: &Facts<'_>,
-    results: impl Iterator<Item = &'a NodeResult> + Clone,
-    counts: NodeCounts,
-    stalled: &Word,
-) -> Word {
+fn reconciling(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts, stalled: &Word) -> Word {
     if let Some(problem) = facts.problem.as_ref().filter(|problem| !problem.is_stalled) {
         return Word::new(true, problem.reason.clone(), problem.message.clone());
     }
     if stalled.is_true {
         return Word::new(false, "Stalled", "");
     }
-    let undone: Vec<_> =
-        results.filter(|one| matches!(one.phase, NodePhase::Pending | NodePhase::Updating)).collect();
+    let undone: Vec<_> = verdicts.iter().filter(|one| one.is_undone()).collect();
     if !undone.is_empty() {
         return Word::new(true, "Progressing", activity(&undone));
     }

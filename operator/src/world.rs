@@ -1,7 +1,7 @@
 //! All that is known of the cluster, and who must look when something of it changes. In: changes of the stores. Out:
 //! names in the queue.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crds::revision::{Source, references};
@@ -78,16 +78,12 @@ impl World {
         self.reports.with_prefix(&format!("{node_bootstrap}."))
     }
 
-    /// The state of a NodeBootstrap's agents, by node.
-    pub fn agents_of(&self, node_bootstrap: &str) -> BTreeMap<String, AgentState> {
-        let mut agents: BTreeMap<String, AgentState> = BTreeMap::new();
-        for pod in self.pods.with_prefix(&format!("{}-", names::agent(node_bootstrap))) {
-            if pod.node_bootstrap == node_bootstrap {
-                let best = agents.entry(pod.node.clone()).or_default();
-                *best = std::mem::take(best).min(pod.state.clone());
-            }
-        }
-        agents
+    /// The pods of a NodeBootstrap's agents.
+    pub fn pods_of(&self, node_bootstrap: &str) -> Vec<Arc<AgentPod>> {
+        let mut pods = self.pods.with_prefix(&format!("{}-", names::agent(node_bootstrap)));
+        // Another NodeBootstrap's name may go on where this one's ends.
+        pods.retain(|pod| pod.node_bootstrap == node_bootstrap);
+        pods
     }
 
     /// The revisions made for a NodeBootstrap.
@@ -220,6 +216,16 @@ impl World {
             }
         }
     }
+}
+
+/// The state of agents by node: that of the best pod there.
+pub fn agents(pods: &[Arc<AgentPod>]) -> HashMap<&str, &AgentState> {
+    let mut agents: HashMap<&str, &AgentState> = HashMap::with_capacity(pods.len());
+    for pod in pods {
+        let best = agents.entry(pod.node.as_str()).or_insert(&pod.state);
+        *best = (*best).min(&pod.state);
+    }
+    agents
 }
 
 fn of(store: &Store<Meta>, node_bootstrap: &str) -> Vec<Arc<Meta>> {
