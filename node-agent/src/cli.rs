@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Problem, Request};
-use crate::host::{Host, is_root, local};
+use crate::host::{Host, is_root, local, raise_open_files};
 use crate::output::{self, Format, ResourceState};
 use crate::pod;
 
@@ -99,6 +99,7 @@ const PENDING: u8 = 2;
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    raise_open_files();
     // One thread: the work is done one change at a time, and the agent shall be small.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

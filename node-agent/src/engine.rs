@@ -425,9 +425,10 @@ async fn step_by(
         Action::WriteFile { path, content, ids } => {
             root.locate(path).and_then(|place| root.write(&place, &content.0, *ids)).map_err(refused)?;
         }
-        Action::Download { ids, .. } => {
+        Action::Download { path, digest, ids, .. } => {
             if let Some(staged) = staged {
-                staged.install(*ids).map_err(refused)?;
+                let meta = staged.install(*ids).map_err(refused)?;
+                host.digests.remember(path, &meta, *digest);
             }
         }
         Action::Reload => or_stop(stop, host.systemd.reload()).await?.map_err(refused)?,

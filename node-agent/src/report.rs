@@ -16,6 +16,8 @@ use crate::host::facts::Facts;
 pub const MAX_MESSAGE: usize = 512;
 /// The longest text of one change or warning.
 const MAX_TEXT: usize = 256;
+/// The longest id.
+const MAX_ID: usize = 64;
 /// All changes together: a Report stays below 16 KiB.
 const MAX_CHANGES_BYTES: usize = 8 << 10;
 /// Said at the end of a failure: what happens next.
@@ -62,8 +64,8 @@ pub fn status(
         revision: revision.to_owned(),
         permit_id: spec.permit.id,
         warnings: warnings.iter().take(MAX_WARNINGS).map(|warning| cut(warning, MAX_TEXT)).collect(),
-        machine_id: facts.machine_id.clone(),
-        boot_id: facts.boot_id.clone(),
+        machine_id: cut(&facts.machine_id, MAX_ID),
+        boot_id: cut(&facts.boot_id, MAX_ID),
         node_uid: spec.node_uid.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         ..NodeBootstrapReportStatus::default()

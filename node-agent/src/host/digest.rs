@@ -6,9 +6,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sha2::{Digest, Sha256};
+use crds::Sha256;
+use sha2::Digest;
 
 use super::HostError;
 use super::root::{Kind, Meta, Place, errno_of};
@@ -17,13 +18,25 @@ use super::root::{Kind, Meta, Place, errno_of};
 /// with the same time.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long a digest is believed that was made from a file that had just changed: long enough for the verification that
+/// follows a download, and then the file is read once more, with nobody waiting for it.
+const FRESH: Duration = Duration::from_millis(500);
+
 /// What a digest was made from.
 type Key = ((u64, u64), u64, (i64, i64), (i64, i64));
 
 /// Remembers digests.
 #[derive(Debug, Default)]
 pub struct Digests {
-    known: RefCell<BTreeMap<String, (Key, [u8; 32])>>,
+    known: RefCell<BTreeMap<String, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    key: Key,
+    digest: Sha256,
+    /// Until when it is believed; for ever, if the file could not have changed again under the same time.
+    until: Option<Instant>,
 }
 
 impl Digests {
@@ -31,15 +44,16 @@ impl Digests {
     ///
     /// # Errors
     /// If it is something else, or cannot be read.
-    pub fn of(&self, place: &Place) -> Result<Option<[u8; 32]>, HostError> {
+    pub fn of(&self, place: &Place) -> Result<Option<Sha256>, HostError> {
         let Some((fd, meta)) = place.open(Kind::File)? else { return Ok(None) };
-        if let Some((key, digest)) = self.known.borrow().get(&place.real)
-            && *key == key_of(&meta)
+        if let Some(known) = self.known.borrow().get(&place.real)
+            && known.key == key_of(&meta)
+            && known.until.is_none_or(|until| Instant::now() < until)
         {
-            return Ok(Some(*digest));
+            return Ok(Some(known.digest));
         }
         let mut file = std::fs::File::from(fd);
-        let mut hasher = Sha256::new();
+        let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; 128 << 10];
         loop {
             match file.read(&mut buffer) {
@@ -49,11 +63,15 @@ impl Digests {
                 Err(error) => return Err(HostError::io(&place.real, "read")(errno_of(&error))),
             }
         }
-        let digest: [u8; 32] = hasher.finalize().into();
-        if is_settled(&meta, SystemTime::now()) {
-            self.known.borrow_mut().insert(place.real.clone(), (key_of(&meta), digest));
-        }
+        let digest = Sha256::from_bytes(hasher.finalize().into());
+        self.remember(&place.real, &meta, digest);
         Ok(Some(digest))
+    }
+
+    /// Remembers a digest that was computed while the file was written.
+    pub fn remember(&self, real: &str, meta: &Meta, digest: Sha256) {
+        let until = (!is_settled(meta, SystemTime::now())).then(|| Instant::now() + FRESH);
+        self.known.borrow_mut().insert(real.to_owned(), Known { key: key_of(meta), digest, until });
     }
 }
 

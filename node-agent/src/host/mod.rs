@@ -80,6 +80,14 @@ impl Host {
     }
 }
 
+/// Lets this process have as many files open as it may: a plan holds the directories of all its paths open.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // If it is refused, what there is may still do.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 /// Whether this process may change a machine.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -45,13 +45,14 @@ impl Notify {
     /// If the kernel takes no more watches; those that it took stay.
     pub fn watch(&mut self, root: &Root, paths: &BTreeSet<String>) -> Result<(), HostError> {
         let mut wanted: BTreeMap<String, BTreeSet<Vec<u8>>> = BTreeMap::new();
+        let mut finder = root.finder();
         for path in paths {
-            let Ok(place) = root.locate(path) else { continue };
+            let Ok(place) = finder.locate(path) else { continue };
             // Of what is missing, the topmost directory tells when it comes.
-            let first = place.missing.first().unwrap_or(&place.name).clone();
-            let mut directory =
-                place.ancestors.last().map_or_else(|| "/".to_owned(), |ancestor| ancestor.path.clone());
-            let mut name = first;
+            let first = place.missing_paths().first().unwrap_or(&place.real).clone();
+            let (directory, name) = first.rsplit_once('/').unwrap_or_default();
+            let mut directory = if directory.is_empty() { "/" } else { directory }.to_owned();
+            let mut name = name.to_owned();
             loop {
                 wanted.entry(directory.clone()).or_default().insert(name.into_bytes());
                 if directory == "/" || wanted.len() >= MAX_DIRECTORIES {

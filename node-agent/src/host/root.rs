@@ -7,6 +7,7 @@
 //! The walk goes one step at a time. The kernel follows no symbolic link for us: each is read and judged here. One that
 //! somebody other than root could have put there is an error, and absolute ones start again at the handle, never above.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -141,15 +142,6 @@ impl std::fmt::Display for Writer {
     }
 }
 
-/// A directory on the way to a place.
-#[derive(Debug, Clone)]
-pub struct Ancestor {
-    /// Its real path.
-    pub path: String,
-    /// The user that owns it.
-    pub uid: u32,
-}
-
 /// A symbolic link on the way to a place.
 #[derive(Debug, Clone)]
 pub struct Followed {
@@ -170,14 +162,7 @@ pub struct Place {
     pub real: String,
     /// The name in the directory.
     pub name: String,
-    /// Directories that are missing between the open directory and the name, the topmost first.
-    pub missing: Vec<String>,
-    /// The directories on the way, the topmost first.
-    pub ancestors: Vec<Ancestor>,
-    /// The links that were followed.
-    pub links: Vec<Followed>,
-    pub(super) directory: Rc<OwnedFd>,
-    pub(super) directory_meta: Meta,
+    way: Rc<Way>,
 }
 
 impl Place {
@@ -189,16 +174,30 @@ impl Place {
         }
     }
 
-    /// The real paths of the missing directories, the topmost first.
+    /// Whether the directory that the name lies in is there.
+    pub fn has_directory(&self) -> bool {
+        self.way.missing.is_empty()
+    }
+
+    /// The real paths of the directories that are missing above it, the topmost first.
     pub fn missing_paths(&self) -> Vec<String> {
-        let mut path = self.parent().to_owned();
-        let mut paths = Vec::with_capacity(self.missing.len());
-        for _ in &self.missing {
-            paths.push(path.clone());
-            path.truncate(path.rfind('/').unwrap_or(0));
-        }
-        paths.reverse();
-        paths
+        let mut path = self.way.here().path.clone();
+        let add = |step: &String| {
+            path.push('/');
+            path.push_str(step);
+            path.clone()
+        };
+        self.way.missing.iter().map(add).collect()
+    }
+
+    /// The directories above it that are there, the topmost first, with the users that own them; not the root.
+    pub fn ancestors(&self) -> impl DoubleEndedIterator<Item = (&str, u32)> {
+        self.way.below.iter().map(|step| (step.path.as_str(), step.meta.uid))
+    }
+
+    /// The links that were followed.
+    pub fn links(&self) -> &[Followed] {
+        &self.way.links
     }
 
     /// What is there; `None` if nothing is.
@@ -206,10 +205,10 @@ impl Place {
     /// # Errors
     /// If the kernel refuses to tell.
     pub fn look(&self) -> Result<Option<Meta>, HostError> {
-        if !self.missing.is_empty() {
+        if !self.has_directory() {
             return Ok(None);
         }
-        match rustix::fs::statat(&*self.directory, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(self.fd(), self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat.into())),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(HostError::io(&self.real, "look")(errno)),
@@ -218,16 +217,16 @@ impl Place {
 
     /// What the directory that it lies in is; of the nearest that exists, if that is missing.
     pub fn directory(&self) -> Meta {
-        self.directory_meta
+        self.way.here().meta
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+        self.way.here().fd.as_fd()
     }
 
     /// Opens what is there for reading, if it is of this kind. Never waits on a pipe, never follows a link.
     pub(super) fn open(&self, kind: Kind) -> Result<Option<(OwnedFd, Meta)>, HostError> {
-        if !self.missing.is_empty() {
+        if !self.has_directory() {
             return Ok(None);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -275,16 +274,21 @@ pub(super) fn errno_of(error: &std::io::Error) -> Errno {
 }
 
 /// One directory of the walk.
+#[derive(Debug)]
 struct Step {
-    fd: Rc<OwnedFd>,
-    name: String,
+    fd: OwnedFd,
+    /// Its real path; empty for the root.
+    path: String,
     meta: Meta,
 }
 
-/// The directories walked so far.
+/// The directories walked so far. Those of siblings share their steps.
+#[derive(Debug, Clone)]
 struct Way {
-    top: Step,
-    below: Vec<Step>,
+    top: Rc<Step>,
+    below: Vec<Rc<Step>>,
+    /// Steps that are not there, below the last that is.
+    missing: Vec<String>,
     links: Vec<Followed>,
 }
 
@@ -293,40 +297,132 @@ impl Way {
         self.below.last().unwrap_or(&self.top)
     }
 
-    /// The path of an entry here; of the directory itself, if the name is empty.
+    /// The real path of an entry here.
     fn path(&self, name: &str) -> String {
-        let mut path = String::new();
-        for step in self.below.iter().map(|step| step.name.as_str()).chain([name]) {
-            if !step.is_empty() {
-                path.push('/');
-                path.push_str(step);
-            }
-        }
-        if path.is_empty() { "/".to_owned() } else { path }
-    }
-
-    fn place(&self, name: String, missing: Vec<String>) -> Place {
-        let mut ancestors = Vec::with_capacity(self.below.len());
-        let mut path = String::new();
-        for step in &self.below {
-            path.push('/');
-            path.push_str(&step.name);
-            ancestors.push(Ancestor { path: path.clone(), uid: step.meta.uid });
-        }
-        for step in missing.iter().chain(std::iter::once(&name)) {
+        let mut path = self.here().path.clone();
+        for step in self.missing.iter().map(String::as_str).chain([name]) {
             path.push('/');
             path.push_str(step);
         }
-        let here = self.here();
-        Place {
-            real: path,
-            name,
-            missing,
-            ancestors,
-            links: self.links.clone(),
-            directory: Rc::clone(&here.fd),
-            directory_meta: here.meta,
+        path
+    }
+
+    fn place(self: &Rc<Self>, name: &str) -> Place {
+        Place { real: self.path(name), name: name.to_owned(), way: Rc::clone(self) }
+    }
+
+    /// Walks on. Links are followed, as long as nobody but root could have made them. Gives the name of the last step
+    /// if that is there and no directory; only `through_links` may end so.
+    fn walk(&mut self, path: &str, steps: &str, through_links: bool) -> Result<Option<String>, HostError> {
+        // What is still to be walked, the next step last.
+        let mut ahead = split(steps);
+        while let Some(step) = ahead.pop() {
+            match step.as_str() {
+                "." => continue,
+                ".." if !self.missing.is_empty() => {
+                    return Err(HostError::io(self.path(&step), "follow the link")(Errno::NOENT));
+                }
+                // Above the root is the root.
+                ".." => {
+                    self.below.pop();
+                    continue;
+                }
+                _ => {}
+            }
+            if !self.missing.is_empty() {
+                self.missing.push(step);
+                continue;
+            }
+            let here = self.here();
+            let fd = match open_step(&here.fd, &step) {
+                Ok(fd) => fd,
+                Err(Errno::NOENT) => {
+                    self.missing.push(step);
+                    continue;
+                }
+                Err(errno) => return Err(HostError::io(self.path(&step), "open")(errno)),
+            };
+            let meta: Meta = rustix::fs::fstat(&fd).map_err(HostError::io(self.path(&step), "look"))?.into();
+            match meta.kind {
+                Kind::Directory => {
+                    let path = self.path(&step);
+                    self.below.push(Rc::new(Step { fd, path, meta }));
+                }
+                Kind::Link => {
+                    let followed = Followed {
+                        path: self.path(&step),
+                        link: meta,
+                        directory: if here.path.is_empty() { "/".to_owned() } else { here.path.clone() },
+                        directory_meta: here.meta,
+                    };
+                    if let Some(writer) = here.meta.writer(Some(&meta)) {
+                        let Followed { path: link, directory, .. } = followed;
+                        return Err(HostError::UnsafeLink { link, directory, who: writer.to_string() });
+                    }
+                    let target = rustix::fs::readlinkat(&fd, "", Vec::new())
+                        .map_err(HostError::io(&followed.path, "read the link"))?;
+                    self.links.push(followed);
+                    if self.links.len() > MAX_LINKS {
+                        return Err(HostError::TooManyLinks { path: path.to_owned() });
+                    }
+                    let target = OsStr::from_bytes(target.as_bytes()).to_string_lossy().into_owned();
+                    if target.starts_with('/') {
+                        self.below.clear();
+                    }
+                    ahead.extend(split(&target));
+                }
+                _ if through_links && ahead.is_empty() => return Ok(Some(step)),
+                Kind::File | Kind::Special => {
+                    let step = self.path(&step);
+                    return Err(HostError::NotADirectory {
+                        path: path.to_owned(),
+                        step,
+                        found: meta.kind.words(),
+                    });
+                }
+            }
         }
+        Ok(None)
+    }
+}
+
+/// The steps of a path, the first last.
+fn split(path: &str) -> Vec<String> {
+    path.rsplit('/').filter(|step| !step.is_empty()).map(str::to_owned).collect()
+}
+
+/// Finds many places at one moment: each directory is walked once.
+#[derive(Debug)]
+pub struct Finder<'a> {
+    root: &'a Root,
+    /// By path as written.
+    known: BTreeMap<String, Result<Rc<Way>, HostError>>,
+}
+
+impl Finder<'_> {
+    /// As [`Root::locate`].
+    ///
+    /// # Errors
+    /// See [`Root::locate`].
+    pub fn locate(&mut self, path: &str) -> Result<Place, HostError> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or_default();
+        Ok(self.directory(parent, path)?.place(name))
+    }
+
+    fn directory(&mut self, directory: &str, path: &str) -> Result<Rc<Way>, HostError> {
+        if let Some(known) = self.known.get(directory) {
+            return known.clone();
+        }
+        let way = self.walk(directory, path);
+        self.known.insert(directory.to_owned(), way.clone());
+        way
+    }
+
+    fn walk(&mut self, directory: &str, path: &str) -> Result<Rc<Way>, HostError> {
+        let Some((above, name)) = directory.rsplit_once('/') else { return Ok(Rc::new(self.root.top()?)) };
+        let mut way = Way::clone(&*self.directory(above, path)?);
+        way.walk(path, name, false)?;
+        Ok(Rc::new(way))
     }
 }
 
@@ -352,7 +448,10 @@ impl Root {
     /// # Errors
     /// If the way there cannot be trusted, or has something else than directories on it.
     pub fn locate(&self, path: &str) -> Result<Place, HostError> {
-        self.walk(path, false)
+        let (parent, name) = path.rsplit_once('/').unwrap_or_default();
+        let mut way = self.top()?;
+        way.walk(path, parent, false)?;
+        Ok(Rc::new(way).place(name))
     }
 
     /// As [`Root::locate`], and through the last step too.
@@ -360,7 +459,31 @@ impl Root {
     /// # Errors
     /// See [`Root::locate`].
     pub fn locate_through_links(&self, path: &str) -> Result<Place, HostError> {
-        self.walk(path, true)
+        let mut way = self.top()?;
+        let name = match way.walk(path, path, true)? {
+            Some(name) => name,
+            // It is missing, or a directory: its name in the one above.
+            None => match way.missing.pop() {
+                Some(name) => name,
+                None => way.below.pop().map_or_else(
+                    || ".".to_owned(),
+                    |step| step.path.rsplit('/').next().unwrap_or_default().to_owned(),
+                ),
+            },
+        };
+        Ok(Rc::new(way).place(&name))
+    }
+
+    /// Finds many places at this moment.
+    pub fn finder(&self) -> Finder<'_> {
+        Finder { root: self, known: BTreeMap::new() }
+    }
+
+    fn top(&self) -> Result<Way, HostError> {
+        let fd = rustix::io::dup(&*self.fd).map_err(HostError::io("/", "open"))?;
+        let meta = rustix::fs::fstat(&fd).map_err(HostError::io("/", "look"))?.into();
+        let top = Rc::new(Step { fd, path: String::new(), meta });
+        Ok(Way { top, below: Vec::new(), missing: Vec::new(), links: Vec::new() })
     }
 
     /// The content of a file of the host, through links; `None` if it is not there.
@@ -371,11 +494,14 @@ impl Root {
         Ok(self.locate_through_links(path)?.read(max)?.map(|(content, _)| content))
     }
 
-    /// Opens a directory; `None` if it is missing.
-    pub(super) fn open_directory(&self, path: &str) -> Result<Option<Rc<OwnedFd>>, HostError> {
-        // The walk ends at the directory of the last step, so one more is asked for.
-        let place = self.locate(&format!("{}/.x", path.trim_end_matches('/')))?;
-        Ok(place.missing.is_empty().then_some(place.directory))
+    /// Opens a directory, as it is written, to be named to the kernel; `None` if it is missing.
+    pub(super) fn open_directory(&self, path: &str) -> Result<Option<OwnedFd>, HostError> {
+        let mut way = self.top()?;
+        way.walk(path, path, false)?;
+        if !way.missing.is_empty() {
+            return Ok(None);
+        }
+        rustix::io::dup(&way.here().fd).map(Some).map_err(HostError::io(path, "open"))
     }
 
     /// The names of the directories in a directory; none if it is missing.
@@ -386,7 +512,7 @@ impl Root {
         let Some(directory) = self.open_directory(path)? else { return Ok(Vec::new()) };
         let at = || HostError::io(path, "list the directory");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(&*directory, ".", flags, Mode::empty()).map_err(at())?;
+        let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty()).map_err(at())?;
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::new(directory).map_err(at())? {
             let entry = entry.map_err(at())?;
@@ -397,81 +523,6 @@ impl Root {
         }
         names.sort();
         Ok(names)
-    }
-
-    fn walk(&self, path: &str, through_last: bool) -> Result<Place, HostError> {
-        let top = rustix::fs::fstat(&*self.fd).map_err(HostError::io("/", "look"))?;
-        let top = Step { fd: Rc::clone(&self.fd), name: String::new(), meta: top.into() };
-        let mut way = Way { top, below: Vec::new(), links: Vec::new() };
-        // What is still to be walked, the next step last.
-        let mut ahead: Vec<String> =
-            path.rsplit('/').filter(|step| !step.is_empty()).map(str::to_owned).collect();
-
-        while let Some(step) = ahead.pop() {
-            match step.as_str() {
-                "." => continue,
-                // Above the root is the root.
-                ".." => {
-                    way.below.pop();
-                    continue;
-                }
-                _ => {}
-            }
-            let last = ahead.is_empty();
-            if last && !through_last {
-                return Ok(way.place(step, Vec::new()));
-            }
-            let here = way.here();
-            let fd = match open_step(&here.fd, &step) {
-                Ok(fd) => fd,
-                Err(Errno::NOENT) if ahead.iter().any(|step| step == "..") => {
-                    return Err(HostError::io(way.path(&step), "follow the link")(Errno::NOENT));
-                }
-                Err(Errno::NOENT) => {
-                    ahead.push(step);
-                    ahead.reverse();
-                    let name = ahead.pop().unwrap_or_default();
-                    return Ok(way.place(name, ahead));
-                }
-                Err(errno) => return Err(HostError::io(way.path(&step), "open")(errno)),
-            };
-            let meta: Meta = rustix::fs::fstat(&fd).map_err(HostError::io(way.path(&step), "look"))?.into();
-            match meta.kind {
-                Kind::Directory => way.below.push(Step { fd: Rc::new(fd), name: step, meta }),
-                Kind::Link => {
-                    let (link, directory) = (way.path(&step), way.path(""));
-                    if let Some(writer) = here.meta.writer(Some(&meta)) {
-                        return Err(HostError::UnsafeLink { link, directory, who: writer.to_string() });
-                    }
-                    let directory_meta = here.meta;
-                    way.links.push(Followed { path: link, link: meta, directory, directory_meta });
-                    if way.links.len() > MAX_LINKS {
-                        return Err(HostError::TooManyLinks { path: path.to_owned() });
-                    }
-                    let target = rustix::fs::readlinkat(&fd, "", Vec::new())
-                        .map_err(HostError::io(way.path(&step), "read the link"))?;
-                    let target = OsStr::from_bytes(target.as_bytes()).to_string_lossy().into_owned();
-                    if target.starts_with('/') {
-                        way.below.clear();
-                    }
-                    ahead.extend(target.rsplit('/').filter(|step| !step.is_empty()).map(str::to_owned));
-                }
-                _ if last => return Ok(way.place(step, Vec::new())),
-                Kind::File | Kind::Special => {
-                    let step = way.path(&step);
-                    return Err(HostError::NotADirectory {
-                        path: path.to_owned(),
-                        step,
-                        found: meta.kind.words(),
-                    });
-                }
-            }
-        }
-        // The path is a directory, by way of links or of `..`: its name in the one above.
-        match way.below.pop() {
-            Some(step) => Ok(way.place(step.name, Vec::new())),
-            None => Ok(way.place(".".to_owned(), Vec::new())),
-        }
     }
 }
 

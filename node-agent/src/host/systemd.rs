@@ -242,7 +242,9 @@ impl Bus {
                 causes.push(format!("status {}", status_words(status)));
             }
         }
-        if let Ok((active, sub)) = state_of(unit, proxy).await {
+        if let Ok((active, sub)) = state_of(unit, proxy).await
+            && active != "failed"
+        {
             causes.push(format!("now {active} ({sub})"));
         }
         HostError::Systemd(format!(

@@ -173,7 +173,7 @@ impl Root {
     /// If something is there already, or the parent is missing.
     pub fn make_directory(&self, place: &Place, ids: Ids) -> Result<(), HostError> {
         let at = |action| HostError::io(&place.real, action);
-        if !place.missing.is_empty() {
+        if !place.has_directory() {
             return Err(at("make the directory")(Errno::NOENT));
         }
         rustix::fs::mkdirat(place.fd(), place.name.as_str(), Mode::from_raw_mode(0o700))
@@ -210,7 +210,7 @@ impl Root {
     /// If it is there and cannot be removed.
     pub fn remove_leftover(&self, path: &str) -> Result<(), HostError> {
         let place = self.locate(path)?;
-        if place.missing.is_empty() { remove_entry(&place, &temporary_name(&place.name)) } else { Ok(()) }
+        if place.has_directory() { remove_entry(&place, &temporary_name(&place.name)) } else { Ok(()) }
     }
 
     /// Makes a symbolic link, if nothing is there.
@@ -247,7 +247,7 @@ impl Root {
     /// # Errors
     /// If it is there and cannot be removed.
     pub(super) fn remove_file(&self, place: &Place) -> Result<(), HostError> {
-        if !place.missing.is_empty() {
+        if !place.has_directory() {
             return Ok(());
         }
         remove_entry(place, &place.name)?;

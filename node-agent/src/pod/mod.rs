@@ -128,6 +128,8 @@ struct Agent<'a> {
     known: Option<NodeBootstrapReportStatus>,
     retry: Retry,
     refusals: u32,
+    /// What is listened to may not be all of it any more.
+    listen: bool,
     /// The last pass failed; only time or a new word leads to the next.
     failed: bool,
     due: Instant,
@@ -193,6 +195,7 @@ impl<'a> Agent<'a> {
             known: None,
             retry: Retry::new(),
             refusals: 0,
+            listen: true,
             failed: false,
             due: now,
             last_pass: now,
@@ -212,6 +215,8 @@ impl<'a> Agent<'a> {
                 }
                 () = tokio::time::sleep_until(self.due) => true,
                 () = touched(self.notify.as_mut()), if watches => {
+                    // A directory may have been replaced by another that is the same to look at.
+                    self.listen = true;
                     let soon = (Instant::now() + GATHER).max(self.last_pass + CALM);
                     self.due = self.due.min(soon);
                     // Until then there is nothing new to hear.
@@ -321,6 +326,7 @@ impl<'a> Agent<'a> {
                 Ok(request) => {
                     self.refusals = 0;
                     self.target = Some(request);
+                    self.listen = true;
                 }
                 Err(error) => next = self.not_fetched(&spec, &error).await,
             }
@@ -399,6 +405,7 @@ impl<'a> Agent<'a> {
                 Err(next) => return next,
             }
         }
+        self.listen |= !changes.is_empty();
         let outcome = self.apply(spec, target, &plan, &changes).await;
         drop(lock);
         self.listen(target);
@@ -492,6 +499,9 @@ impl<'a> Agent<'a> {
     /// Listens to what the revision manages.
     fn listen(&mut self, target: &Request) {
         let Some(notify) = &mut self.notify else { return };
+        if !std::mem::take(&mut self.listen) {
+            return;
+        }
         let mut paths: BTreeSet<String> = ACCOUNT_FILES.map(str::to_owned).into();
         paths.extend(target.revision.resources.iter().filter_map(resource::path_of));
         if let Err(error) = notify.watch(&self.host.root, &paths) {

@@ -1,8 +1,8 @@
 //! Programs that are downloaded and verified.
 
+use crds::UnitName;
 use crds::report::Disruption;
 use crds::revision::Binary;
-use crds::{Sha256, UnitName};
 
 use super::file::{missing_parent, occupied};
 use super::{Action, Change, Differences, Planner};
@@ -47,7 +47,7 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
         return planner.problem(resource, "PathOccupied", occupied(meta.kind));
     }
     let found = match planner.host.digests.of(&place) {
-        Ok(found) => found.map(Sha256::from_bytes),
+        Ok(found) => found,
         Err(error) => return planner.refused(resource, &error),
     };
     let access = planner.differences(&meta, ids);

@@ -184,9 +184,10 @@ impl<'a> Planner<'a> {
     pub(crate) fn locate(&mut self, own: &[Resource], others: &[Resource]) {
         let mut skip = BTreeMap::new();
         let mut taken: BTreeMap<String, String> = BTreeMap::new();
+        let mut finder = self.host.root.finder();
         for resource in own {
             let Some(path) = path_of(resource) else { continue };
-            match self.host.root.locate(&path) {
+            match finder.locate(&path) {
                 Ok(place) => {
                     if let Some(other) = taken.insert(place.real.clone(), resource.to_string()) {
                         let message = format!(
@@ -205,7 +206,7 @@ impl<'a> Planner<'a> {
         if own.iter().any(is_recursive) {
             for resource in others {
                 // What cannot be found is not there to be left alone.
-                let place = path_of(resource).and_then(|path| self.host.root.locate(&path).ok());
+                let place = path_of(resource).and_then(|path| finder.locate(&path).ok());
                 if let Some(place) = place {
                     skip.entry(place.real).or_insert(skip_of(resource));
                 }
@@ -353,7 +354,7 @@ impl<'a> Planner<'a> {
         for resource in resources {
             let Some(path) = path_of(resource) else { continue };
             let Some(place) = self.places.get(&path) else { continue };
-            let unsafe_link = place.links.iter().find_map(|followed| {
+            let unsafe_link = place.links().iter().find_map(|followed| {
                 let mut directory = followed.directory_meta;
                 let mut link = followed.link;
                 if let Some((uid, gid)) = self.inherited(&followed.path) {
@@ -385,9 +386,8 @@ impl<'a> Planner<'a> {
         }
         let parent = place.parent().to_owned();
         let ancestors = place
-            .ancestors
-            .iter()
-            .map(|ancestor| (ancestor.path.clone(), ancestor.uid))
+            .ancestors()
+            .map(|(path, uid)| (path.to_owned(), uid))
             .chain(place.missing_paths().into_iter().map(|path| (path, 0)));
         let mut owned = None;
         for (path, uid) in ancestors {
