@@ -10,31 +10,36 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS  := -C target-feature=+crt-static
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS := -C target-feature=+crt-static
 
-CARGO_BUILD := --locked --profile $(PROFILE) --target $(TRIPLE)
-E2E := cargo run --quiet $(CARGO_BUILD) --package e2e --
+# One selection of packages and targets for everything: with another one cargo chooses other features, and compiles all
+# dependencies once more.
+CARGO_ALL := --workspace --all-targets --locked --target $(TRIPLE)
+FOLDER    := $(CARGO_TARGET_DIR)/$(TRIPLE)
+export E2E_CARGO := $(CARGO_ALL) --profile $(PROFILE)
 
-.PHONY: help demo clean-demo test bench generate programs programs-folder fmt
+.PHONY: help build demo clean-demo test bench generate image-programs
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## A cluster on this machine, the operator on it, and the seed's example applied; stays up
-	@$(E2E) demo
+build: ## Build all programs and tests, as the testbed runs them
+	cargo build $(CARGO_ALL) --profile $(PROFILE)
 
-clean-demo: ## End the demo and all that it made
-	@$(E2E) clean-demo
+demo: build ## A cluster on this machine, the operator on it, and the seed's example applied; stays up
+	@$(FOLDER)/$(PROFILE)/e2e demo
 
-test: ## Every check and test there is
-	@$(E2E) test
+clean-demo: build ## End the demo and all that it made
+	@$(FOLDER)/$(PROFILE)/e2e clean-demo
 
-bench: ## The figures of docs/benchmarks.md, measured now
-	@$(E2E) bench
+test: build ## Every check and test there is
+	@$(FOLDER)/$(PROFILE)/e2e test
+
+bench: ## The figures of docs/benchmarks.md, measured now, with programs built as for release
+	cargo build $(CARGO_ALL) --release
+	@$(FOLDER)/release/e2e bench
 
 generate: ## Write anew what is made from the types: crds/*.yaml, docs/api.md
-	UPDATE_GENERATED=1 cargo test --quiet $(CARGO_BUILD) --package crds schema
+	UPDATE_GENERATED=1 cargo test --quiet $(CARGO_ALL) --profile $(PROFILE) generated
 
-programs: ## Build the static programs that the images hold
-	cargo build $(CARGO_BUILD) --package operator --package node-agent --package testbed
-
-programs-folder:
-	@echo $(CARGO_TARGET_DIR)/$(TRIPLE)/$(PROFILE)
+image-programs: ## Build the static programs of the images, and say where they are
+	cargo build --locked --release --target $(TRIPLE) --package operator --package node-agent
+	@echo $(FOLDER)/release

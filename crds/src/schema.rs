@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_made_from_the_types_are_up_to_date() {
+    fn generated_files_are_up_to_date() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         for (file, made) in [
             (here.join("nodebootstraps.yaml"), yaml(&node_bootstrap())),

@@ -22,7 +22,6 @@ const ROUNDS: usize = 3;
 const REST: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run() -> Result<()> {
-    programs::build().await?;
     Testbed::down_id(ID).await?;
     let testbed = Testbed::up(UpOptions::new(ID)).await?;
     let outcome = measure(&testbed).await;

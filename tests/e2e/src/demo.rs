@@ -22,8 +22,7 @@ pub(crate) async fn run() -> Result<()> {
     println!("(the first time, Kubernetes is built from source: about 10 min; later runs take seconds)");
     let bare = vec!["worker3".to_owned()];
     let testbed = Testbed::up(UpOptions { bare, ..UpOptions::new(ID) }).await?;
-    println!("== Operator and agent");
-    programs::build().await?;
+    println!("== Operator and agent, as images on the machines");
     programs::import(&testbed, &[]).await?;
     let lab = Lab::new(testbed).await?;
     println!("$ kubectl apply -k deploy");

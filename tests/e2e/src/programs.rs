@@ -1,10 +1,9 @@
-//! The programs under test: in goes the source, out come static programs and the images made of them.
+//! The programs under test: they lie beside this one, built with it. Out come the images made of them.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use testbed::{Testbed, image};
-use tokio::process::Command;
 
 /// The version that `deploy/` names.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -14,25 +13,13 @@ pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_owned).unwrap_or_default()
 }
 
-/// Where this program was built, and so the others are.
+/// Where this program was built, and with it all others.
 pub(crate) fn folder() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot see this program's own path")?;
     Ok(own.parent().context("this program lies in no folder")?.to_owned())
 }
 
-/// Builds operator, agent and testbed as `make programs` does.
-pub(crate) async fn build() -> Result<()> {
-    let status = Command::new("make")
-        .args(["--no-print-directory", "programs"])
-        .current_dir(workspace())
-        .status()
-        .await
-        .context("cannot run make")?;
-    ensure!(status.success(), "the programs did not build");
-    Ok(())
-}
-
-/// Makes the images of what was built and puts them onto machines: all, or those named.
+/// Makes the images and puts them onto machines: all, or those named.
 pub(crate) async fn import(testbed: &Testbed, machines: &[&str]) -> Result<()> {
     for part in ["operator", "agent"] {
         let program = format!("nodebootstrap-{part}");

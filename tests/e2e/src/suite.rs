@@ -45,9 +45,6 @@ pub(crate) async fn run(only: &[String], keep: bool) -> Result<ExitCode> {
         .iter()
         .filter(|scenario| only.is_empty() || only.iter().any(|name| scenario.name.contains(name.as_str())))
         .collect();
-    let built = Instant::now();
-    programs::build().await?;
-    println!("{:7.1} s  programs", built.elapsed().as_secs_f32());
     counts += scenarios(&chosen, keep).await?;
     println!("{:7.1} s  in all", begin.elapsed().as_secs_f32());
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);

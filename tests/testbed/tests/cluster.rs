@@ -7,6 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use testbed::{Testbed, UpOptions, image};
 
+/// Two clusters side by side are a test of their own; any more would only slow each other down.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Ends the testbed whatever the test did, and passes on what it said.
 async fn with_testbed(
     id: &str,
@@ -14,6 +17,7 @@ async fn with_testbed(
     bare: &[&str],
     test: impl AsyncFnOnce(&Testbed) -> Result<()>,
 ) -> Result<()> {
+    let _one = ONE_AT_A_TIME.lock().await;
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     Testbed::down_id(id).await?;
     let outcome =

@@ -1,6 +1,7 @@
 //! What a network does to downloads; each has its words in the status, and leaves nothing on the host.
 
 use anyhow::{Context, Result, ensure};
+use crds::NodeBootstrap;
 use crds::report::ReportPhase;
 
 use crate::lab::{Lab, is, message};
@@ -25,8 +26,9 @@ async fn fails(lab: &Lab, name: &str, url: &str, digest: &str, reason: &str, wor
         .await?;
     let status = report.status.context("a status")?;
     ensure!(status.reason == reason, "{}: {}", status.reason, status.message);
-    let nb = lab.wait(name, "failed", |nb| message(nb, "Ready").contains("worker1")).await?;
-    ensure!(!is(&nb, "Ready") && nb.status.as_ref().is_some_and(|status| status.nodes.failed == 1), "{nb:?}");
+    let has_failed = |nb: &NodeBootstrap| nb.status.as_ref().is_some_and(|status| status.nodes.failed == 1);
+    let nb = lab.wait(name, "failed", has_failed).await?;
+    ensure!(!is(&nb, "Ready") && message(&nb, "Ready").contains("worker1"), "{}", message(&nb, "Ready"));
     for word in words {
         ensure!(status.message.contains(word), "no {word:?} in {:?}", status.message);
         ensure!(message(&nb, "Ready").contains(word), "no {word:?} in {:?}", message(&nb, "Ready"));

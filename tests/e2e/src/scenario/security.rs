@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use crds::names::NAMESPACE;
+use crds::{NodeBootstrap, NodeBootstrapReport};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::lab::Lab;
 
@@ -50,47 +52,51 @@ pub(crate) async fn an_agent_may_write_its_own_status_and_nothing_else(lab: &Lab
     };
     let made = accounts.create_token_request(&account, &PostParams::default(), &request).await?;
     let token = made.status.and_then(|status| status.token).context("a token")?;
-    let token = format!("--token={token}");
-    // Without the administrator's certificate, which would win over the token.
-    let config = lab.testbed.dir().join("agent.kubeconfig");
-    let admin = std::fs::read_to_string(lab.testbed.kubeconfig())?;
-    let mut parsed: serde_json::Value = serde_saphyr::from_str(&admin)?;
-    parsed["users"][0]["user"] = serde_json::json!({});
-    std::fs::write(&config, parsed.to_string())?;
-    let config = format!("--kubeconfig={}", config.display());
-    let agent = async |words: &[&str]| {
-        lab.testbed.kubectl(&[&[config.as_str(), token.as_str()], words].concat()).await
-    };
-    let refused = async |what: &str, words: &[&str], told: &str| {
-        let output = agent(words).await?;
-        ensure!(!output.success(), "{what}: was allowed");
-        ensure!(output.stderr.contains(told), "{what}: refused, but not as it should be: {}", output.stderr);
-        Ok(())
-    };
-    let patch = r#"--patch={"status":{"reason":"Tried"}}"#;
-    let status =
-        |report: &'static str| ["patch", "nbr", report, "--subresource=status", "--type=merge", patch];
+    // The administrator's kubeconfig with the token in place of the certificate.
+    let file = lab.testbed.dir().join("agent.kubeconfig");
+    let mut config: serde_json::Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(lab.testbed.kubeconfig())?)?;
+    config["users"][0]["user"] = serde_json::json!({"token": token});
+    std::fs::write(&file, config.to_string())?;
+    let client = kube::Client::try_from(
+        kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(&file)?, &KubeConfigOptions::default())
+            .await?,
+    )?;
+    let (reports, node_bootstraps) =
+        (Api::<NodeBootstrapReport>::all(client.clone()), Api::<NodeBootstrap>::all(client));
+    let tried = Patch::Merge(serde_json::json!({"status": {"reason": "Tried"}}));
+    let spec = Patch::Merge(serde_json::json!({"spec": {"permit": {"id": 9, "disruption": "Restart"}}}));
+    let params = PatchParams::default();
 
     // It is the right token: its own Report's status it may write.
-    agent(&status("mine.worker1")).await?.ok().context("its own Report's status")?;
-    refused("another node's Report", &status("mine.worker2"), "may not write the Report of node worker2")
-        .await?;
-    refused("another NodeBootstrap's Report", &status("theirs.worker1"), "of another NodeBootstrap").await?;
-    let spec = r#"--patch={"spec":{"permit":{"id":9,"disruption":"Restart"}}}"#;
-    refused("its own Report's spec", &["patch", "nbr", "mine.worker1", "--type=merge", spec], "forbidden")
-        .await?;
-    // Through the status subresource a spec goes nowhere.
-    let sly = [&status("mine.worker1")[..5], &[spec]].concat();
-    agent(&sly).await?;
-    ensure!(lab.report("mine", "worker1").await?.spec.permit.id != 9, "wrote its spec through the status");
-    refused("a NodeBootstrap", &["patch", "nb", "mine", "--type=merge", spec], "forbidden").await?;
+    reports.patch_status("mine.worker1", &params, &tried).await.context("its own Report's status")?;
+    let refused = |what: &str, answer: Result<(), kube::Error>, told: &str| match answer {
+        Ok(()) => anyhow::bail!("{what}: was allowed"),
+        Err(error) if error.to_string().contains(told) => Ok(()),
+        Err(error) => anyhow::bail!("{what}: refused, but not as it should be: {error}"),
+    };
+    let others_node = reports.patch_status("mine.worker2", &params, &tried).await.map(drop);
+    refused("another node's Report", others_node, "may not write the Report of node worker2")?;
+    let others = reports.patch_status("theirs.worker1", &params, &tried).await.map(drop);
+    refused("another NodeBootstrap's Report", others, "of another NodeBootstrap")?;
     refused(
-        "a NodeBootstrap's status",
-        &["patch", "nb", "mine", "--subresource=status", "--type=merge", patch],
+        "its own Report's spec",
+        reports.patch("mine.worker1", &params, &spec).await.map(drop),
         "forbidden",
-    )
-    .await?;
-    refused("a Report of its own making", &["delete", "nbr", "mine.worker2"], "forbidden").await?;
+    )?;
+    // Through the status subresource a spec goes nowhere.
+    let _ = reports.patch_status("mine.worker1", &params, &spec).await;
+    ensure!(lab.report("mine", "worker1").await?.spec.permit.id != 9, "wrote its spec through the status");
+    let everything = serde_json::json!({"spec": {"allNodes": true}});
+    let patch = node_bootstraps.patch("mine", &params, &Patch::Merge(everything)).await.map(drop);
+    refused("a NodeBootstrap", patch, "forbidden")?;
+    let patch = node_bootstraps.patch_status("mine", &params, &tried).await.map(drop);
+    refused("a NodeBootstrap's status", patch, "forbidden")?;
+    let deleted = reports.delete("mine.worker1", &DeleteParams::default()).await.map(drop);
+    refused("its own Report's end", deleted, "forbidden")?;
+
+    let config = format!("--kubeconfig={}", file.display());
+    let agent = async |words: &[&str]| lab.testbed.kubectl(&[&[config.as_str()], words].concat()).await;
     let namespace = ["-n", NAMESPACE];
     let secret = async |name: &str| agent(&[&["get", "secret", name], &namespace[..]].concat()).await;
     secret(&payload(lab, "mine").await?).await?.ok().context("its own payload")?;
@@ -101,9 +107,16 @@ pub(crate) async fn an_agent_may_write_its_own_status_and_nothing_else(lab: &Lab
             "read the Secret {other}: {output:?}"
         );
     }
-    refused("all Secrets", &["get", "secrets", "-n", NAMESPACE], "forbidden").await?;
-    refused("a Node", &["get", "node", "worker1"], "forbidden").await?;
-    refused("a pod", &["get", "pods", "-n", NAMESPACE], "forbidden").await
+    for words in [
+        "get secrets -n nodebootstrap-system",
+        "get node worker1",
+        "get pods -n nodebootstrap-system",
+        "get nb",
+    ] {
+        let output = agent(&words.split(' ').collect::<Vec<_>>()).await?;
+        ensure!(!output.success() && output.stderr.contains("forbidden"), "{words}: {output:?}");
+    }
+    Ok(())
 }
 
 pub(crate) async fn a_secret_reaches_the_file_and_nothing_else(lab: &Lab) -> Result<()> {
