@@ -6,6 +6,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use crds::NodeBootstrapReport;
 use crds::names::{self, NAMESPACE};
 use crds::report::NodeBootstrapReportStatus;
@@ -14,6 +15,7 @@ use futures::StreamExt;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
+use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
@@ -27,6 +29,10 @@ use crate::report::{FIELD_MANAGER, patch};
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long one request may take once the agent was told to stop.
 const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// The pauses before the Report is watched again: with jitter at most twice the second. Short, so that the end of an
+/// outage is seen soon; long enough that thousands of agents do not all come at once.
+const WATCH_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// What is known of the Report.
 #[derive(Debug, Clone)]
@@ -98,7 +104,13 @@ impl Cluster {
 
     /// Follows the Report for ever; errors are waited out with growing pauses.
     pub(super) async fn watch(&self, seen: watch::Sender<Seen>) {
-        let reports = watcher::watch_object(self.reports(), &self.report).default_backoff();
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(WATCH_RETRY.0)
+            .with_max_delay(WATCH_RETRY.1)
+            .with_jitter()
+            .without_max_times();
+        let reports =
+            watcher::watch_object(self.reports(), &self.report).backoff(ExponentialBackoff::from(backoff));
         futures::pin_mut!(reports);
         while let Some(heard) = reports.next().await {
             let now = match heard {

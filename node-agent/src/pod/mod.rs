@@ -17,9 +17,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use crds::NodeBootstrapReport;
-use crds::report::{
-    ChangeSummary, Disruption, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
-};
+use crds::report::{ChangeSummary, Disruption, NodeBootstrapReportSpec, NodeBootstrapReportStatus};
 use kube::Client;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -47,6 +45,8 @@ const SLOW: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// With jitter, at most twice this: five minutes.
 const LAST_RETRY: Duration = Duration::from_secs(150);
+/// While the API is away it is asked this often at least: it shall be told soon after it is back.
+const AWAY_RETRY: Duration = Duration::from_secs(10);
 /// So many times in a row the API must refuse the revision before the Report says so: rights may come a moment later.
 const REFUSALS: u32 = 3;
 
@@ -126,6 +126,9 @@ struct Agent<'a> {
     /// What is to be said, and what the API is known to have.
     said: NodeBootstrapReportStatus,
     known: Option<NodeBootstrapReportStatus>,
+    /// When that is tried again, if the API does not have what is to be said.
+    tell: Option<Instant>,
+    tell_retry: Retry,
     retry: Retry,
     refusals: u32,
     /// What is listened to may not be all of it any more.
@@ -160,6 +163,8 @@ enum Next {
     Rest,
     /// After a pause that grows.
     Retry,
+    /// As that, but soon: the API is away.
+    Away,
     /// At once: the word has changed meanwhile.
     Now,
 }
@@ -193,6 +198,8 @@ impl<'a> Agent<'a> {
             target: None,
             said: NodeBootstrapReportStatus::default(),
             known: None,
+            tell: None,
+            tell_retry: Retry::new(),
             retry: Retry::new(),
             refusals: 0,
             listen: true,
@@ -214,6 +221,10 @@ impl<'a> Agent<'a> {
                     self.take_word()
                 }
                 () = tokio::time::sleep_until(self.due) => true,
+                () = at(self.tell) => {
+                    self.tell().await;
+                    false
+                }
                 () = touched(self.notify.as_mut()), if watches => {
                     // A directory may have been replaced by another that is the same to look at.
                     self.listen = true;
@@ -247,6 +258,7 @@ impl<'a> Agent<'a> {
                         INTERVAL
                     }
                     Next::Retry => self.retry.pause(),
+                    Next::Away => self.retry.pause().min(AWAY_RETRY),
                     Next::Now => Duration::ZERO,
                 };
         }
@@ -315,7 +327,8 @@ impl<'a> Agent<'a> {
         if !spec.conflicts.is_empty() {
             self.failed = true;
             self.target = None;
-            return self.say(&spec, &spec.revision, &Outcome::Conflict(&spec.conflicts), &[]).await;
+            self.say(&spec, &spec.revision, &Outcome::Conflict(&spec.conflicts), &[]).await;
+            return Next::Rest;
         }
         if spec.revision.is_empty() {
             return Next::Rest;
@@ -346,7 +359,7 @@ impl<'a> Agent<'a> {
         warn!(revision = spec.revision, %error, "the revision cannot be read");
         match error {
             // The API is away: nobody could be told.
-            FetchError::Away(_) => return Next::Retry,
+            FetchError::Away(_) => return Next::Away,
             FetchError::Refused(_) => {
                 self.refusals += 1;
                 if self.refusals < REFUSALS {
@@ -396,7 +409,8 @@ impl<'a> Agent<'a> {
         if !report::is_permitted(plan.disruption(), permit) {
             drop(lock);
             self.listen(target);
-            return self.say(spec, &target.name, &Outcome::Waiting(&changes), &plan.warnings).await;
+            self.say(spec, &target.name, &Outcome::Waiting(&changes), &plan.warnings).await;
+            return Next::Rest;
         }
         if plan.disruption() > Disruption::None {
             // A permit may have been taken back since the watch told of it.
@@ -413,7 +427,8 @@ impl<'a> Agent<'a> {
             Ok(made) => {
                 let before = self.made_before(target);
                 let outcome = Outcome::Ready { made: &made, before: &before };
-                self.say(spec, &target.name, &outcome, &plan.warnings).await
+                self.say(spec, &target.name, &outcome, &plan.warnings).await;
+                Next::Rest
             }
             Err(failure) if failure.is_stop() => Next::Rest,
             Err(failure) => self.fail(spec, &target.name, &failure, &plan.warnings).await,
@@ -430,19 +445,21 @@ impl<'a> Agent<'a> {
     ) -> Result<(), Next> {
         let fresh = match self.cluster.fresh().await {
             Ok(Some(fresh)) => fresh,
+            // The watch will tell of it.
             Ok(None) => return Err(Next::Retry),
             Err(error) => {
                 warn!(%error, "the permit cannot be confirmed: nothing is begun");
-                return Err(Next::Retry);
+                return Err(Next::Away);
             }
         };
         if fresh.spec != *spec {
             self.take_report(&fresh);
             return Err(Next::Now);
         }
-        match self.say(spec, &target.name, &Outcome::Applying(changes), warnings).await {
-            Next::Rest => Ok(()),
-            next => Err(next),
+        if self.say(spec, &target.name, &Outcome::Applying(changes), warnings).await {
+            Ok(())
+        } else {
+            Err(Next::Away)
         }
     }
 
@@ -476,6 +493,7 @@ impl<'a> Agent<'a> {
             self.said = word.clone();
             self.known = Some(word);
         }
+        // If it could not be told, what is said at the end will be.
         done
     }
 
@@ -511,17 +529,19 @@ impl<'a> Agent<'a> {
 
     async fn leave(&mut self, spec: &NodeBootstrapReportSpec) -> Next {
         self.target = None;
-        let node_bootstrap = self.settings.node_bootstrap.clone();
-        let forgotten = match self.host.state.lock(|| info!("another run works on this host")).await {
-            Ok(_lock) => self.host.state.forget(&node_bootstrap),
-            Err(error) => Err(error),
+        let locking =
+            self.host.state.lock(|| info!("another run works on this host: waiting until it is done"));
+        let lock = tokio::select! {
+            lock = locking => lock,
+            () = self.stop.cancelled() => return Next::Rest,
         };
-        if let Err(error) = forgotten {
+        if let Err(error) = lock.and_then(|_lock| self.host.state.forget(&self.settings.node_bootstrap)) {
             // What is left says only that something was claimed; leaving goes on.
             warn!(%error, "claims of this NodeBootstrap stay on the host");
         }
         let revision = self.said.revision.clone();
-        self.say(spec, &revision, &Outcome::Left, &[]).await
+        self.say(spec, &revision, &Outcome::Left, &[]).await;
+        Next::Rest
     }
 
     async fn fail(
@@ -548,31 +568,47 @@ impl<'a> Agent<'a> {
         report::status(&self.said, spec, revision, &self.host.facts, outcome, warnings, &now)
     }
 
-    /// Writes the status, if the API has another one.
+    /// Says what came of a pass; whether the API has it.
     async fn say(
         &mut self,
         spec: &NodeBootstrapReportSpec,
         revision: &str,
         outcome: &Outcome<'_>,
         warnings: &[String],
-    ) -> Next {
+    ) -> bool {
         self.said = self.word_of(spec, revision, outcome, warnings);
-        if self.known.as_ref() == Some(&self.said) {
-            return Next::Rest;
+        self.tell().await
+    }
+
+    /// Writes the status, if the API has another one; whether it has this one now. If not, it is tried again.
+    async fn tell(&mut self) -> bool {
+        self.tell = None;
+        if self.report.is_none() || self.known.as_ref() == Some(&self.said) {
+            return true;
         }
         match self.cluster.say(&self.said).await {
             Ok(()) => {
-                if self.said.phase != ReportPhase::Applying {
-                    info!(phase = ?self.said.phase, revision, message = self.said.message, "reported");
-                }
+                let NodeBootstrapReportStatus { phase, revision, message, .. } = &self.said;
+                info!(?phase, revision, message, "reported");
                 self.known = Some(self.said.clone());
-                Next::Rest
+                self.tell_retry = Retry::new();
+                true
             }
             Err(error) => {
                 warn!(%error, "the status could not be written");
-                Next::Retry
+                let pause = self.tell_retry.pause();
+                let pause = if matches!(error, FetchError::Away(_)) { pause.min(AWAY_RETRY) } else { pause };
+                self.tell = Some(Instant::now() + pause);
+                false
             }
         }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -409,11 +409,11 @@ impl<'a> Planner<'a> {
             let user = self.accounts.user_name(uid);
             let first = resources.first().cloned().unwrap_or_default();
             let what = match resources.len() {
-                1 => format!("{first} belongs"),
-                more => format!("{first} and {} more belong", more - 1),
+                1 => format!("{first} belongs to root but lies"),
+                more => format!("{first} and {} more belong to root but lie", more - 1),
             };
             self.warn(format!(
-                "{what} to root but lies below {path}, which belongs to {user}: {user} can put something else there"
+                "{what} below {path}, which belongs to {user}: {user} can put something else there"
             ));
         }
     }

@@ -205,7 +205,7 @@ async fn root_s_things_below_a_user_s_directory_are_a_warning() {
         ],
         "files": [{"path": "/etc/kubernetes/f", "content": ""}],
     }));
-    let expected = "directory /etc/kubernetes/ours and 1 more belong to root but lies below /etc/kubernetes, which belongs to daemon: daemon can put something else there";
+    let expected = "directory /etc/kubernetes/ours and 1 more belong to root but lie below /etc/kubernetes, which belongs to daemon: daemon can put something else there";
     assert_eq!(machine.plan(&request).await.warnings, [expected]);
     machine.apply(&request).await.unwrap();
     assert_eq!(machine.plan(&request).await.warnings, [expected], "the same before and after");
