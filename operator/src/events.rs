@@ -80,16 +80,14 @@ pub fn between(
     if let Some(stalled) = stalled {
         notices.push(Notice::warning(&stalled.reason, &stalled.message, None));
     }
-    let failed_before: BTreeSet<_> = failed(before).map(|one| (&one.node, &one.reason)).collect();
-    notices.extend(
-        failed(after).filter(|one| !failed_before.contains(&(&one.node, &one.reason))).take(MAX_NODES).map(
-            |one| {
-                let reason = if one.reason == CONFLICT { CONFLICT } else { "NodeFailed" };
-                let note = format!("{}: {}", one.node, one.message);
-                Notice::warning(reason, &note, Some(&one.node))
-            },
-        ),
-    );
+    let failed_before: BTreeSet<_> = failed(before).map(|one| &one.node).collect();
+    notices.extend(failed(after).filter(|one| !failed_before.contains(&one.node)).take(MAX_NODES).map(
+        |one| {
+            let reason = if one.reason == CONFLICT { CONFLICT } else { "NodeFailed" };
+            let note = format!("{}: {}", one.node, one.message);
+            Notice::warning(reason, &note, Some(&one.node))
+        },
+    ));
     if is_open_with_secrets && before.observed_generation != after.observed_generation {
         notices.push(Notice::warning(
             "SecretsOnOpenSelector",

@@ -233,6 +233,8 @@ mod tests {
                     self.answer(phase, revision, permit.id);
                 }
                 Fate::Restarts | Fate::Breaks if permit.disruption == Disruption::Restart => {
+                    // What takes long is told, too.
+                    self.answer(ReportPhase::Applying, revision, permit.id);
                     self.disrupting = Some((revision, permit.id));
                 }
                 Fate::Restarts | Fate::Breaks => self.answer(ReportPhase::Waiting, revision, permit.id),

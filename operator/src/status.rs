@@ -24,6 +24,13 @@ pub const STALLED: &str = "Stalled";
 /// Reason: an older NodeBootstrap has what this one wants too.
 pub const CONFLICT: &str = "Conflict";
 
+/// Reason: the agent's pod has not started yet.
+const AGENT_STARTING: &str = "AgentStarting";
+/// Reason: the node needs a permit, and another has it.
+const WAITS_FOR_TURN: &str = "WaitsForTurn";
+/// Reason: the spec has never been good.
+const NO_REVISION: &str = "NoRevision";
+
 /// How many nodes may be unreachable without Ready becoming False, until a budget can be given.
 const MAX_UNREACHABLE: usize = 1;
 /// The most characters of a message.
@@ -250,6 +257,9 @@ fn verdict<'a>(
         return found(NodePhase::Failed, CONFLICT.into(), message.into());
     }
     let Some((report, answer)) = report.zip(answer) else {
+        if facts.target.is_none() {
+            return with(NodePhase::Pending, NO_REVISION, "there is no revision for it yet");
+        }
         return match agent {
             AgentState::Down(reason) => with(
                 NodePhase::Pending,
@@ -257,7 +267,7 @@ fn verdict<'a>(
                 "the agent's pod cannot start: look at it with kubectl describe",
             ),
             AgentState::Ready | AgentState::Starting | AgentState::Absent => {
-                with(NodePhase::Pending, "AgentStarting", "the agent starts")
+                with(NodePhase::Pending, AGENT_STARTING, "the agent starts")
             }
         };
     };
@@ -284,7 +294,7 @@ fn verdict<'a>(
         ReportPhase::Waiting if report.permit.disruption > Disruption::None => {
             with(NodePhase::Updating, "Permitted", &answer.message)
         }
-        ReportPhase::Waiting => with(NodePhase::Pending, "WaitsForTurn", &answer.message),
+        ReportPhase::Waiting => with(NodePhase::Pending, WAITS_FOR_TURN, &answer.message),
         // An agent that tries again has not succeeded yet: its failure stands until it has, or there is something new
         // to try. So neither conditions nor Events go back and forth with each attempt.
         ReportPhase::Applying => match failed_before.get(node.name.as_str()) {
@@ -397,44 +407,34 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
 
 /// What happens on nodes that are not done, in words.
 fn activity(undone: &[&Verdict<'_>]) -> String {
-    let of = |is: &dyn Fn(&Verdict<'_>) -> bool| -> Vec<&str> {
-        undone.iter().filter(|one| is(one)).map(|one| one.node).collect()
-    };
-    let parts = [
-        (of(&|one| one.phase == NodePhase::Updating), "is being changed", "are being changed"),
-        (of(&|one| one.reason == "WaitsForTurn"), "waits for its turn", "wait for their turn"),
-        (
-            of(&|one| one.phase == NodePhase::Pending && one.reason == "AgentStarting"),
-            "waits for its agent to start",
-            "wait for their agents to start",
-        ),
-        (
-            of(&|one| {
-                one.phase == NodePhase::Pending
-                    && !["AgentStarting", "WaitsForTurn"].contains(&one.reason.as_ref())
-            }),
-            "cannot start its agent",
-            "cannot start their agents",
-        ),
-    ];
-    let said: Vec<_> = parts
-        .iter()
-        .filter(|(nodes, _, _)| !nodes.is_empty())
-        .map(|(nodes, one, many)| {
-            let why = undone.iter().find(|one| nodes.first() == Some(&one.node));
-            let reason = why.map(|one| one.reason.as_ref()).unwrap_or_default();
-            let tail = if one.starts_with("cannot") { format!(" ({reason})") } else { String::new() };
-            format!("{}{tail}", named(nodes, nodes.len(), one, many))
-        })
-        .collect();
-    said.join("; ")
+    let mut groups: BTreeMap<(Cow<'_, str>, &str), Vec<&str>> = BTreeMap::new();
+    for one in undone {
+        let (single, many) = match (one.phase, one.reason.as_ref()) {
+            (NodePhase::Updating, _) => ("is being changed".into(), "are being changed"),
+            (_, WAITS_FOR_TURN) => ("waits for its turn".into(), "wait for their turn"),
+            (_, NO_REVISION) => ("waits for a revision".into(), "wait for a revision"),
+            (_, AGENT_STARTING) => ("waits for its agent to start".into(), "wait for their agents to start"),
+            (_, reason) => (format!("cannot start its agent ({reason})").into(), "cannot start their agents"),
+        };
+        groups.entry((single, many)).or_default().push(one.node);
+    }
+    let said = groups.iter().map(|((single, many), nodes)| named(nodes, nodes.len(), single, many));
+    said.collect::<Vec<_>>().join("; ")
 }
 
 fn stalled(facts: &Facts<'_>, verdicts: &[Verdict<'_>]) -> Word {
     if let Some(problem) = facts.problem.as_ref().filter(|problem| problem.is_stalled) {
         return Word::new(true, problem.reason.clone(), problem.message.clone());
     }
-    if let Some(Hold::Stopped { node }) = facts.hold {
+    let has_failed =
+        |node: &str| verdicts.iter().any(|one| one.node == node && one.phase == NodePhase::Failed);
+    let stopped_by = match facts.hold {
+        Some(Hold::Stopped { node }) => Some(node),
+        // It tries again under its permit.
+        Some(Hold::Busy { node }) if has_failed(node) => Some(node),
+        Some(Hold::Busy { .. } | Hold::Silent { .. }) | None => None,
+    };
+    if let Some(node) = stopped_by {
         let message = format!(
             "{node} failed after it was allowed to restart something: no other node is restarted until it is ready or the spec changes"
         );
