@@ -19,7 +19,7 @@ pub(crate) async fn operator_and_agents_killed_in_the_middle_come_back(lab: &Lab
     let url = format!("{}/slow/500000/files/slow", lab.testbed.artifacts_url()?);
     lab.apply(&format!(
         "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: killed}}\nspec:\n  allNodes: true\n  \
-         files: [{{path: /etc/killed, content: x}}]\n  binaries: [{{path: /opt/killed/slow, url: \"{url}\", sha256: {{amd64: {digest}, arm64: {digest}}}}}]\n"
+         files: [{{path: /etc/killed, content: x}}]\n  directories: [{{path: /opt/killed}}]\n  binaries: [{{path: /opt/killed/slow, url: \"{url}\", sha256: {{amd64: {digest}, arm64: {digest}}}}}]\n"
     ))
     .await?;
     let under_way = ["sh", "-c", "find /opt/killed -type f -size +0 | grep -c ."];
