@@ -30,11 +30,11 @@ fn fill(world: &World, nodes: u32) {
         let node = Node {
             name: name.clone(),
             uid: uid.clone(),
-            labels: labels.chain(own).collect(),
-            has_leaving_label: false,
             ready: true,
             machine_id: machine_id.clone(),
-        };
+            ..Node::default()
+        }
+        .labelled(labels.chain(own).collect());
         let answer = Answer {
             phase: if number % 10 == 0 { ReportPhase::Waiting } else { ReportPhase::Ready },
             revision: TARGET.to_owned(),
@@ -76,7 +76,7 @@ fn decide(world: &World, spec: &NodeBootstrapSpec) -> NodeBootstrapStatus {
         .nodes
         .all()
         .into_iter()
-        .map(|node| Candidate { is_selected: selection::selects(spec, &node.labels), node })
+        .map(|node| Candidate { is_selected: selection::selects(spec, &node), node })
         .collect();
     let (pods, reports) = (world.pods_of("workers"), world.reports_of("workers"));
     let agents = agents(&pods);

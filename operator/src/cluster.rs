@@ -53,14 +53,23 @@ impl Cluster {
         Self { client, world, metrics }
     }
 
-    /// Makes these writes, many at once. All are tried; the first error is returned.
+    /// Makes these writes, many at once. What is refused for one node does not keep the others; an API server that does
+    /// not answer is not asked a thousand times. The first error is returned.
     ///
     /// # Errors
     /// If one or more could not be made.
     pub async fn enrol(&self, node_bootstrap: &str, writes: &[Write]) -> Result<(), Error> {
         let requests: Vec<_> = writes.iter().map(|write| self.enrol_one(node_bootstrap, write)).collect();
-        let results: Vec<_> = futures::stream::iter(requests).buffer_unordered(AT_ONCE).collect().await;
-        results.into_iter().collect()
+        let mut answers = futures::stream::iter(requests).buffer_unordered(AT_ONCE);
+        let mut result = Ok(());
+        while let Some(answer) = answers.next().await {
+            let is_away = answer.as_ref().is_err_and(Error::is_outage);
+            result = result.and(answer);
+            if is_away {
+                break;
+            }
+        }
+        result
     }
 
     async fn enrol_one(&self, node_bootstrap: &str, write: &Write) -> Result<(), Error> {

@@ -205,7 +205,7 @@ fn permits<'a>(
     let conflicts_of = |node: &str| facts.conflicts.get(node).map(Vec::as_slice).unwrap_or_default();
     let seat = |node: &'a Node, report: &'a Report, is_leaving: bool| Seat {
         node: &report.node,
-        is_control_plane: node.is_control_plane(),
+        is_control_plane: node.is_control_plane,
         is_reachable: is_reachable(node, facts.agents.get(report.node.as_str()).copied()),
         is_leaving,
         is_blocked: !conflicts_of(&report.node).is_empty(),
@@ -314,11 +314,11 @@ mod tests {
         Node {
             name: name.into(),
             uid: format!("uid-{name}"),
-            labels: labels.iter().map(|key| ((*key).to_owned(), String::new())).collect(),
-            has_leaving_label: labels.contains(&leaving_label().as_str()),
             ready: true,
             machine_id: "m".into(),
+            ..Node::default()
         }
+        .labelled(labels.iter().map(|key| ((*key).to_owned(), String::new())).collect())
     }
 
     fn report(node: &str, revision: &str) -> Report {

@@ -63,6 +63,11 @@ impl Error {
         matches!(self.category(), "forbidden" | "not_found" | "invalid" | "internal")
     }
 
+    /// Whether the API server could not be reached at all.
+    pub fn is_outage(&self) -> bool {
+        matches!(self.category(), "unavailable" | "timeout")
+    }
+
     /// Whether the object is not there.
     pub fn is_not_found(&self) -> bool {
         self.category() == "not_found"

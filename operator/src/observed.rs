@@ -19,6 +19,7 @@ use kube::core::PartialObjectMeta;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::selection;
 use crate::store::{Entry, version};
 
 /// Annotation of a Report: since when its node has been leaving. It stands on the object so that the time goes on
@@ -113,8 +114,12 @@ pub struct Node {
     pub uid: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Whether one of them says that it is leaving some NodeBootstrap.
+    /// Whether a label says that it is leaving some NodeBootstrap.
     pub has_leaving_label: bool,
+    /// Whether its labels say that it runs linux.
+    pub is_linux: bool,
+    /// Whether its labels say that it runs the control plane.
+    pub is_control_plane: bool,
     /// Whether its condition Ready is True.
     pub ready: bool,
     /// The machine's id, as the kubelet says it; empty until it has.
@@ -159,21 +164,26 @@ impl Node {
     /// Reads one.
     pub fn read(node: WatchedNode) -> Seen<Self> {
         let WatchedNode { metadata, status } = node;
-        let labels = metadata.labels.clone().unwrap_or_default();
         let value = Self {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
-            has_leaving_label: labels.keys().any(|key| key.starts_with(names::LEAVING_LABEL_PREFIX)),
-            labels,
             ready: status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"),
             machine_id: status.node_info.machine_id,
+            ..Self::default()
         };
-        seen(&metadata, value)
+        seen(&metadata, value.labelled(metadata.labels.clone().unwrap_or_default()))
     }
 
-    /// Whether it runs the control plane.
-    pub fn is_control_plane(&self) -> bool {
-        self.labels.contains_key(crate::selection::CONTROL_PLANE_LABEL)
+    /// The same with these labels. What every decision asks of them is answered once, here.
+    #[must_use]
+    pub fn labelled(self, labels: BTreeMap<String, String>) -> Self {
+        Self {
+            has_leaving_label: labels.keys().any(|key| key.starts_with(names::LEAVING_LABEL_PREFIX)),
+            is_linux: labels.get(selection::OS_LABEL).is_some_and(|os| os == "linux"),
+            is_control_plane: labels.contains_key(selection::CONTROL_PLANE_LABEL),
+            labels,
+            ..self
+        }
     }
 }
 

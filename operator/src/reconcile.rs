@@ -308,7 +308,7 @@ fn decide(
 
 /// All nodes of the cluster, and whether the spec selects them.
 fn candidates(world: &World, spec: Option<&NodeBootstrapSpec>) -> Vec<Candidate> {
-    let is_selected = |node: &Node| spec.is_some_and(|spec| selection::selects(spec, &node.labels));
+    let is_selected = |node: &Node| spec.is_some_and(|spec| selection::selects(spec, node));
     let nodes = world.nodes.all().into_iter();
     nodes.map(|node| Candidate { is_selected: is_selected(&node), node }).collect()
 }
@@ -403,7 +403,7 @@ fn contender(world: &Arc<World>, one: &Arc<NodeBootstrap>, claims: Claims) -> Co
         claims,
         is_on: Box::new(move |node| {
             let is_coming =
-                !this.deleting && this.spec.as_ref().is_ok_and(|spec| selection::selects(spec, &node.labels));
+                !this.deleting && this.spec.as_ref().is_ok_and(|spec| selection::selects(spec, node));
             // Until its agent there has said that it has left, it may still write.
             is_coming || world.reports.get(&names::report(&this.name, &node.name)).is_some()
         }),

@@ -1,4 +1,4 @@
-//! Which nodes a NodeBootstrap means. In: its spec and a node's labels. Out: yes or no.
+//! Which nodes a NodeBootstrap means. In: its spec and a node. Out: yes or no.
 //!
 //! The rules are those of `nodeAffinity`, since the DaemonSet's affinity is made from the same selector
 //! ([`requirements`]): agent and Report must come to the same nodes.
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use crds::NodeBootstrapSpec;
 use crds::nodebootstrap::{LabelOperator, LabelRequirement};
 
+use crate::observed::Node;
+
 /// The label that tells a node's operating system; kubelets always set it.
 pub const OS_LABEL: &str = "kubernetes.io/os";
 /// The label of nodes that run the control plane.
@@ -16,15 +18,15 @@ pub const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 /// Labels under these prefixes are refused to kubelets, so that no node can select itself by them.
 const GUARDED_PREFIXES: &[&str] = &["node-role.kubernetes.io/", "node-restriction.kubernetes.io/"];
 
-/// Whether the spec means a node with these labels.
-pub fn selects(spec: &NodeBootstrapSpec, labels: &BTreeMap<String, String>) -> bool {
+/// Whether the spec means this node.
+pub fn selects(spec: &NodeBootstrapSpec, node: &Node) -> bool {
     // Evaluated without building the requirements: this runs for each node and NodeBootstrap of a pass.
-    let is_linux = labels.get(OS_LABEL).is_some_and(|os| os == "linux");
+    let Node { is_linux, labels, .. } = node;
     let Some(selector) = &spec.node_selector else {
-        return is_linux && spec.all_nodes == Some(true);
+        return *is_linux && spec.all_nodes == Some(true);
     };
     let is_empty = selector.match_labels.is_empty() && selector.match_expressions.is_empty();
-    is_linux
+    *is_linux
         && !is_empty
         && selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
         && selector.match_expressions.iter().all(|requirement| holds(requirement, labels))
@@ -78,6 +80,10 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
+    fn node(pairs: &[(&str, &str)]) -> Node {
+        Node::default().labelled(labels(pairs))
+    }
+
     fn spec(operator: LabelOperator, values: &[&str]) -> NodeBootstrapSpec {
         let requirement = LabelRequirement {
             key: "zone".to_owned(),
@@ -96,9 +102,9 @@ mod tests {
     #[test]
     fn operators_mean_what_they_mean_to_kubernetes() {
         let (a, c, none) = (
-            labels(&[(OS_LABEL, "linux"), ("zone", "a")]),
-            labels(&[(OS_LABEL, "linux"), ("zone", "c")]),
-            labels(&[(OS_LABEL, "linux")]),
+            node(&[(OS_LABEL, "linux"), ("zone", "a")]),
+            node(&[(OS_LABEL, "linux"), ("zone", "c")]),
+            node(&[(OS_LABEL, "linux")]),
         );
         for (operator, values, expected) in [
             (LabelOperator::In, &["a", "b"][..], [true, false, false]),
@@ -107,7 +113,7 @@ mod tests {
             (LabelOperator::DoesNotExist, &[][..], [false, false, true]),
         ] {
             let spec = spec(operator, values);
-            let got = [&a, &c, &none].map(|labels| selects(&spec, labels));
+            let got = [&a, &c, &none].map(|node| selects(&spec, node));
             assert_eq!(got, expected, "{operator:?}");
         }
     }
@@ -116,11 +122,11 @@ mod tests {
     fn labels_and_expressions_must_both_hold_and_only_linux_counts() {
         let mut spec = spec(LabelOperator::Exists, &[]);
         spec.node_selector.as_mut().unwrap().match_labels = labels(&[("role", "worker")]);
-        assert!(selects(&spec, &labels(&[(OS_LABEL, "linux"), ("zone", "a"), ("role", "worker")])));
-        assert!(!selects(&spec, &labels(&[(OS_LABEL, "linux"), ("zone", "a"), ("role", "db")])));
-        assert!(!selects(&spec, &labels(&[(OS_LABEL, "linux"), ("role", "worker")])));
-        assert!(!selects(&spec, &labels(&[(OS_LABEL, "windows"), ("zone", "a"), ("role", "worker")])));
-        assert!(!selects(&spec, &labels(&[("zone", "a"), ("role", "worker")])));
+        assert!(selects(&spec, &node(&[(OS_LABEL, "linux"), ("zone", "a"), ("role", "worker")])));
+        assert!(!selects(&spec, &node(&[(OS_LABEL, "linux"), ("zone", "a"), ("role", "db")])));
+        assert!(!selects(&spec, &node(&[(OS_LABEL, "linux"), ("role", "worker")])));
+        assert!(!selects(&spec, &node(&[(OS_LABEL, "windows"), ("zone", "a"), ("role", "worker")])));
+        assert!(!selects(&spec, &node(&[("zone", "a"), ("role", "worker")])));
     }
 
     #[test]
@@ -130,11 +136,11 @@ mod tests {
             ..NodeBootstrapSpec::default()
         };
         let all = NodeBootstrapSpec { all_nodes: Some(true), ..NodeBootstrapSpec::default() };
-        let linux = labels(&[(OS_LABEL, "linux")]);
+        let linux = node(&[(OS_LABEL, "linux")]);
         assert!(!selects(&empty, &linux));
         assert!(!selects(&NodeBootstrapSpec::default(), &linux));
         assert!(selects(&all, &linux));
-        assert!(!selects(&all, &labels(&[(OS_LABEL, "windows")])));
+        assert!(!selects(&all, &node(&[(OS_LABEL, "windows")])));
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl World {
         let sides = sides.into_iter().flatten();
         for one in self.node_bootstraps.all() {
             let is_meant =
-                |spec: &NodeBootstrapSpec| sides.clone().any(|node| selection::selects(spec, &node.labels));
+                |spec: &NodeBootstrapSpec| sides.clone().any(|node| selection::selects(spec, node));
             if one.spec.as_ref().is_ok_and(is_meant) {
                 queue.add(&one.name);
             }
@@ -172,7 +172,7 @@ impl World {
         // It claims something else now, or nothing any more: others on that node may go on.
         let Some(node) = self.nodes.get(&either.node) else { return };
         for one in self.node_bootstraps.all() {
-            let is_there = one.spec.as_ref().is_ok_and(|spec| selection::selects(spec, &node.labels));
+            let is_there = one.spec.as_ref().is_ok_and(|spec| selection::selects(spec, &node));
             if is_there && one.name != own {
                 queue.add(&one.name);
             }

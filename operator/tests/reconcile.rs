@@ -1,6 +1,11 @@
 //! Looks against an API server that is a map: which writes are made, in which order, and that at rest there are none.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may fail as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail as tests do"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
