@@ -1,9 +1,10 @@
 //! The only code that writes to the API server. In: what shall be. Out: an answer, which goes into the store at once, or
 //! an error that says what was being done. Every request has an end.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crds::report::Leave;
@@ -45,12 +46,14 @@ pub struct Cluster {
     client: Client,
     world: Arc<World>,
     metrics: Arc<Metrics>,
+    /// Reports whose permit was written without an answer: it may stand there or not.
+    in_doubt: Mutex<BTreeSet<String>>,
 }
 
 impl Cluster {
     /// Writes with this client, and into this world.
     pub fn new(client: Client, world: Arc<World>, metrics: Arc<Metrics>) -> Self {
-        Self { client, world, metrics }
+        Self { client, world, metrics, in_doubt: Mutex::default() }
     }
 
     /// Makes these writes, many at once. What is refused for one node does not keep the others; an API server that does
@@ -72,6 +75,29 @@ impl Cluster {
         result
     }
 
+    /// Looks up the Reports whose permits are in doubt. No permit may be given before: it could be a second one.
+    ///
+    /// # Errors
+    /// If the API server refuses or cannot be reached.
+    pub async fn settle_doubts(&self, node_bootstrap: &str) -> Result<(), Error> {
+        let prefix = format!("{node_bootstrap}.");
+        let names: Vec<_> = self.doubts().iter().filter(|name| name.starts_with(&prefix)).cloned().collect();
+        let api: Api<WatchedReport> = Api::all(self.client.clone());
+        for name in names {
+            let found = end(PATIENCE, || format!("cannot read {REPORT} {name}"), api.get_opt(&name)).await?;
+            if let Some(report) = found {
+                self.world.reports.put(Report::read(report));
+            }
+            self.doubts().remove(&name);
+        }
+        Ok(())
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // The set is whole after each single call, whoever panicked elsewhere.
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn enrol_one(&self, node_bootstrap: &str, write: &Write) -> Result<(), Error> {
         match write {
             Write::Create { node, node_uid, spec } => {
@@ -91,7 +117,14 @@ impl Cluster {
             Write::Change { name, uid, edit } => {
                 let api: Api<WatchedReport> = Api::all(self.client.clone());
                 let patch = Patch::Merge(edit_as_json(uid, edit));
+                if edit.permit.is_some() {
+                    // Before it is sent: we may not live to hear the answer, as when another write finds nobody there.
+                    self.doubts().insert(name.clone());
+                }
                 let answer = self.ask("patch", REPORT, name, api.patch(name, &params(), &patch)).await;
+                if !answer.as_ref().is_err_and(Error::is_outage) {
+                    self.doubts().remove(name);
+                }
                 match answer {
                     Ok(report) => {
                         self.world.reports.put(Report::read(report));

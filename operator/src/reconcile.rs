@@ -249,6 +249,7 @@ async fn enrol(
 ) -> Result<(), Error> {
     let Context { world, cluster, .. } = context;
     let name = node_bootstrap.name.as_str();
+    cluster.settle_doubts(name).await?;
 
     let all = contenders(context, node_bootstrap, &look.rendering).await?;
     let me = all.iter().find(|one| one.name == name);

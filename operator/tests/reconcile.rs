@@ -18,7 +18,8 @@ use kube::client::Body;
 use operator::cluster::Cluster;
 use operator::objects::AgentSettings;
 use operator::observed::{
-    Meta, Node, NodeBootstrap, Report, WatchedNode, WatchedNodeBootstrap, WatchedReport,
+    AgentPod, AgentState, Meta, Node, NodeBootstrap, Report, Seen, WatchedNode, WatchedNodeBootstrap,
+    WatchedReport,
 };
 use operator::reconcile::{Context, Next, reconcile};
 use operator::render::Renderer;
@@ -35,6 +36,8 @@ struct Server {
     writes: Vec<(Method, String, Value)>,
     version: u64,
     refuses: Option<&'static str>,
+    /// Writes to paths with this in them are made, but the answer is lost.
+    loses_answers: Option<&'static str>,
 }
 
 impl Server {
@@ -70,6 +73,9 @@ impl Server {
         merge(&mut object, &body);
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.objects.insert(key, object.clone());
+        if self.loses_answers.is_some_and(|part| path.contains(part)) {
+            return refusal(503, "ServiceUnavailable");
+        }
         (StatusCode::OK, object)
     }
 }
@@ -147,12 +153,12 @@ impl Lab {
         object
     }
 
-    fn node(&self, name: &str) {
+    fn node(&self, name: &str, ready: &str) {
         let object = self.put(
             &format!("/api/v1/nodes/{name}"),
             json!({
                 "metadata": {"name": name, "uid": format!("uid-{name}"), "labels": {"kubernetes.io/os": "linux"}},
-                "status": {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"machineID": "m"}},
+                "status": {"conditions": [{"type": "Ready", "status": ready}], "nodeInfo": {"machineID": "m"}},
             }),
         );
         let node: WatchedNode = serde_json::from_value(object).unwrap();
@@ -190,7 +196,23 @@ impl Lab {
         self.context.world.secrets.put(Meta::of(&meta));
     }
 
-    /// An agent's answer.
+    /// A pod of an agent that is Ready.
+    fn pod(&self, node_bootstrap: &str, node: &str) {
+        let pod = AgentPod {
+            name: format!("{}-{node}", names::agent(node_bootstrap)),
+            node_bootstrap: node_bootstrap.into(),
+            node: node.into(),
+            state: AgentState::Ready,
+        };
+        self.context.world.pods.put(Seen { value: pod, version: 1 });
+    }
+
+    fn permit(&self, report: &str) -> Value {
+        let path = format!("/apis/nodebootstrap.io/v1alpha1/nodebootstrapreports/{report}");
+        self.server.lock().unwrap().objects[&path]["spec"]["permit"].clone()
+    }
+
+    /// An agent's answer; one that waits does so for a Restart.
     fn answer(&self, report: &str, phase: ReportPhase) {
         let path = format!("/apis/nodebootstrap.io/v1alpha1/nodebootstrapreports/{report}");
         let mut object = self.server.lock().unwrap().objects[&path].clone();
@@ -198,7 +220,7 @@ impl Lab {
             "phase": phase,
             "revision": object["spec"]["revision"],
             "permitId": object["spec"]["permit"]["id"],
-            "disruption": Disruption::None,
+            "disruption": if phase == ReportPhase::Waiting { Disruption::Restart } else { Disruption::None },
             "machineId": "m",
             "nodeUid": object["spec"]["nodeUid"],
         });
@@ -267,7 +289,7 @@ fn motd(path: &str) -> Value {
 #[tokio::test(start_paused = true)]
 async fn what_others_rely_on_is_made_first_and_a_second_look_writes_nothing() {
     let lab = Lab::new();
-    lab.node("n1");
+    lab.node("n1", "True");
     lab.secret("registry");
     lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 1, with_secret());
     lab.look("workers").await.unwrap();
@@ -309,7 +331,7 @@ async fn what_others_rely_on_is_made_first_and_a_second_look_writes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_changes_is_a_new_revision_and_the_role_names_both() {
     let lab = Lab::new();
-    lab.node("n1");
+    lab.node("n1", "True");
     lab.secret("registry");
     lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 1, with_secret());
     lab.look("workers").await.unwrap();
@@ -332,7 +354,7 @@ async fn a_secret_that_changes_is_a_new_revision_and_the_role_names_both() {
 #[tokio::test(start_paused = true)]
 async fn the_younger_is_told_of_a_conflict_before_the_older_s_revision_goes_out() {
     let lab = Lab::new();
-    lab.node("n1");
+    lab.node("n1", "True");
     lab.node_bootstrap("older", "2026-01-01T00:00:00Z", 1, motd("/etc/a"));
     lab.node_bootstrap("younger", "2026-01-02T00:00:00Z", 1, motd("/etc/motd"));
     for name in ["older", "younger", "older", "younger"] {
@@ -377,7 +399,7 @@ async fn the_younger_is_told_of_a_conflict_before_the_older_s_revision_goes_out(
 #[tokio::test(start_paused = true)]
 async fn at_the_end_the_nodes_leave_then_all_goes_and_the_finalizer_last() {
     let lab = Lab::new();
-    lab.node("n1");
+    lab.node("n1", "True");
     lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 1, motd("/etc/motd"));
     lab.look("workers").await.unwrap();
     lab.answer("workers.n1", ReportPhase::Ready);
@@ -408,7 +430,7 @@ async fn at_the_end_the_nodes_leave_then_all_goes_and_the_finalizer_last() {
 #[tokio::test(start_paused = true)]
 async fn one_that_cannot_be_read_is_told_so_and_hurts_neither_its_nodes_nor_the_others() {
     let lab = Lab::new();
-    lab.node("n1");
+    lab.node("n1", "True");
     lab.node_bootstrap("bad", "2026-01-01T00:00:00Z", 1, motd("/etc/a"));
     lab.look("bad").await.unwrap();
     lab.writes();
@@ -431,7 +453,7 @@ async fn one_that_cannot_be_read_is_told_so_and_hurts_neither_its_nodes_nor_the_
 #[tokio::test(start_paused = true)]
 async fn what_the_api_server_refuses_twice_is_in_the_status_once() {
     let lab = Lab::new();
-    lab.node("n1");
+    lab.node("n1", "True");
     lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 1, motd("/etc/motd"));
     lab.server.lock().unwrap().refuses = Some("/daemonsets/");
     lab.look("workers").await.unwrap_err();
@@ -449,4 +471,40 @@ async fn what_the_api_server_refuses_twice_is_in_the_status_once() {
     lab.server.lock().unwrap().refuses = None;
     lab.look("workers").await.unwrap();
     assert!(!message(&lab.status("workers")).contains("DaemonSet"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_whose_answer_was_lost_is_looked_up_before_another_is_given() {
+    let lab = Lab::new();
+    for node in ["n1", "n2"] {
+        lab.node(node, "True");
+        lab.pod("workers", node);
+    }
+    lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 1, motd("/etc/motd"));
+    lab.look("workers").await.unwrap();
+    for report in ["workers.n1", "workers.n2"] {
+        lab.answer(report, ReportPhase::Waiting);
+    }
+    lab.server.lock().unwrap().loses_answers = Some("nodebootstrapreports/workers.n1");
+    lab.look("workers").await.unwrap_err();
+    assert_eq!(
+        lab.permit("workers.n1"),
+        json!({"id": 1, "disruption": "Restart"}),
+        "it stands, but we were not told"
+    );
+
+    // Now the first node would be passed over, were it not for what it may be doing.
+    lab.server.lock().unwrap().loses_answers = None;
+    lab.node("n1", "False");
+    lab.look("workers").await.unwrap();
+    assert_eq!(lab.permit("workers.n2"), json!({"id": 0, "disruption": "None"}));
+    let status = lab.status("workers");
+    assert!(message(&status).contains("n1 may be restarting something"), "{}", message(&status));
+
+    lab.node("n1", "True");
+    lab.answer("workers.n1", ReportPhase::Ready);
+    lab.look("workers").await.unwrap();
+    lab.look("workers").await.unwrap();
+    assert_eq!(lab.permit("workers.n1"), json!({"id": 1, "disruption": "None"}));
+    assert_eq!(lab.permit("workers.n2"), json!({"id": 1, "disruption": "Restart"}));
 }
