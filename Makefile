@@ -33,9 +33,8 @@ clean-demo: build ## End the demo and all that it made
 test: build ## Every check and test there is
 	@$(FOLDER)/$(PROFILE)/e2e test
 
-bench: ## The figures of docs/benchmarks.md, measured now, with programs built as for release
-	cargo build $(CARGO_ALL) --release
-	@$(FOLDER)/release/e2e bench
+bench: build image-programs ## The figures of docs/benchmarks.md, measured now, with the images' programs
+	@E2E_PROGRAMS=$(FOLDER)/release $(FOLDER)/$(PROFILE)/e2e bench
 
 generate: ## Write anew what is made from the types: crds/*.yaml, docs/api.md
 	UPDATE_GENERATED=1 cargo test --quiet $(CARGO_ALL) --profile $(PROFILE) generated

@@ -145,8 +145,11 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
         };
         let has_left = report.leave.is_some()
             && report.answer_for(node).is_some_and(|one| one.phase == ReportPhase::Left);
-        if has_left {
-            // Also of a node that came back meanwhile: it begins anew on the next pass.
+        // Nobody waits for an agent that never began: its image is not to be had, and it has never answered.
+        let is_untouched = report.answer.is_none()
+            && facts.agents.get(report.node.as_str()).is_some_and(|agent| agent.lacks_image());
+        if has_left || (is_untouched && (facts.is_ending || !is_selected)) {
+            // Also of a node that has left and came back meanwhile: it begins anew on the next pass.
             enrolment.steps[GIVE].push(delete());
             has_report.insert(report.node.as_str());
             continue;
@@ -353,6 +356,7 @@ mod tests {
 
     struct World {
         has_daemon_set: bool,
+        agent: AgentState,
         nodes: Vec<Node>,
         reports: Vec<Report>,
         is_ending: bool,
@@ -364,6 +368,7 @@ mod tests {
         fn new(nodes: Vec<Node>, reports: Vec<Report>) -> Self {
             Self {
                 has_daemon_set: true,
+                agent: AgentState::Ready,
                 nodes,
                 reports,
                 is_ending: false,
@@ -379,7 +384,7 @@ mod tests {
                 is_selected: node.labels.contains_key("pool"),
             };
             let running = self.nodes.iter().filter(|_| self.has_daemon_set);
-            let agents = running.map(|node| (node.name.as_str(), &AgentState::Ready)).collect();
+            let agents = running.map(|node| (node.name.as_str(), &self.agent)).collect();
             decide(&Facts {
                 name: "nb",
                 is_ending: self.is_ending,
@@ -531,6 +536,20 @@ mod tests {
         let enrolment = world.decide();
         assert_eq!(enrolment.given_up, ["a"]);
         assert_eq!(enrolment.steps[GIVE], [delete("a")]);
+    }
+
+    #[test]
+    fn nobody_waits_for_an_agent_that_never_began() {
+        let mut world = World::new(vec![node("a", &["pool"])], vec![report("a", TARGET)]);
+        world.reports[0].answer = None;
+        world.agent = AgentState::Down("ImagePullBackOff".into());
+        assert_eq!(world.decide().steps, [const { Vec::new() }; 4], "it stays while it is selected");
+        world.is_ending = true;
+        let enrolment = world.decide();
+        assert!(enrolment.leaving.is_empty() && enrolment.given_up.is_empty());
+        assert_eq!(enrolment.steps[GIVE], [delete("a")]);
+        world.agent = AgentState::Down("CrashLoopBackOff".into());
+        assert!(world.decide().leaving.contains("a"), "that one may have begun");
     }
 
     #[test]

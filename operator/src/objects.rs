@@ -168,8 +168,10 @@ fn container(owner: Owner<'_>, settings: &AgentSettings) -> core::Container {
         }),
         ..core::EnvVar::default()
     };
-    let probe = |period: i32, failures: i32| core::Probe {
-        exec: Some(core::ExecAction { command: Some(vec![AGENT_PROGRAM.to_owned(), "probe".to_owned()]) }),
+    let probe = |words: &[&str], period: i32, failures: i32| core::Probe {
+        exec: Some(core::ExecAction {
+            command: Some([AGENT_PROGRAM].iter().chain(words).map(|word| (*word).to_owned()).collect()),
+        }),
         period_seconds: Some(period),
         timeout_seconds: Some(5),
         failure_threshold: Some(failures),
@@ -197,8 +199,8 @@ fn container(owner: Owner<'_>, settings: &AgentSettings) -> core::Container {
             ),
             ..core::ResourceRequirements::default()
         }),
-        readiness_probe: Some(probe(2, 3)),
-        liveness_probe: Some(probe(10, 6)),
+        readiness_probe: Some(probe(&["probe", "--ready"], 2, 3)),
+        liveness_probe: Some(probe(&["probe"], 10, 6)),
         security_context: Some(core::SecurityContext {
             privileged: Some(true),
             read_only_root_filesystem: Some(true),

@@ -418,6 +418,14 @@ fn agent_state(deleting: bool, status: &WatchedPodStatus) -> AgentState {
     AgentState::Starting
 }
 
+impl AgentState {
+    /// Whether its image is not to be had, so that nothing of it can have run.
+    pub fn lacks_image(&self) -> bool {
+        let reasons = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"];
+        matches!(self, Self::Down(reason) if reasons.contains(&reason.as_str()))
+    }
+}
+
 /// An object that was made for the agents of a NodeBootstrap: a DaemonSet, its ServiceAccount, Role or RoleBinding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Owned {

@@ -13,8 +13,11 @@ pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_owned).unwrap_or_default()
 }
 
-/// Where this program was built, and with it all others.
+/// Where operator and agent lie: where `E2E_PROGRAMS` says, or where this program was built, and with it all others.
 pub(crate) fn folder() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("E2E_PROGRAMS") {
+        return Ok(PathBuf::from(folder));
+    }
     let own = std::env::current_exe().context("cannot see this program's own path")?;
     Ok(own.parent().context("this program lies in no folder")?.to_owned())
 }
