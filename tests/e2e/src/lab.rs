@@ -193,6 +193,16 @@ impl Lab {
         alive.with_context(|| format!("no agent of {name} on {node}"))
     }
 
+    /// A worker that the operator does not run on, so that taking it away takes only an agent.
+    pub(crate) async fn expendable_worker(&self) -> Result<&'static str> {
+        let operators = ListParams::default().labels("app.kubernetes.io/name=nodebootstrap-operator");
+        let pods = self.pods().list(&operators).await.context("cannot list pods")?;
+        let on = |node: &str| {
+            pods.iter().any(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node))
+        };
+        Ok(if on("worker2") { "worker1" } else { "worker2" })
+    }
+
     /// The names of the nodes that are machines of this testbed, sorted.
     pub(crate) fn nodes(&self) -> Result<Vec<String>> {
         let machines = self.testbed.machines()?;

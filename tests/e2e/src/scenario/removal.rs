@@ -53,12 +53,13 @@ pub(crate) async fn a_deleted_node_bootstrap_leaves_no_object(lab: &Lab) -> Resu
 pub(crate) async fn a_dead_node_holds_deletion_up_for_the_leave_timeout_only(lab: &Lab) -> Result<()> {
     lab.apply(YAML).await?;
     lab.ready("removed").await?;
-    lab.testbed.stop_machine("worker2").await?;
+    let dead = lab.expendable_worker().await?;
+    lab.testbed.stop_machine(dead).await?;
     let begin = Instant::now();
     let deleted = lab.delete("removed").await;
     let took = begin.elapsed();
-    lab.testbed.start_machine("worker2").await?;
-    lab.kubectl(&["wait", "--for=condition=Ready", "node/worker2", "--timeout=90s"]).await?;
+    lab.testbed.start_machine(dead).await?;
+    lab.kubectl(&["wait", "--for=condition=Ready", &format!("node/{dead}"), "--timeout=90s"]).await?;
     deleted?;
     ensure!(
         (Duration::from_secs(5)..Duration::from_secs(30)).contains(&took),
@@ -66,7 +67,7 @@ pub(crate) async fn a_dead_node_holds_deletion_up_for_the_leave_timeout_only(lab
     );
     let events = lab.kubectl(&["get", "events", "-A"]).await?;
     ensure!(
-        events.lines().any(|line| line.contains("worker2") && line.contains("removed")),
+        events.lines().any(|line| line.contains(dead) && line.contains("removed")),
         "no Event:\n{events}"
     );
     nothing_is_left(lab).await
