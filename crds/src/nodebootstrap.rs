@@ -172,7 +172,8 @@ pub struct Group {
     pub system: Option<bool>,
 }
 
-/// A user that shall exist. No password is ever set: the account is locked.
+/// A user that shall exist. No password is ever set: a new account is locked. Of a user that exists, what is omitted
+/// here is left as it is.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct User {
@@ -183,15 +184,17 @@ pub struct User {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4294967294u32))]
     pub uid: Option<i64>,
-    /// The primary group: one in groups or one that the host has. Default: the user's own name.
+    /// The primary group: one in groups or one that the host has. Default: a user that exists keeps its own; a new one
+    /// gets the group of its own name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<AccountRef>,
-    /// The home directory as it stands in the host's user list; it is not made (list it in directories). Default:
-    /// /nonexistent. Example: /etc/kubernetes.
+    /// The home directory as it stands in the host's user list; it is not made (list it in directories). Default: a
+    /// user that exists keeps its own; a new one gets /nonexistent. Example: /etc/kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<HostPath>,
-    /// The login shell. Default: the host's own nologin. A shell that the host lacks is a warning that names the
-    /// right one, and the host's nologin is used where a nologin was asked for. Example: /usr/sbin/nologin.
+    /// The login shell. Default: a user that exists keeps its own; a new one gets the host's own nologin. A shell that
+    /// the host lacks is a warning that names the right one, and the host's nologin is used where a nologin was asked
+    /// for. Example: /usr/sbin/nologin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shell: Option<HostPath>,
     /// Whether a free number is taken from the host's system range. Default: true.
@@ -372,7 +375,7 @@ pub struct NodeCounts {
     pub updated: u32,
     /// Nodes that are being changed now.
     pub updating: u32,
-    /// Nodes that wait: for their agent to start, or for their turn to be disrupted.
+    /// Nodes that wait: for the first word of their agent, or for their turn to be disrupted.
     pub pending: u32,
     /// Nodes that run updateRevision, proven, and that answer.
     pub ready: u32,
@@ -409,7 +412,7 @@ pub enum NodePhase {
     Failed,
     /// It does not answer.
     Unreachable,
-    /// It waits for its agent to start, or for its turn.
+    /// It waits for the first word of its agent, or for its turn.
     Pending,
     /// It is being changed.
     Updating,

@@ -37,6 +37,11 @@ pub const MAX_CONFLICTS: usize = 10;
 pub struct NodeBootstrapReportSpec {
     /// The NodeBootstrap's name.
     pub node_bootstrap: String,
+    /// When the NodeBootstrap was created, RFC 3339. The older one keeps what two claim on a node, also where only the
+    /// host can tell that they do: two paths that are one by way of a link.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub node_bootstrap_created: String,
     /// The Node's name.
     pub node_name: String,
     /// The Node's uid; another one means another machine, and the status counts as absent.

@@ -55,7 +55,7 @@ pub struct Revision {
     pub resources: Vec<Resource>,
 }
 
-/// One host thing, with every default filled in.
+/// One host thing, with every default filled in that is the same on every host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
 pub enum Resource {
@@ -95,11 +95,13 @@ pub struct User {
     /// Its number; `None`: a free one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// The primary group.
-    pub group: AccountRef,
-    /// The home directory, not made.
-    pub home: String,
-    /// The shell; `None`: the host's nologin.
+    /// The primary group; `None`: left as it is, and that of its own name for a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<AccountRef>,
+    /// The home directory, not made; `None`: left as it is, and /nonexistent for a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<HostPath>,
+    /// The shell; `None`: left as it is, and the host's nologin for a new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shell: Option<HostPath>,
     /// Whether a free number comes from the system range.
@@ -204,6 +206,9 @@ pub struct Unit {
     pub active: Option<bool>,
 }
 
+/// The kind of claims by which paths are claimed, whatever lies there.
+pub const PATH: &str = "path";
+
 impl Unit {
     /// Where the unit file of a name is written.
     pub fn path_of(name: &UnitName) -> String {
@@ -241,10 +246,10 @@ impl Resource {
     pub fn claims(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Group(_) | Self::User(_) => vec![(self.kind(), self.name().to_owned())],
-            Self::Directory(_) | Self::File(_) | Self::Binary(_) => vec![("path", self.name().to_owned())],
+            Self::Directory(_) | Self::File(_) | Self::Binary(_) => vec![(PATH, self.name().to_owned())],
             Self::Unit(unit) => {
                 let own = ("unit", unit.name.to_string());
-                let file = unit.content.as_ref().map(|_| ("path", Unit::path_of(&unit.name)));
+                let file = unit.content.as_ref().map(|_| (PATH, Unit::path_of(&unit.name)));
                 std::iter::once(own).chain(file).collect()
             }
         }
@@ -490,8 +495,8 @@ fn render_user(user: &nodebootstrap::User) -> User {
     User {
         name: user.name.clone(),
         uid: number(user.uid),
-        group: user.group.clone().unwrap_or_else(|| AccountRef::from(&user.name)),
-        home: user.home.as_ref().map_or_else(|| "/nonexistent".to_owned(), ToString::to_string),
+        group: user.group.clone(),
+        home: user.home.clone(),
         shell: user.shell.clone(),
         system: user.system.unwrap_or(true),
     }

@@ -1,8 +1,9 @@
 //! The small types that parse once, so that the inside never re-checks.
 //!
 //! In: text as a user wrote it. Out: a value that keeps its type's rules, or the message that says what to write.
-//! A rule is one regular expression in the RE2 dialect, which CEL and the `regex` crate share: the same rule refuses
-//! a value in the API server (as `x-kubernetes-validations`), in the operator and on the agent's command line.
+//! A rule is one regular expression in the RE2 dialect, which CEL and the `regex` crate share, or a list of texts: the
+//! same rule refuses a value in the API server (as `x-kubernetes-validations`), in the operator and on the agent's
+//! command line.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr, sync::LazyLock, time::Duration};
 
@@ -22,20 +23,60 @@ pub struct Refused {
     pub message: String,
 }
 
-/// One rule of a type: what its text must, or must not, match.
+/// One rule of a type, and what to write where it is broken.
 struct Rule {
-    pattern: &'static str,
-    /// Whether a good value matches (`true`) or does not.
-    matches: bool,
+    test: Test,
     message: &'static str,
 }
 
+/// What a good value is like.
+enum Test {
+    /// It matches this pattern.
+    Matches(&'static str),
+    /// It does not match this pattern.
+    MatchesNot(&'static str),
+    /// It is none of these. A pattern that says the same costs the API server ten times as much.
+    NoneOf(&'static [&'static str]),
+}
+
 const fn must(pattern: &'static str, message: &'static str) -> Rule {
-    Rule { pattern, matches: true, message }
+    Rule { test: Test::Matches(pattern), message }
 }
 
 const fn must_not(pattern: &'static str, message: &'static str) -> Rule {
-    Rule { pattern, matches: false, message }
+    Rule { test: Test::MatchesNot(pattern), message }
+}
+
+const fn none_of(texts: &'static [&'static str], message: &'static str) -> Rule {
+    Rule { test: Test::NoneOf(texts), message }
+}
+
+impl Rule {
+    fn pattern(&self) -> Option<&'static str> {
+        match self.test {
+            Test::Matches(pattern) | Test::MatchesNot(pattern) => Some(pattern),
+            Test::NoneOf(_) => None,
+        }
+    }
+
+    fn holds(&self, text: &str) -> bool {
+        // A pattern that does not compile refuses everything; a test compiles them all.
+        let is_match = |pattern: &str| COMPILED.get(pattern).map(|regex| regex.is_match(text));
+        match self.test {
+            Test::Matches(pattern) => is_match(pattern) == Some(true),
+            Test::MatchesNot(pattern) => is_match(pattern) == Some(false),
+            Test::NoneOf(texts) => !texts.contains(&text),
+        }
+    }
+
+    /// The same as CEL. Its raw strings know no escapes; no pattern or text has a quote in it (a test holds that).
+    fn cel(&self) -> String {
+        match self.test {
+            Test::Matches(pattern) => format!("self.matches(r'{pattern}')"),
+            Test::MatchesNot(pattern) => format!("!self.matches(r'{pattern}')"),
+            Test::NoneOf(texts) => format!("!(self in ['{}'])", texts.join("', '")),
+        }
+    }
 }
 
 /// Compiled once a pattern: every value of a spec passes here.
@@ -43,7 +84,8 @@ static COMPILED: LazyLock<BTreeMap<&'static str, Regex>> = LazyLock::new(|| {
     ALL_RULES
         .iter()
         .flat_map(|rules| rules.iter())
-        .filter_map(|rule| Some((rule.pattern, Regex::new(rule.pattern).ok()?)))
+        .filter_map(Rule::pattern)
+        .filter_map(|pattern| Some((pattern, Regex::new(pattern).ok()?)))
         .collect()
 });
 
@@ -52,24 +94,15 @@ fn check(text: &str, max: usize, rules: &[Rule]) -> Result<(), Refused> {
     if text.chars().count() > max {
         return Err(refused(format!("at most {max} characters")));
     }
-    for rule in rules {
-        // A pattern that does not compile refuses everything; a test compiles them all.
-        if COMPILED.get(rule.pattern).is_none_or(|regex| regex.is_match(text) != rule.matches) {
-            return Err(refused(rule.message.to_owned()));
-        }
+    match rules.iter().find(|rule| !rule.holds(text)) {
+        Some(rule) => Err(refused(rule.message.to_owned())),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn schema(description: &str, max: usize, rules: &[Rule]) -> Schema {
-    let validations: Vec<_> = rules
-        .iter()
-        .map(|rule| {
-            let not = if rule.matches { "" } else { "!" };
-            // CEL's raw strings know no escapes; no pattern has a quote in it (a test holds that).
-            json!({"rule": format!("{not}self.matches(r'{}')", rule.pattern), "message": rule.message})
-        })
-        .collect();
+    let validations: Vec<_> =
+        rules.iter().map(|rule| json!({"rule": rule.cel(), "message": rule.message})).collect();
     json_schema!({
         "type": "string",
         "description": description,
@@ -146,6 +179,10 @@ macro_rules! text_type {
     };
 }
 
+/// Files that a spec never has as a whole: what is in them comes from `users` and `groups`, line by line.
+const ACCOUNT_FILES: &[&str] =
+    &["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/subuid", "/etc/subgid"];
+
 text_type! {
     /// An absolute path on the host, at most 256 characters, without `.`, `..` or empty steps. Example: `/etc/kubernetes/pki`.
     HostPath, max 256, PATH_RULES = [
@@ -155,6 +192,7 @@ text_type! {
         must_not(r"[\x00-\x1f\x7f]", "a path has no control characters in it"),
         must_not(r"^/(proc|sys|dev)(/|$)", "/proc, /sys and /dev belong to the kernel: write a path on a disk, as /etc/example"),
         must_not(r"^/var/lib/nodebootstrap(/|$)", "/var/lib/nodebootstrap is the agent's own state: write another path"),
+        none_of(ACCOUNT_FILES, "this file has all accounts of the host in it: name those that you want in users and groups instead"),
     ]
 }
 
@@ -448,16 +486,36 @@ mod tests {
     #[test]
     fn every_rule_compiles_and_can_stand_in_a_cel_string() {
         for rule in ALL_RULES.iter().flat_map(|rules| rules.iter()) {
-            assert!(Regex::new(rule.pattern).is_ok(), "{}", rule.pattern);
-            assert!(!rule.pattern.contains('\''), "{}", rule.pattern);
+            let texts = match rule.test {
+                Test::Matches(pattern) | Test::MatchesNot(pattern) => {
+                    assert!(Regex::new(pattern).is_ok(), "{pattern}");
+                    vec![pattern]
+                }
+                // These stand in a string that does know escapes.
+                Test::NoneOf(texts) => {
+                    assert!(texts.iter().all(|text| !text.contains('\\')), "{texts:?}");
+                    texts.to_vec()
+                }
+            };
+            assert!(texts.iter().all(|text| !text.contains('\'')), "{texts:?}");
         }
     }
 
     #[test]
     fn paths() {
-        for good in
-            ["/etc", "/etc/kubernetes/pki", "/opt/a b", "/etc/..data", "/etc/.hidden", "/system", "/etc/ä"]
-        {
+        for good in [
+            "/etc",
+            "/etc/kubernetes/pki",
+            "/opt/a b",
+            "/etc/..data",
+            "/etc/.hidden",
+            "/system",
+            "/etc/ä",
+            "/etc/passwd.conf",
+            "/opt/etc/passwd",
+            "/etc/group.d/a",
+            "/var/lib/nodebootstraps",
+        ] {
             assert!(good.parse::<HostPath>().is_ok(), "{good}");
         }
         let long = format!("/{}", "a".repeat(256));
@@ -477,10 +535,18 @@ mod tests {
             "/dev/null",
             "/var/lib/nodebootstrap",
             "/var/lib/nodebootstrap/x",
+            "/etc/passwd",
+            "/etc/shadow",
+            "/etc/group",
+            "/etc/gshadow",
+            "/etc/subuid",
+            "/etc/subgid",
             &long,
         ] {
             assert!(bad.parse::<HostPath>().is_err(), "{bad:?}");
         }
+        let told = "/etc/shadow".parse::<HostPath>().map_err(|refused| refused.to_string());
+        assert!(told.is_err_and(|told| told.contains("users and groups")));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Problem, Request};
+use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
 use crate::host::{Host, is_root, local, raise_open_files};
 use crate::output::{self, Format, ResourceState};
 use crate::pod;
@@ -98,7 +98,14 @@ const PENDING: u8 = 2;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // clap's own code for wrong arguments means something else here: changes pending.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { ERROR } else { DONE });
+        }
+    };
     raise_open_files();
     // One thread: the work is done one change at a time, and the agent shall be small.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -196,44 +203,50 @@ fn open(args: &FileArgs) -> Result<Session, String> {
         .map_err(|error| format!("{}: {error}", args.file))?;
     let request = Request {
         name: rendered.name,
+        created: String::new(),
         revision: rendered.revision,
         payload: Payload::from(rendered.payload),
     };
     Ok(Session { host, request })
 }
 
-/// Reads exactly one NodeBootstrap.
+/// Reads exactly one NodeBootstrap; documents of other kinds, as an example has them beside it, are passed over.
 fn parse(text: &[u8]) -> Result<NodeBootstrap, String> {
     let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8 text".to_owned())?;
     // As plain values first, so that a wrong kind is told as that and not as an unknown field.
     let documents: Vec<serde_json::Value> =
         serde_saphyr::from_multiple(text).map_err(|error| format!("is no YAML: {error}"))?;
-    match documents.iter().filter(|document| !document.is_null()).count() {
-        1 => {}
-        0 => return Err("is empty, expected one NodeBootstrap".to_owned()),
-        count => return Err(format!("has {count} documents, expected one NodeBootstrap: split the file")),
-    }
-    let document = documents.into_iter().find(|document| !document.is_null()).unwrap_or_default();
-    let field =
-        |name: &str| document.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let field = |document: &serde_json::Value, name: &str| {
+        document.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    };
     let expected = (format!("{}/{}", crds::names::GROUP, crds::names::VERSION), "NodeBootstrap".to_owned());
-    let found = (field("apiVersion"), field("kind"));
-    if found != expected {
-        return Err(format!(
-            "is {} of {}, expected {} of {}",
-            named(&found.1, "no kind"),
-            named(&found.0, "no apiVersion"),
-            expected.1,
-            expected.0
-        ));
-    }
-    // Once more from the text, where errors know their line; a leading `---` or empty documents have no place there.
-    let node_bootstrap: NodeBootstrap = match serde_saphyr::from_str(text) {
+    let found = |document: &serde_json::Value| (field(document, "apiVersion"), field(document, "kind"));
+    let documents: Vec<_> = documents.into_iter().filter(|document| !document.is_null()).collect();
+    let is_alone = documents.len() == 1;
+    let (ours, others): (Vec<_>, Vec<_>) =
+        documents.into_iter().partition(|document| found(document) == expected);
+    let document = match (ours.len(), others.first()) {
+        (0, None) => return Err("is empty, expected one NodeBootstrap".to_owned()),
+        (0, Some(other)) => {
+            let (version, kind) = found(other);
+            return Err(format!(
+                "is {} of {}, expected {} of {}",
+                named(&kind, "no kind"),
+                named(&version, "no apiVersion"),
+                expected.1,
+                expected.0
+            ));
+        }
+        (1, _) => ours.into_iter().next().unwrap_or_default(),
+        (count, _) => return Err(format!("has {count} NodeBootstraps, expected one: split the file")),
+    };
+    let node_bootstrap: NodeBootstrap = match serde_json::from_value(document) {
         Ok(node_bootstrap) => node_bootstrap,
-        Err(with_line) => match serde_json::from_value(document) {
-            Ok(node_bootstrap) => node_bootstrap,
-            Err(_) => return Err(with_line.to_string()),
-        },
+        // Once more from the text, where errors know their line; a leading `---` or other documents have no place there.
+        Err(error) => {
+            let with_line = serde_saphyr::from_str::<NodeBootstrap>(text).err().filter(|_| is_alone);
+            return Err(with_line.map_or_else(|| error.to_string(), |error| error.to_string()));
+        }
     };
     let name = node_bootstrap.metadata.name.clone().unwrap_or_default();
     // The name becomes a directory, so it is checked as the API server would.
@@ -277,22 +290,7 @@ fn values(node_bootstrap: &NodeBootstrap, refs: Option<&str>) -> Result<Values, 
 }
 
 async fn observe(session: &Session) -> Result<Plan, String> {
-    let mut plan = engine::plan(&session.host, &session.request).await.map_err(|error| error.to_string())?;
-    let conflicts =
-        engine::conflicts(&session.host, &session.request.revision).map_err(|error| error.to_string())?;
-    for conflict in conflicts {
-        plan.steps.clear();
-        plan.problems.push(Problem {
-            message: format!(
-                "belongs to the NodeBootstrap {with} on this host: take it out of one of them; if {with} is gone, remove {dir}/{with}",
-                with = conflict.with,
-                dir = crds::names::STATE_DIR
-            ),
-            resource: conflict.resource,
-            reason: "Conflict",
-        });
-    }
-    Ok(plan)
+    engine::plan(&session.host, &session.request).await.map_err(|error| error.to_string())
 }
 
 async fn plan(args: &FileArgs) -> Result<u8, String> {
@@ -318,16 +316,31 @@ fn code_of(plan: &Plan) -> u8 {
 async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> {
     let session = open(args)?;
     let Session { host, request } = &session;
-    let waiting = || output::note("another run works on this host: waiting until it is done");
-    let lock = tokio::select! {
-        lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string())?,
-        () = stop.cancelled() => return Err("told to stop: nothing was begun".to_owned()),
-    };
-    let plan = observe(&session).await?;
     let text = args.output == Format::Text;
+    let shown = Shown::new(text);
+    let mut is_first = true;
+    let (plan, lock) = loop {
+        let waiting = || output::note("another run works on this host: waiting until it is done");
+        let lock = tokio::select! {
+            lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string())?,
+            () = stop.cancelled() => return Err("told to stop: nothing was begun".to_owned()),
+        };
+        let plan = observe(&session).await?;
+        if std::mem::take(&mut is_first) && text {
+            output::print(&output::title(request, &args.root));
+            output::print(&output::warnings(&plan.warnings));
+        }
+        let is_fetched = !plan.has_downloads(host).map_err(|error| error.to_string())?;
+        if is_fetched || !plan.problems.is_empty() {
+            break (plan, lock);
+        }
+        // Nobody waits for a download; what is there after it is looked at again.
+        drop(lock);
+        if let Err(failure) = engine::fetch(host, &plan, &shown, stop).await {
+            return failed(&session, &args.root, text, &plan, failure);
+        }
+    };
     if text {
-        output::print(&output::title(request, &args.root));
-        output::print(&output::warnings(&plan.warnings));
         output::print(&output::problems(&plan.problems));
     }
     if !plan.problems.is_empty() {
@@ -339,8 +352,7 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
         }
         return Ok(ERROR);
     }
-    let outcome = engine::apply(host, request, &plan, &Shown::new(text), stop).await;
-    drop(lock);
+    let outcome = engine::apply(host, request, &plan, lock, &shown, stop).await;
     let starts = host.systemd.is_running()
         || !request.revision.resources.iter().any(|resource| resource.kind() == "unit");
     match (outcome, text) {
@@ -350,20 +362,22 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
             let json = output::apply_json(request, &args.root, word, &made, &plan.warnings, &[]);
             output::print(&output::json_line(&json));
         }
-        (Err(failure), true) => {
-            return Err(format!("{}; {} made before", failure.message, output::changes(failure.made.len())));
-        }
-        (Err(failure), false) => {
-            let Failure { made, message, .. } = &failure;
-            // Problem has its reason from a fixed list; here it is one of many.
-            let mut json = output::apply_json(request, &args.root, "failed", made, &plan.warnings, &[]);
-            json["errors"] =
-                serde_json::json!([{"resource": "", "reason": failure.reason, "message": message}]);
-            output::print(&output::json_line(&json));
-            return Ok(ERROR);
-        }
+        (Err(failure), _) => return failed(&session, &args.root, text, &plan, failure),
     }
     Ok(DONE)
+}
+
+/// Says what failed, and what was made before.
+fn failed(session: &Session, root: &str, text: bool, plan: &Plan, failure: Failure) -> Result<u8, String> {
+    let Failure { reason, message, made } = failure;
+    if text {
+        return Err(format!("{message}; {} made before", output::changes(made.len())));
+    }
+    let mut json = output::apply_json(&session.request, root, "failed", &made, &plan.warnings, &[]);
+    // Problem has its reason from a fixed list; here it is one of many.
+    json["errors"] = serde_json::json!([{"resource": "", "reason": reason, "message": message}]);
+    output::print(&output::json_line(&json));
+    Ok(ERROR)
 }
 
 async fn status(args: &FileArgs) -> Result<u8, String> {
@@ -387,7 +401,7 @@ async fn status(args: &FileArgs) -> Result<u8, String> {
 /// The state of each resource: those of the revision, and what else the plan speaks of.
 fn states(request: &Request, plan: &Plan) -> Vec<ResourceState> {
     let mut differs: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for change in plan.changes() {
+    for change in plan.changes().chain(&plan.held_back) {
         differs.entry(&change.resource).or_default().push(change.change.clone());
     }
     let mut errors: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -466,7 +480,12 @@ mod tests {
 
     #[test]
     fn exactly_one_node_bootstrap_is_read() {
-        for good in [GOOD.to_owned(), format!("---\n{GOOD}"), format!("# hello\n---\n{GOOD}---\n")] {
+        for good in [
+            GOOD.to_owned(),
+            format!("---\n{GOOD}"),
+            format!("# hello\n---\n{GOOD}---\n"),
+            format!("kind: Secret\n---\n{GOOD}"),
+        ] {
             assert_eq!(
                 parse(good.as_bytes()).map(|nb| nb.metadata.name),
                 Ok(Some("workers".to_owned())),
@@ -475,7 +494,7 @@ mod tests {
         }
         for (bad, says) in [
             (String::new(), "is empty"),
-            (format!("{GOOD}---\n{GOOD}"), "2 documents"),
+            (format!("{GOOD}---\n{GOOD}"), "2 NodeBootstraps"),
             ("kind: Pod\napiVersion: v1\n".to_owned(), "is Pod of v1, expected NodeBootstrap"),
             ("a: 1\n".to_owned(), "is no kind of no apiVersion"),
             (GOOD.replace("groups", "gruops"), "gruops"),

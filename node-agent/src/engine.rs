@@ -5,11 +5,15 @@
 //!
 //! Killed at any point, the next run finishes: every step leaves the host whole, what is done is found done, and what
 //! cannot be seen on the host (restarts, files half written) stands in the state directory before the first change.
+//!
+//! The host's lock is held while changes are made, and for nothing that may take long: downloads come before, and what
+//! systemd was asked to start is waited for after.
 
 use std::collections::BTreeSet;
 use std::future::Future;
 
-use crds::report::{ChangeSummary, Conflict, Disruption};
+use crds::Sha256;
+use crds::report::{ChangeSummary, Disruption};
 use crds::revision::{Resource, Revision};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -19,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::resource::{Change, Payload, Problem, Step};
 
-use crate::host::state::{Begun, LastResult, Owed};
+use crate::host::state::{Begun, LastResult, Lock, Owed};
+use crate::host::systemd::Job;
 use crate::host::write::Staged;
 use crate::host::{Host, HostError};
 use crate::resource::{Action, Planner, binary, directory, file, group, unit, user};
@@ -34,6 +39,9 @@ const MAX_KEPT: usize = 1000;
 pub struct Request {
     /// The revision's name.
     pub name: String,
+    /// When its NodeBootstrap was created, RFC 3339: the older one keeps what two claim. Empty: by hand, so that all
+    /// others count as older.
+    pub created: String,
     /// The revision.
     pub revision: Revision,
     /// Its secret values.
@@ -47,6 +55,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Why the revision cannot be had here; all of them. With one, nothing is begun.
     pub problems: Vec<Problem>,
+    /// What would be changed besides, but is not because of the problems.
+    pub held_back: Vec<Change>,
     /// What should be looked at but stops nothing.
     pub warnings: Vec<String>,
     owed: Owed,
@@ -68,9 +78,29 @@ impl Plan {
         self.steps.iter().map(|step| &step.change)
     }
 
-    /// Whether something is to be fetched.
-    pub fn has_downloads(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.action, Action::Download { .. }))
+    /// Whether something is to be fetched that the host does not have yet.
+    ///
+    /// # Errors
+    /// If what was fetched before cannot be read.
+    pub fn has_downloads(&self, host: &Host) -> Result<bool, HostError> {
+        for (_, digest) in self.downloads() {
+            if !host.cache.has(digest)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether it starts or restarts units: they may end soon after.
+    pub fn has_starts(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Start { .. } | Action::Restart { .. }))
+    }
+
+    fn downloads(&self) -> impl Iterator<Item = (&Step, Sha256)> {
+        self.steps.iter().filter_map(|step| match step.action {
+            Action::Download { digest, .. } => Some((step, digest)),
+            _ => None,
+        })
     }
 
     /// Whether an earlier run left something to do, though no change may follow from it any more.
@@ -143,17 +173,14 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let units = host.systemd.observe(&unit::to_observe(resources, &owed.restarts)).await?;
     let mut planner = Planner::new(host, &request.payload, &units)?;
 
-    let is_recursive = resources.iter().any(|r| matches!(r, Resource::Directory(d) if d.recursive));
-    let (others, unreadable) =
-        if is_recursive { host.state.others(&revision.node_bootstrap)? } else { Default::default() };
+    let (others, unreadable) = host.state.others(&revision.node_bootstrap)?;
     for name in unreadable {
         planner.warn(format!(
-            "what the NodeBootstrap {name} claims on this host cannot be read, so recursive directories do not spare it: bring its agent to this version, or remove {}/{name}",
+            "what the NodeBootstrap {name} claims on this host cannot be read, so it is not spared: bring its agent to this version, or remove {}/{name}",
             crds::names::STATE_DIR
         ));
     }
-    let others: Vec<Resource> = others.into_iter().flat_map(|begun| begun.revision.resources).collect();
-    planner.locate(resources, &others);
+    planner.locate(request, &others);
 
     let (mut groups, mut users, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     for resource in resources {
@@ -181,34 +208,55 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     }
     unit::plan(resources, &owed.restarts, &mut planner);
     planner.warn_of_exposure();
-    let Planner { mut steps, problems, warnings, .. } = planner;
-    if !problems.is_empty() {
-        steps.clear();
-    }
-    Ok(Plan { steps, problems, warnings, owed })
+    let Planner { steps, problems, warnings, .. } = planner;
+    let (steps, held_back) = if problems.is_empty() {
+        (steps, Vec::new())
+    } else {
+        (Vec::new(), steps.into_iter().map(|step| step.change).collect())
+    };
+    Ok(Plan { steps, problems, held_back, warnings, owed })
 }
 
-/// What other NodeBootstraps on this host claim already, of what this revision has. For the command line: in a cluster
-/// the operator decides who keeps what.
+/// Fetches all that a plan needs and the host does not have, a few at once. One that fails ends all. The host's lock
+/// need not be held: nothing is changed but the cache.
 ///
 /// # Errors
-/// If the state directory cannot be listed.
-pub fn conflicts(host: &Host, revision: &Revision) -> Result<Vec<Conflict>, HostError> {
-    let (others, _) = host.state.others(&revision.node_bootstrap)?;
-    let mut conflicts = Vec::new();
-    for other in others {
-        let claims: BTreeSet<_> = other.revision.resources.iter().flat_map(Resource::claims).collect();
-        for resource in &revision.resources {
-            if resource.claims().iter().any(|claim| claims.contains(claim)) {
-                let with = other.revision.node_bootstrap.clone();
-                conflicts.push(Conflict { resource: resource.to_string(), with });
+/// With what the servers said, or if `stop` was called.
+pub async fn fetch(
+    host: &Host,
+    plan: &Plan,
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let slots = Semaphore::new(MAX_DOWNLOADS);
+    let mut running: FuturesUnordered<_> = plan
+        .downloads()
+        .map(|(step, digest)| {
+            let slots = &slots;
+            async move {
+                let Action::Download { path, urls, .. } = &step.action else { return Ok(()) };
+                let _slot = slots.acquire().await;
+                observer.begins(&step.change);
+                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(path, bytes, total);
+                let fetched = host.downloads.fetch(&host.cache, urls, digest, &progress).await;
+                observer.download_ended(path);
+                fetched.map_err(|error| Failure {
+                    reason: error.reason.to_owned(),
+                    message: format!("{}: {}", step.change.resource, error.message),
+                    made: Vec::new(),
+                })
             }
-        }
+        })
+        .collect();
+    while let Some(fetched) = or_stop(stop, running.next()).await? {
+        fetched?;
     }
-    Ok(conflicts)
+    drop(running);
+    host.downloads.rest().await;
+    Ok(())
 }
 
-/// Makes a plan's changes, and verifies that nothing is left to change. The host's lock must be held.
+/// Makes a plan's changes, and verifies that nothing is left to change. What it downloads must have been fetched.
 ///
 /// # Errors
 /// If a step fails, something is left after all of them, or `stop` was called; the step that was under way is then done.
@@ -217,13 +265,14 @@ pub async fn apply(
     host: &Host,
     request: &Request,
     plan: &Plan,
+    lock: Lock,
     observer: &dyn Observer,
     stop: &CancellationToken,
 ) -> Result<Vec<Change>, Failure> {
     let mut made = Vec::new();
     let outcome = match Failure::of_problems(&plan.problems) {
         Some(failure) => Err(failure),
-        None => run(host, request, plan, observer, stop, &mut made).await,
+        None => run(host, request, plan, lock, observer, stop, &mut made).await,
     };
     let node_bootstrap = &request.revision.node_bootstrap;
     let failure = outcome.err();
@@ -251,32 +300,47 @@ async fn run(
     host: &Host,
     request: &Request,
     plan: &Plan,
+    lock: Lock,
     observer: &dyn Observer,
     stop: &CancellationToken,
     made: &mut Vec<Change>,
 ) -> Result<(), Failure> {
     let node_bootstrap = &request.revision.node_bootstrap;
     let state = |error: HostError| Failure::of("state", &error, &[]);
-    let begun = Begun { name: request.name.clone(), revision: request.revision.clone() };
+    let begun = Begun {
+        name: request.name.clone(),
+        created: request.created.clone(),
+        revision: request.revision.clone(),
+    };
     let owed = owed_by(plan);
     host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
     for path in &plan.owed.written {
         host.root.remove_leftover(path).map_err(|error| Failure::of("leftover", &error, &[]))?;
     }
 
-    // Downloads come before the first file, so that one that fails leaves the files as they were; but after the
-    // directories that they go to.
+    let mut jobs = Vec::new();
+    // Programs are brought beside their places before the first file is changed, so that a full disk leaves the files as
+    // they were; but after the directories that they go to.
     let first = plan.steps.iter().position(|step| !step.action.is_base()).unwrap_or(plan.steps.len());
     let (base, rest) = plan.steps.split_at(first);
     for step in base {
-        step_by(host, step, None, observer, stop, made).await?;
+        step_by(host, step, None, observer, stop, made, &mut jobs).await?;
     }
-    let mut staged = fetch(host, rest, observer, stop).await?.into_iter();
+    let mut staged = stage(host, rest)?.into_iter();
     for step in rest {
         let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
-        step_by(host, step, staged, observer, stop, made).await?;
+        step_by(host, step, staged, observer, stop, made, &mut jobs).await?;
     }
-    host.state.settle(node_bootstrap).map_err(state)?;
+    let mut lock = Some(lock);
+    if !jobs.is_empty() {
+        lock = None;
+        await_all(jobs, observer, stop, made).await?;
+    }
+    let _lock = match lock {
+        Some(lock) => lock,
+        None => or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?,
+    };
+    host.state.settle(node_bootstrap, &request.name).map_err(state)?;
 
     if plan.steps.is_empty() {
         return Ok(());
@@ -288,7 +352,7 @@ async fn run(
     let left: Vec<String> =
         again.changes().map(|change| format!("{} {}", change.resource, change.found)).collect();
     if left.is_empty() {
-        return Ok(());
+        return prune(host, request).map_err(state);
     }
     Err(Failure {
         reason: "NotHeld".to_owned(),
@@ -298,6 +362,59 @@ async fn run(
         ),
         made: Vec::new(),
     })
+}
+
+/// Waits for what systemd has begun. One that fails is told at once.
+async fn await_all(
+    jobs: Vec<(&Step, Job<'_>)>,
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+    made: &mut Vec<Change>,
+) -> Result<(), Failure> {
+    let mut jobs: FuturesUnordered<_> =
+        jobs.into_iter().map(|(step, job)| async move { (step, job.await) }).collect();
+    while let Some((step, outcome)) = or_stop(stop, jobs.next()).await? {
+        outcome.map_err(|error| Failure::of(&step.change.resource, &error, &[]))?;
+        made.push(step.change.clone());
+        observer.done(&step.change);
+    }
+    Ok(())
+}
+
+/// Removes what was fetched once and no revision on this host names any more.
+fn prune(host: &Host, request: &Request) -> Result<(), HostError> {
+    let (others, unreadable) = host.state.others(&request.revision.node_bootstrap)?;
+    if !unreadable.is_empty() {
+        return Ok(());
+    }
+    let revisions = others.iter().map(|begun| &begun.revision).chain([&request.revision]);
+    host.cache.prune(&digests(revisions))
+}
+
+/// Gives up what a NodeBootstrap claims on this host, and all that was kept for it alone. What was made stays. The
+/// host's lock must be held.
+///
+/// # Errors
+/// If the files cannot be removed.
+pub fn forget(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
+    host.state.forget(node_bootstrap)?;
+    let (others, unreadable) = host.state.others(node_bootstrap)?;
+    if unreadable.is_empty() {
+        host.cache.prune(&digests(others.iter().map(|begun| &begun.revision)))
+    } else {
+        Ok(())
+    }
+}
+
+fn digests<'a>(revisions: impl Iterator<Item = &'a Revision>) -> BTreeSet<Sha256> {
+    revisions
+        .flat_map(|revision| &revision.resources)
+        .filter_map(|resource| match resource {
+            Resource::Binary(binary) => Some(binary.sha256.values().copied()),
+            _ => None,
+        })
+        .flatten()
+        .collect()
 }
 
 /// What the next run must know if this one is killed.
@@ -336,64 +453,30 @@ fn stopped() -> Failure {
     }
 }
 
-/// Fetches all that is to be fetched, a few at once; in the order of the steps. One that fails ends all, and what was
-/// fetched is removed.
-async fn fetch(
-    host: &Host,
-    steps: &[Step],
-    observer: &dyn Observer,
-    stop: &CancellationToken,
-) -> Result<Vec<Staged>, Failure> {
-    let slots = Semaphore::new(MAX_DOWNLOADS);
-    let mut running: FuturesUnordered<_> = steps
-        .iter()
-        .filter_map(|step| match &step.action {
-            Action::Download { path, urls, digest, .. } => Some((&step.change, path, urls, *digest)),
-            _ => None,
-        })
-        .enumerate()
-        .map(|(index, (change, path, urls, digest))| {
-            let slots = &slots;
-            async move {
-                let _slot = slots.acquire().await;
-                observer.begins(change);
-                let place =
-                    host.root.locate(path).map_err(|error| Failure::of(&change.resource, &error, &[]))?;
-                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(path, bytes, total);
-                let fetched = host.downloads.fetch(&place, urls, digest, &progress).await;
-                observer.download_ended(path);
-                let staged = fetched.map_err(|error| Failure {
-                    reason: error.reason.to_owned(),
-                    message: format!("{}: {}", change.resource, error.message),
-                    made: Vec::new(),
-                })?;
-                Ok((index, staged))
-            }
-        })
-        .collect();
-    let mut staged = Vec::new();
-    loop {
-        let next = tokio::select! {
-            next = running.next() => next,
-            () = stop.cancelled() => return Err(stopped()),
-        };
-        match next {
-            Some(fetched) => staged.push(fetched?),
-            None => break,
-        }
+/// Brings what was fetched beside its places; in the order of the steps.
+fn stage(host: &Host, steps: &[Step]) -> Result<Vec<Staged>, Failure> {
+    let mut all = Vec::new();
+    for step in steps {
+        let Action::Download { path, digest, .. } = &step.action else { continue };
+        let staged = host.root.locate(path).and_then(|place| {
+            let mut staged = Staged::begin(&place)?;
+            staged.append_file(host.cache.open(*digest)?)?;
+            Ok(staged)
+        });
+        all.push(staged.map_err(|error| Failure::of(&step.change.resource, &error, &[]))?);
     }
-    host.downloads.rest().await;
-    staged.sort_by_key(|(index, _)| *index);
-    Ok(staged.into_iter().map(|(_, staged)| staged).collect())
+    Ok(all)
 }
 
-async fn step_by(
-    host: &Host,
-    step: &Step,
+/// Does one step. What systemd takes its time for is added to `jobs`.
+async fn step_by<'a>(
+    host: &'a Host,
+    step: &'a Step,
     staged: Option<Staged>,
     observer: &dyn Observer,
     stop: &CancellationToken,
     made: &mut Vec<Change>,
+    jobs: &mut Vec<(&'a Step, Job<'a>)>,
 ) -> Result<(), Failure> {
     if stop.is_cancelled() {
         return Err(stopped());
@@ -436,9 +519,19 @@ async fn step_by(
             or_stop(stop, host.systemd.enable(unit, *again)).await?.map_err(refused)?;
         }
         Action::Disable { unit } => or_stop(stop, host.systemd.disable(unit)).await?.map_err(refused)?,
-        Action::Start { unit } => or_stop(stop, host.systemd.start(unit)).await?.map_err(refused)?,
-        Action::Stop { unit } => or_stop(stop, host.systemd.stop(unit)).await?.map_err(refused)?,
-        Action::Restart { unit } => or_stop(stop, host.systemd.restart(unit)).await?.map_err(refused)?,
+        // What is to start next may need what this one holds.
+        Action::Stop { unit } => {
+            let job = or_stop(stop, host.systemd.stop(unit)).await?.map_err(refused)?;
+            or_stop(stop, job).await?.map_err(refused)?;
+        }
+        Action::Start { unit } => {
+            jobs.push((step, or_stop(stop, host.systemd.start(unit)).await?.map_err(refused)?));
+            return Ok(());
+        }
+        Action::Restart { unit } => {
+            jobs.push((step, or_stop(stop, host.systemd.restart(unit)).await?.map_err(refused)?));
+            return Ok(());
+        }
     }
     made.push(step.change.clone());
     observer.done(&step.change);
@@ -448,6 +541,8 @@ async fn step_by(
 /// systemd finishes what it was asked for by itself; it is only not waited for.
 async fn or_stop<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Result<T, Failure> {
     tokio::select! {
+        // What is done already counts.
+        biased;
         done = work => Ok(done),
         () = stop.cancelled() => Err(stopped()),
     }

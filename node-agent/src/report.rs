@@ -27,7 +27,14 @@ const RETRY: &str = " (tried again by itself)";
 #[derive(Debug)]
 pub enum Outcome<'a> {
     /// The changes are being made.
-    Applying(&'a [Change]),
+    Applying {
+        /// All of them.
+        changes: &'a [Change],
+        /// What is being done at this moment.
+        now: Option<&'a Change>,
+    },
+    /// Another run works on the host.
+    Locked,
     /// The changes need more than the permit allows.
     Waiting(&'a [Change]),
     /// The host has the revision.
@@ -77,10 +84,19 @@ pub fn status(
         word.changes_total = before.changes_total;
     };
     match outcome {
-        Outcome::Applying(changes) => {
+        Outcome::Applying { changes, now } => {
             word.phase = ReportPhase::Applying;
-            word.message = format!("{} under way", count(changes.len()));
+            let now = now.map(|change| format!(", now {}: {}", change.resource, change.change));
+            let message = format!("{} under way{}", count(changes.len()), now.unwrap_or_default());
+            word.message = cut(&message, MAX_MESSAGE);
             list(&mut word, changes.iter().map(ChangeSummary::from));
+        }
+        Outcome::Locked => {
+            word.phase = ReportPhase::Applying;
+            word.message = format!(
+                "waits until another run on this host is done: somebody holds {}/.lock",
+                crds::names::STATE_DIR
+            );
         }
         Outcome::Waiting(changes) => {
             word.phase = ReportPhase::Waiting;
@@ -244,7 +260,8 @@ mod tests {
         assert_eq!(say(&first, "r1", &idle, "t2"), first);
         // A new process, which knows of the changes from the host.
         let from_host: Vec<_> = made.iter().map(ChangeSummary::from).collect();
-        let killed = say(&Default::default(), "r1", &Outcome::Applying(&made), "t0");
+        let killed =
+            say(&Default::default(), "r1", &Outcome::Applying { changes: &made, now: made.first() }, "t0");
         let after = say(&killed, "r1", &Outcome::Ready { made: &[], before: &from_host }, "t1");
         assert_eq!(after, first);
         // The next revision starts anew.
@@ -295,7 +312,7 @@ mod tests {
         let warnings = vec![long.clone(); 100];
         let spec = NodeBootstrapReportSpec::default();
         for outcome in [
-            Outcome::Applying(&many),
+            Outcome::Applying { changes: &many, now: many.last() },
             Outcome::Waiting(&many),
             Outcome::Ready { made: &many, before: &[] },
             Outcome::Failed(&failed),

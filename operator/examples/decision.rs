@@ -50,6 +50,7 @@ fn fill(world: &World, nodes: u32) {
             uid: format!("{number:032}"),
             created: Timestamp::UNIX_EPOCH,
             node_bootstrap: "workers".to_owned(),
+            node_bootstrap_created: Some(Timestamp::UNIX_EPOCH),
             node: name.clone(),
             node_uid: uid,
             revision: TARGET.to_owned(),
@@ -83,6 +84,7 @@ fn decide(world: &World, spec: &NodeBootstrapSpec) -> NodeBootstrapStatus {
     let now = Timestamp::UNIX_EPOCH;
     let enrolment = enrolment::decide(&enrolment::Facts {
         name: "workers",
+        created: Timestamp::UNIX_EPOCH,
         is_ending: false,
         leave_timeout: Duration::from_secs(600),
         target: Some(TARGET),

@@ -431,9 +431,12 @@ fn new_report(
 
 /// The merge patch of an edit. The uid in it makes the API server refuse it for another Report of that name.
 fn edit_as_json(uid: &str, edit: &Edit) -> Value {
-    let Edit { revision, permit, conflicts, leave } = edit;
+    let Edit { node_bootstrap_created, revision, permit, conflicts, leave } = edit;
     let mut metadata = json!({"uid": uid});
     let mut spec = serde_json::Map::new();
+    if let Some(created) = node_bootstrap_created {
+        spec.insert("nodeBootstrapCreated".to_owned(), json!(created.to_string()));
+    }
     if let Some(revision) = revision {
         spec.insert("revision".to_owned(), json!(revision));
     }
@@ -465,6 +468,7 @@ mod tests {
         let nothing = edit_as_json("u", &Edit::default());
         assert_eq!(nothing, json!({"metadata": {"uid": "u"}, "spec": {}}));
         let all = Edit {
+            node_bootstrap_created: Some(Timestamp::UNIX_EPOCH),
             revision: Some("r".into()),
             permit: Some(Permit { id: 2, disruption: Disruption::Restart }),
             conflicts: Some(vec![Conflict { resource: "file /x".into(), with: "o".into() }]),
@@ -475,6 +479,7 @@ mod tests {
             json!({
                 "metadata": {"uid": "u", "annotations": {LEAVING_SINCE: "1970-01-01T00:00:01Z"}},
                 "spec": {
+                    "nodeBootstrapCreated": "1970-01-01T00:00:00Z",
                     "revision": "r",
                     "permit": {"id": 2, "disruption": "Restart"},
                     "conflicts": [{"resource": "file /x", "with": "o"}],

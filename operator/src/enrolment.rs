@@ -29,6 +29,8 @@ pub struct Candidate {
 pub struct Facts<'a> {
     /// The NodeBootstrap's name.
     pub name: &'a str,
+    /// When it was created: an agent is told, so that it knows which of two is the older.
+    pub created: Timestamp,
     /// Whether every node shall leave.
     pub is_ending: bool,
     /// How long a node that leaves may take to answer.
@@ -91,6 +93,8 @@ pub enum Write {
 /// The fields of a Report that change.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Edit {
+    /// When the NodeBootstrap was created.
+    pub node_bootstrap_created: Option<Timestamp>,
     /// The revision that the node shall have.
     pub revision: Option<String>,
     /// What the agent may do.
@@ -238,6 +242,8 @@ fn permits<'a>(
             (false, false) => CHANGE,
         };
         let edit = Edit {
+            node_bootstrap_created: (report.node_bootstrap_created != Some(facts.created))
+                .then_some(facts.created),
             revision: (report.revision != target).then(|| target.to_owned()),
             permit: withdrawn.or(granted),
             conflicts: (report.conflicts != conflicts).then(|| conflicts.to_vec()),
@@ -262,6 +268,7 @@ fn join(facts: &Facts<'_>, has_report: &HashSet<&str>, enrolment: &mut Enrolment
         node_uid: node.uid.clone(),
         spec: NodeBootstrapReportSpec {
             node_bootstrap: facts.name.to_owned(),
+            node_bootstrap_created: facts.created.to_string(),
             node_name: node.name.clone(),
             node_uid: node.uid.clone(),
             revision: target.to_owned(),
@@ -324,12 +331,17 @@ mod tests {
         .labelled(labels.iter().map(|key| ((*key).to_owned(), String::new())).collect())
     }
 
+    fn created() -> Timestamp {
+        Timestamp::from_second(7).unwrap()
+    }
+
     fn report(node: &str, revision: &str) -> Report {
         Report {
             name: format!("nb.{node}"),
             uid: format!("report-{node}"),
             created: Timestamp::UNIX_EPOCH,
             node_bootstrap: "nb".into(),
+            node_bootstrap_created: Some(created()),
             node: node.into(),
             node_uid: format!("uid-{node}"),
             revision: revision.into(),
@@ -387,6 +399,7 @@ mod tests {
             let agents = running.map(|node| (node.name.as_str(), &self.agent)).collect();
             decide(&Facts {
                 name: "nb",
+                created: created(),
                 is_ending: self.is_ending,
                 leave_timeout: Duration::from_secs(600),
                 target: self.target,
@@ -424,6 +437,7 @@ mod tests {
         assert!(take.is_empty() && give.is_empty() && unlabel.is_empty());
         let [Write::Create { node, spec, .. }] = changes.as_slice() else { panic!("{changes:?}") };
         assert_eq!((node.as_str(), spec.revision.as_str(), spec.permit), ("a", TARGET, Permit::default()));
+        assert_eq!(spec.node_bootstrap_created, "1970-01-01T00:00:07Z");
 
         world.reports = vec![report("a", TARGET)];
         assert_eq!(world.decide().steps, [const { Vec::new() }; 4]);
@@ -442,6 +456,20 @@ mod tests {
         let world = World::new(vec![node("a", &["pool"])], vec![report("a", "nb-1")]);
         let expected = edit("a", Edit { revision: Some(TARGET.into()), ..Edit::default() });
         assert_eq!(world.decide().steps[CHANGE], [expected]);
+    }
+
+    #[test]
+    fn a_report_that_does_not_say_how_old_its_node_bootstrap_is_is_told_with_whatever_else_changes() {
+        let mut world = World::new(
+            vec![node("a", &["pool"]), node("b", &["pool"]), node("c", &["pool"])],
+            vec![report("a", "nb-1"), report("b", TARGET), report("c", TARGET)],
+        );
+        world.reports[0].node_bootstrap_created = None;
+        // As after the NodeBootstrap was made anew under the same name.
+        world.reports[1].node_bootstrap_created = Some(Timestamp::UNIX_EPOCH);
+        let told = Edit { node_bootstrap_created: Some(created()), ..Edit::default() };
+        let both = Edit { revision: Some(TARGET.into()), ..told.clone() };
+        assert_eq!(world.decide().steps, [vec![], vec![edit("a", both), edit("b", told)], vec![], vec![]]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crds::NodeBootstrapStatus;
+use crds::names::STATE_DIR;
 use crds::nodebootstrap::{NodePhase, NodeResult};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -45,7 +46,7 @@ impl Notice {
     /// A node that did not answer in time while it was leaving.
     pub fn given_up(node: &str, node_bootstrap: &str) -> Self {
         let note = format!(
-            "{node} has not answered and is given up: what was made on it stays; when it is back, `nodebootstrap-agent revert {node_bootstrap}` on it ends what is left"
+            "{node} has not answered and is given up: what was made on it stays, and so does the claim to it; `rm -r {STATE_DIR}/{node_bootstrap}` on the node gives the claim up"
         );
         Self::warning("NodeGivenUp", &note, Some(node))
     }

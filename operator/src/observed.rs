@@ -198,6 +198,8 @@ pub struct Report {
     pub created: Timestamp,
     /// The NodeBootstrap's name.
     pub node_bootstrap: String,
+    /// When the NodeBootstrap was created, as the Report tells the agent; `None` if it does not.
+    pub node_bootstrap_created: Option<Timestamp>,
     /// The Node's name.
     pub node: String,
     /// The uid of the Node that it was made for.
@@ -277,6 +279,7 @@ impl Report {
             uid: meta.uid.clone().unwrap_or_default(),
             created: timestamp(meta.creation_timestamp.as_ref()),
             node_bootstrap: spec.node_bootstrap,
+            node_bootstrap_created: spec.node_bootstrap_created.parse().ok(),
             node: spec.node_name,
             node_uid: spec.node_uid,
             revision: spec.revision,

@@ -295,6 +295,7 @@ fn decide(
     let pods = world.pods_of(name);
     enrolment::decide(&enrolment::Facts {
         name,
+        created: node_bootstrap.created,
         is_ending: node_bootstrap.deleting,
         leave_timeout: leave_timeout(spec).duration(),
         target,

@@ -11,7 +11,7 @@ use crds::{NodeBootstrapStatus, Timeout};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::observed::{AgentState, Node, Report};
+use crate::observed::{AgentState, Answer, Node, Report};
 use crate::rollout::Hold;
 
 /// Condition: every selected node that can be reached has the target revision, proven.
@@ -26,6 +26,8 @@ pub const CONFLICT: &str = "Conflict";
 
 /// Reason: the agent's pod has not started yet.
 const AGENT_STARTING: &str = "AgentStarting";
+/// Reason: the agent runs, and has said nothing yet.
+const NOT_REPORTED: &str = "NotReported";
 /// Reason: the node needs a permit, and another has it.
 const WAITS_FOR_TURN: &str = "WaitsForTurn";
 /// Reason: the spec has never been good.
@@ -41,6 +43,8 @@ const MAX_REASON: usize = 64;
 const MAX_REVISION: usize = 80;
 /// How many nodes a message names.
 const NAMED: usize = 3;
+/// The most characters of an agent's own words within a message about several nodes.
+const MAX_QUOTE: usize = 200;
 
 /// One selected node.
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +109,8 @@ struct Verdict<'a> {
     revision: &'a str,
     reason: Cow<'a, str>,
     message: Cow<'a, str>,
+    /// What its agent says that it does, if it does something.
+    doing: &'a str,
     /// Whether it came when all others had been proven.
     joined_later: bool,
 }
@@ -230,12 +236,17 @@ fn verdict<'a>(
     let Member { node, report, agent } = *member;
     let answer = report.and_then(|report| report.answer_for(node));
     let joined_later = joined_later(member, facts);
+    let is_target = |answer: &Answer| facts.target == Some(answer.revision.as_str());
     let found = |phase: NodePhase, reason: Cow<'a, str>, message: Cow<'a, str>| Verdict {
         node: &node.name,
         phase,
         revision: answer.map(|answer| answer.revision.as_str()).unwrap_or_default(),
         reason,
         message,
+        doing: answer
+            .filter(|answer| answer.phase == ReportPhase::Applying && is_target(answer))
+            .map(|answer| answer.message.as_str())
+            .unwrap_or_default(),
         joined_later,
     };
     let with = |phase, reason: &'a str, message: &'a str| found(phase, reason.into(), message.into());
@@ -266,7 +277,10 @@ fn verdict<'a>(
                 reason,
                 "the agent's pod cannot start: look at it with kubectl describe",
             ),
-            AgentState::Ready | AgentState::Starting | AgentState::Absent => {
+            AgentState::Ready => {
+                with(NodePhase::Pending, NOT_REPORTED, "the agent runs and has not reported yet")
+            }
+            AgentState::Starting | AgentState::Absent => {
                 with(NodePhase::Pending, AGENT_STARTING, "the agent starts")
             }
         };
@@ -285,7 +299,7 @@ fn verdict<'a>(
         }
         AgentState::Ready | AgentState::Starting => {}
     }
-    if facts.target != Some(answer.revision.as_str()) {
+    if !is_target(answer) {
         return with(NodePhase::Updating, "NewRevision", "the agent has the new revision to look at");
     }
     match answer.phase {
@@ -407,18 +421,32 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
 
 /// What happens on nodes that are not done, in words.
 fn activity(undone: &[&Verdict<'_>]) -> String {
-    let mut groups: BTreeMap<(Cow<'_, str>, &str), Vec<&str>> = BTreeMap::new();
+    // For each group its nodes, and the first of them whose agent says what it does: mostly all do the same.
+    type Group<'a> = (Vec<&'a str>, Option<(&'a str, &'a str)>);
+    let mut groups: BTreeMap<(Cow<'_, str>, &str), Group<'_>> = BTreeMap::new();
     for one in undone {
         let (single, many) = match (one.phase, one.reason.as_ref()) {
             (NodePhase::Updating, _) => ("is being changed".into(), "are being changed"),
             (_, WAITS_FOR_TURN) => ("waits for its turn".into(), "wait for their turn"),
             (_, NO_REVISION) => ("waits for a revision".into(), "wait for a revision"),
             (_, AGENT_STARTING) => ("waits for its agent to start".into(), "wait for their agents to start"),
+            (_, NOT_REPORTED) => ("has not reported yet".into(), "have not reported yet"),
             (_, reason) => (format!("cannot start its agent ({reason})").into(), "cannot start their agents"),
         };
-        groups.entry((single, many)).or_default().push(one.node);
+        let (nodes, doing) = groups.entry((single, many)).or_default();
+        nodes.push(one.node);
+        if !one.doing.is_empty() {
+            doing.get_or_insert((one.node, one.doing));
+        }
     }
-    let said = groups.iter().map(|((single, many), nodes)| named(nodes, nodes.len(), single, many));
+    let said = groups.iter().map(|((single, many), (nodes, doing))| {
+        let what = named(nodes, nodes.len(), single, many);
+        match doing {
+            Some((_, doing)) if nodes.len() == 1 => format!("{what} ({})", clip(doing, MAX_QUOTE)),
+            Some((node, doing)) => format!("{what} ({node}: {})", clip(doing, MAX_QUOTE)),
+            None => what,
+        }
+    });
     said.collect::<Vec<_>>().join("; ")
 }
 
@@ -546,7 +574,6 @@ pub fn clip(text: &str, max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::Answer;
     use crds::report::{Conflict, Permit};
     use proptest::prelude::*;
 
@@ -566,6 +593,7 @@ mod tests {
             uid: String::new(),
             created: time(100),
             node_bootstrap: "workers".into(),
+            node_bootstrap_created: None,
             node: node.name.clone(),
             node_uid: node.uid.clone(),
             revision: TARGET.into(),
@@ -650,11 +678,51 @@ mod tests {
             "Progressing",
             "2 of 3 nodes ready; worker1 is being changed",
         );
+        let starting = cluster(&[
+            ("cp1", Applying, "unit slow.service: is being started"),
+            ("worker1", Applying, ""),
+            ("worker2", Ready, ""),
+        ]);
+        expect(
+            &fold_of(&starting, &before, 0),
+            "False",
+            "Progressing",
+            "1 of 3 nodes ready; cp1 and worker1 are being changed (cp1: unit slow.service: is being started)",
+        );
+        expect(
+            &fold_of(&starting[..1], &before, 0),
+            "False",
+            "Progressing",
+            "0 of 1 nodes ready; cp1 is being changed (unit slow.service: is being started)",
+        );
         let done = cluster(&[("cp1", Ready, ""), ("worker1", Ready, "")]);
         let status = fold_of(&done, &before, 0);
         expect(&status, "True", "NodesReady", "2 of 2 nodes run workers-1");
         assert_eq!(status.current_revision.as_deref(), Some(TARGET));
         expect(&fold_of(&[], &before, 0), "True", "NoNodes", "no node matches the selector");
+    }
+
+    #[test]
+    fn an_agent_that_runs_is_not_waited_for_to_start() {
+        let mut nodes = cluster(&[
+            ("a", ReportPhase::Ready, ""),
+            ("b", ReportPhase::Ready, ""),
+            ("c", ReportPhase::Ready, ""),
+        ]);
+        nodes[1].1.answer = None;
+        nodes[2].1.answer = None;
+        nodes[2].2 = AgentState::Starting;
+        let before = NodeBootstrapStatus::default();
+        expect(
+            &fold_of(&nodes, &before, 0),
+            "False",
+            "Progressing",
+            "1 of 3 nodes ready; b has not reported yet; c waits for its agent to start",
+        );
+        nodes[2].2 = AgentState::Ready;
+        let status = fold_of(&nodes, &before, 0);
+        expect(&status, "False", "Progressing", "1 of 3 nodes ready; b and c have not reported yet");
+        assert_eq!(status.results[0].reason, NOT_REPORTED);
     }
 
     #[test]

@@ -76,6 +76,10 @@ fn every_input_is_in_the_name() {
         ("/users/0/home", json!("/srv")),
         ("/users/0/shell", json!("/bin/false")),
         ("/users/0/system", json!(false)),
+        // Left out is no default: of a user that exists it means to leave that alone.
+        ("/users/0/group", Value::Null),
+        ("/users/0/home", Value::Null),
+        ("/users/0/shell", Value::Null),
         ("/directories/0/path", json!("/etc/kube")),
         ("/directories/0/owner", json!("root")),
         ("/directories/0/group", json!("root")),

@@ -48,6 +48,8 @@ pub struct Accounts {
     user_names: BTreeMap<u32, String>,
     groups: BTreeMap<String, u32>,
     group_names: BTreeMap<u32, String>,
+    /// Users whose line is no line of passwd(5).
+    damaged: BTreeSet<String>,
     ranges: Ranges,
 }
 
@@ -119,8 +121,14 @@ impl Accounts {
         let mut accounts = Self { ranges: Ranges::parse(login_defs), ..Self::default() };
         for line in passwd.lines() {
             let fields: Vec<_> = line.split(':').collect();
-            let [name, _, uid, gid, _, home, shell] = fields[..] else { continue };
-            let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) else { continue };
+            let &[name, _, uid, gid, _, home, shell] = fields.as_slice() else {
+                accounts.damaged.extend(fields.first().map(|name| (*name).to_owned()));
+                continue;
+            };
+            let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) else {
+                accounts.damaged.insert(name.to_owned());
+                continue;
+            };
             accounts.put_user(User {
                 name: name.to_owned(),
                 uid,
@@ -144,6 +152,11 @@ impl Accounts {
     /// A user by name.
     pub fn user(&self, name: &str) -> Option<&User> {
         self.users.get(name)
+    }
+
+    /// Whether there is a line for a user that cannot be understood.
+    pub fn is_damaged(&self, name: &str) -> bool {
+        self.damaged.contains(name) && !self.users.contains_key(name)
     }
 
     /// A group's number by name.

@@ -1,8 +1,8 @@
-//! Fetches programs: streamed to a file beside the target, hashed on the way, and only handed on when the digest is
-//! the expected one.
+//! Fetches programs into the cache: streamed to a file, hashed on the way, and only kept when the digest is the
+//! expected one.
 //!
-//! In: URLs in the order in which they are tried, and the digest. Out: a [`Staged`] file that holds exactly that, or
-//! what each URL said, in words. What failed leaves nothing behind.
+//! In: URLs in the order in which they are tried, and the digest. Out: the [`Cache`] has a file that holds exactly that,
+//! or what each URL said, in words. What failed leaves nothing behind.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -14,8 +14,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use sha2::Digest;
 use tokio::sync::Mutex;
 
-use super::root::Place;
-use super::write::Staged;
+use super::cache::{Cache, Entry, Part};
 use super::{HostError, Root};
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -102,20 +101,24 @@ impl Downloads {
         *self.client.lock().await = None;
     }
 
-    /// Fetches from the first URL that has the digest.
+    /// Fetches from the first URL that has the digest, unless the cache has it.
     ///
     /// # Errors
     /// With what every URL said.
     pub async fn fetch(
         &self,
-        place: &Place,
+        cache: &Cache,
         urls: &[String],
         digest: Sha256,
         progress: &Progress<'_>,
-    ) -> Result<Staged, DownloadError> {
+    ) -> Result<(), DownloadError> {
         let refused = |error: HostError| DownloadError { reason: error.reason(), message: error.to_string() };
+        let part = match cache.begin(digest, &|| progress(0, None)).await.map_err(refused)? {
+            Entry::Whole => return Ok(()),
+            Entry::Part(part) => part,
+        };
         let client = self.client().await.map_err(refused)?;
-        let staged = Mutex::new(Staged::begin(place).map_err(refused)?);
+        let part = Mutex::new(part);
         let mut failures: Vec<TryError> = Vec::new();
         for url in urls {
             let pauses = ExponentialBuilder::default()
@@ -123,14 +126,14 @@ impl Downloads {
                 .with_max_times(RETRIES)
                 .with_jitter();
             let tried = (|| async {
-                let mut staged = staged.lock().await;
-                attempt(&client, url, digest, &mut staged, progress).await
+                let mut part = part.lock().await;
+                attempt(&client, url, digest, &mut part, progress).await
             })
             .retry(pauses)
             .when(|error: &TryError| error.passing)
             .await;
             match tried {
-                Ok(()) => return Ok(staged.into_inner()),
+                Ok(()) => return part.into_inner().finish(cache, digest).map_err(refused),
                 Err(error) => failures.push(error),
             }
         }
@@ -173,7 +176,7 @@ async fn attempt(
     client: &Client,
     url: &str,
     digest: Sha256,
-    staged: &mut Staged,
+    part: &mut Part,
     progress: &Progress<'_>,
 ) -> Result<(), TryError> {
     if url.starts_with("https://") && client.bundle.is_none() {
@@ -185,7 +188,7 @@ async fn attempt(
             ),
         ));
     }
-    staged.restart()?;
+    part.restart()?;
     let mut response = client.http.get(url).send().await.map_err(|error| not_sent(url, &error))?;
     let status = response.status();
     if !status.is_success() {
@@ -198,7 +201,7 @@ async fn attempt(
         if total > MAX_BYTES {
             return Err(too_large(url));
         }
-        staged.reserve(total)?;
+        part.reserve(total)?;
     }
     let mut hasher = sha2::Sha256::new();
     let mut head: Vec<u8> = Vec::with_capacity(HEAD);
@@ -225,7 +228,7 @@ async fn attempt(
         };
         hasher.update(&chunk);
         head.extend_from_slice(&chunk[..chunk.len().min(HEAD - head.len())]);
-        staged.append(&chunk)?;
+        part.append(&chunk)?;
         got += chunk.len() as u64;
         if got > MAX_BYTES {
             return Err(too_large(url));

@@ -16,6 +16,10 @@ pub const UNIT_PATH: &[&str] = &[
     "/lib/systemd/system",
 ];
 
+/// The settings that enable a unit by a link in another's folder, and the ending of that folder.
+pub const LINK_FOLDERS: [(&str, &str); 3] =
+    [("WantedBy", "wants"), ("RequiredBy", "requires"), ("UpheldBy", "upholds")];
+
 /// A link that enables a unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link {
@@ -43,8 +47,7 @@ pub fn links(unit: &str, file: &str, text: &str) -> Vec<Link> {
             .replace("%n", &name)
             .replace("%%", "%")
     };
-    let folders = [("WantedBy", "wants"), ("RequiredBy", "requires"), ("UpheldBy", "upholds")];
-    let mut links: Vec<_> = folders
+    let mut links: Vec<_> = LINK_FOLDERS
         .into_iter()
         .flat_map(|(key, folder)| values(key).map(move |by| (by, folder)))
         .map(|(by, folder)| Link {

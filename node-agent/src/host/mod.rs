@@ -6,7 +6,7 @@
 //! | [`write`] | a place and what shall be there ► it is there, whole or not at all |
 //! | [`accounts`] | users and groups |
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
-//! | [`download`] | URLs and a digest ► a verified file |
+//! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
 //! | [`state`] | what the agent itself keeps on the host |
 //! | [`notify`] | paths ► a signal when one was touched |
@@ -14,6 +14,7 @@
 //! | [`local`] | files of the place where a command is run |
 
 pub mod accounts;
+pub mod cache;
 pub mod digest;
 pub mod download;
 mod error;
@@ -30,6 +31,7 @@ pub mod write;
 pub use error::HostError;
 pub use root::{Kind, Meta, Place, Root};
 
+use cache::Cache;
 use digest::Digests;
 use download::Downloads;
 use facts::Facts;
@@ -48,6 +50,8 @@ pub struct Host {
     pub digests: Digests,
     /// What is fetched for it.
     pub downloads: Downloads,
+    /// What was.
+    pub cache: Cache,
     /// What the agent keeps on it.
     pub state: State,
 }
@@ -73,6 +77,7 @@ impl Host {
             facts: Facts::gather(&root)?,
             digests: Digests::default(),
             downloads: Downloads::of(&root),
+            cache: Cache::of(&root),
             state: State::of(&root),
             systemd,
             root,

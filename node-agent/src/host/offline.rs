@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::install::{self, Link, UNIT_PATH};
 use super::root::Kind;
-use super::systemd::{Answer, Systemd, UnitState};
+use super::systemd::{Answer, Job, Systemd, UnitState};
 use super::write::Ids;
 use super::{HostError, Root};
 
@@ -75,7 +75,7 @@ impl Offline {
         Ok(UnitState { load: "loaded".to_owned(), file: file.to_owned(), ..UnitState::default() })
     }
 
-    fn cannot(&self, unit: &str) -> Answer<'_, ()> {
+    fn cannot(&self, unit: &str) -> Answer<'_, Job<'_>> {
         let error = HostError::Systemd(format!(
             "{unit}: the system below this root does not run, so nothing is started"
         ));
@@ -124,15 +124,15 @@ impl Systemd for Offline {
         })
     }
 
-    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.cannot(unit)
     }
 
-    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.cannot(unit)
     }
 
-    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.cannot(unit)
     }
 }

@@ -509,6 +509,18 @@ impl Root {
     /// # Errors
     /// If it cannot be listed.
     pub fn directories_in(&self, path: &str) -> Result<Vec<String>, HostError> {
+        self.entries(path, |kind| kind == FileType::Directory)
+    }
+
+    /// The names of all that is in a directory but of directories; none if it is missing.
+    ///
+    /// # Errors
+    /// If it cannot be listed.
+    pub fn names_in(&self, path: &str) -> Result<Vec<String>, HostError> {
+        self.entries(path, |kind| kind != FileType::Directory)
+    }
+
+    fn entries(&self, path: &str, wanted: impl Fn(FileType) -> bool) -> Result<Vec<String>, HostError> {
         let Some(directory) = self.open_directory(path)? else { return Ok(Vec::new()) };
         let at = || HostError::io(path, "list the directory");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -517,7 +529,7 @@ impl Root {
         for entry in rustix::fs::Dir::new(directory).map_err(at())? {
             let entry = entry.map_err(at())?;
             let name = entry.file_name().to_string_lossy();
-            if entry.file_type() == FileType::Directory && !matches!(&*name, "." | "..") {
+            if !matches!(&*name, "." | "..") && wanted(entry.file_type()) {
                 names.push(name.into_owned());
             }
         }

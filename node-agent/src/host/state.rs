@@ -2,7 +2,8 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `lock` | held by whoever changes the host: the pod or the command line |
+//! | `.lock` | held by whoever changes the host: the pod or the command line |
+//! | `.cache/` | what was fetched: [`super::cache`] |
 //! | `<nb>/revision.json` | the revision that was begun last: what this NodeBootstrap claims on this host |
 //! | `<nb>/owed.json` | what a run that was killed still owes: restarts, and files to clear away |
 //! | `<nb>/result.json` | what came of the last run |
@@ -21,7 +22,6 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::root::Kind;
 use super::write::Ids;
 use super::{HostError, Root};
 
@@ -35,6 +35,9 @@ const LOCK_STEP: Duration = Duration::from_millis(100);
 pub struct Begun {
     /// The revision's name.
     pub name: String,
+    /// When its NodeBootstrap was created, RFC 3339; empty: by hand, on this host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub created: String,
     /// What it holds; secret values are not in it.
     pub revision: Revision,
 }
@@ -99,8 +102,8 @@ impl State {
     /// # Errors
     /// If the state directory cannot be made.
     pub fn try_lock(&self) -> Result<Option<Lock>, HostError> {
-        self.make_directories(STATE_DIR)?;
-        let path = format!("{STATE_DIR}/lock");
+        self.root.make_own_directory(STATE_DIR)?;
+        let path = format!("{STATE_DIR}/.lock");
         let place = self.root.locate(&path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::from_raw_mode(0o600))
@@ -144,7 +147,7 @@ impl State {
     /// # Errors
     /// If it does not get to the disk.
     pub fn begin(&self, node_bootstrap: &str, begun: &Begun, owed: &Owed) -> Result<(), HostError> {
-        self.make_directories(&format!("{STATE_DIR}/{node_bootstrap}"))?;
+        self.root.make_own_directory(&format!("{STATE_DIR}/{node_bootstrap}"))?;
         self.write(node_bootstrap, "owed.json", owed)?;
         self.write(node_bootstrap, "revision.json", begun)
     }
@@ -157,11 +160,14 @@ impl State {
         Ok(self.read(node_bootstrap, "owed.json")?.unwrap_or_default())
     }
 
-    /// Writes down that nothing is owed any more.
+    /// Writes down that nothing is owed any more, unless another run has begun something else meanwhile.
     ///
     /// # Errors
     /// If it does not get to the disk.
-    pub fn settle(&self, node_bootstrap: &str) -> Result<(), HostError> {
+    pub fn settle(&self, node_bootstrap: &str, revision: &str) -> Result<(), HostError> {
+        if self.begun(node_bootstrap)?.is_none_or(|begun| begun.name != revision) {
+            return Ok(());
+        }
         self.write(node_bootstrap, "owed.json", &Owed::default())
     }
 
@@ -178,20 +184,25 @@ impl State {
     /// # Errors
     /// If it does not get to the disk.
     pub fn conclude(&self, node_bootstrap: &str, result: &LastResult) -> Result<(), HostError> {
-        self.make_directories(&format!("{STATE_DIR}/{node_bootstrap}"))?;
+        self.root.make_own_directory(&format!("{STATE_DIR}/{node_bootstrap}"))?;
         self.write(node_bootstrap, "result.json", result)
     }
 
-    /// Gives up what a NodeBootstrap claims here; what was made stays.
+    /// Gives up what a NodeBootstrap claims here, and clears away what a killed run left half written. What was made
+    /// stays.
     ///
     /// # Errors
     /// If the files cannot be removed.
     pub fn forget(&self, node_bootstrap: &str) -> Result<(), HostError> {
-        for file in ["owed.json", "revision.json"] {
-            let place = self.root.locate(&format!("{STATE_DIR}/{node_bootstrap}/{file}"))?;
+        for path in self.owed(node_bootstrap).unwrap_or_default().written {
+            self.root.remove_leftover(&path)?;
+        }
+        let directory = format!("{STATE_DIR}/{node_bootstrap}");
+        for name in self.root.names_in(&directory)? {
+            let place = self.root.locate(&format!("{directory}/{name}"))?;
             self.root.remove_file(&place)?;
         }
-        Ok(())
+        self.root.remove_own_directory(&directory)
     }
 
     /// The revisions of all other NodeBootstraps on this host, and the names of those that cannot be read.
@@ -230,26 +241,5 @@ impl State {
             return Ok(());
         }
         self.root.write(&place, &json, Ids::root(0o600)).map(drop)
-    }
-
-    /// Makes a directory of ours with its parents; ours are for root alone.
-    fn make_directories(&self, path: &str) -> Result<(), HostError> {
-        let place = self.root.locate(path)?;
-        match place.look()? {
-            Some(meta) if meta.kind == Kind::Directory => return Ok(()),
-            Some(meta) => {
-                return Err(HostError::NotADirectory {
-                    path: path.to_owned(),
-                    step: path.to_owned(),
-                    found: meta.kind.words(),
-                });
-            }
-            None => {}
-        }
-        for parent in place.missing_paths() {
-            let mode = if parent.starts_with(STATE_DIR) { 0o700 } else { 0o755 };
-            self.root.make_directory(&self.root.locate(&parent)?, Ids::root(mode))?;
-        }
-        self.root.make_directory(&self.root.locate(path)?, Ids::root(0o700))
     }
 }

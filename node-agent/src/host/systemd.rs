@@ -1,11 +1,12 @@
 //! systemd, over its own D-Bus interface; no program is run.
 //!
-//! In: names of units and what shall become of them. Out: their states, or why one did not start, in words.
+//! In: names of units and what shall become of them. Out: their states; jobs that systemd has begun, and what came of
+//! them in words.
 //! [`Systemd`] is the interface; [`Bus`] is the running systemd, [`super::offline::Offline`] the files of a system that
 //! does not run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::LocalBoxFuture;
@@ -17,15 +18,22 @@ use super::{HostError, Root};
 
 /// Where the system bus listens.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
-/// How long systemd may take to answer one question; work (jobs) is waited for without this limit.
+/// How long systemd may take to answer one question.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long a job is waited for; systemd itself goes on with it.
+const LONGEST_JOB: Duration = Duration::from_secs(300);
 /// How long a service that says it has started is watched for ending at once: a program that cannot be executed ends
 /// within milliseconds.
 const SETTLE: Duration = Duration::from_millis(300);
-const SETTLE_STEP: Duration = Duration::from_millis(50);
+/// How long one is watched that ran before, or has failed before: whether it may be counted on decides about others.
+/// That of DESIGN's `health.stableFor`.
+pub const STABLE: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What systemd answers, some time.
 pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, HostError>>;
+/// What systemd has begun to do; it resolves when that is done and can be counted on, or has failed.
+pub type Job<'a> = Answer<'a, ()>;
 
 /// The state of one unit, in systemd's own words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +48,8 @@ pub struct UnitState {
     pub file: String,
     /// Whether its file changed since systemd read it.
     pub need_reload: bool,
+    /// Whether its program ends again and again, and systemd starts it anew each time.
+    pub loops: bool,
 }
 
 impl UnitState {
@@ -50,12 +60,17 @@ impl UnitState {
 
     /// Whether something of it runs, or is about to: what a restart would disturb or renew.
     pub fn is_running(&self) -> bool {
-        matches!(self.active.as_str(), "active" | "reloading" | "activating" | "refreshing")
+        is_running(&self.active)
     }
 
-    /// Whether it runs and has finished starting.
+    /// Whether it runs, has finished starting, and goes on running.
     pub fn is_active(&self) -> bool {
-        matches!(self.active.as_str(), "active" | "reloading" | "refreshing")
+        !self.loops && matches!(self.active.as_str(), "active" | "reloading" | "refreshing")
+    }
+
+    /// Whether somebody forbade it to run.
+    pub fn is_masked(&self) -> bool {
+        self.load == "masked" || self.file.starts_with("masked")
     }
 
     /// Whether it is linked into the boot, itself or by way of what it names in `Also=`.
@@ -76,12 +91,12 @@ pub trait Systemd {
     fn enable<'a>(&'a self, unit: &'a str, again: bool) -> Answer<'a, ()>;
     /// Removes a unit's links.
     fn disable<'a>(&'a self, unit: &'a str) -> Answer<'a, ()>;
-    /// Starts a unit and waits until it has.
-    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, ()>;
-    /// Stops a unit and waits until it has.
-    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, ()>;
-    /// Restarts a unit if it runs, and waits until it has.
-    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, ()>;
+    /// Begins to start a unit. One whose program ends again and again is not touched, and an error.
+    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
+    /// Begins to stop a unit.
+    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
+    /// Begins to restart a unit, if it runs.
+    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
 }
 
 /// The running systemd of a host.
@@ -92,12 +107,22 @@ pub struct Bus {
     connection: Mutex<Option<Connection>>,
 }
 
-/// A job that systemd does.
-#[derive(Clone, Copy)]
-enum Job {
+/// What a job does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
     Start,
     Stop,
     Restart,
+}
+
+impl Verb {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+        }
+    }
 }
 
 impl Bus {
@@ -148,116 +173,186 @@ impl Bus {
             .map_err(refused(unit, "look"))
     }
 
-    async fn run(&self, unit: &str, job: Job) -> Result<(), HostError> {
+    async fn begin<'a>(&self, unit: &'a str, verb: Verb) -> Result<Job<'a>, HostError> {
         let manager = self.manager().await?;
         // Before the job is made, so that its end cannot be missed. Already subscribed is as good.
         let _ = manager.subscribe().await;
         let mut ended = manager.receive_job_removed().await.map_err(refused(unit, "watch"))?;
         let proxy = self.unit(&manager, unit).await?;
-        let (active, sub) = state_of(unit, &proxy).await?;
+        let before = state_of(unit, &proxy).await?;
+        let waits_for_restart = before.sub.starts_with("auto-restart");
         let (name, mode) = (unit.to_owned(), "replace".to_owned());
-        let made = match job {
-            Job::Start if active == "failed" => {
-                // Else systemd refuses a unit that failed too often lately.
-                let _ = manager.reset_failed_unit(unit.to_owned()).await;
-                manager.start_unit(name, mode).await
-            }
+        if verb == Verb::Start && loops(unit, &proxy, &before).await? {
+            return Err(HostError::Systemd(format!(
+                "{unit} ends again and again, and systemd starts it anew each time: see journalctl -u {unit}"
+            )));
+        }
+        if verb != Verb::Stop {
+            // What it did before does not count: else systemd refuses a unit that failed too often lately.
+            let _ = manager.reset_failed_unit(unit.to_owned()).await;
+        }
+        let made = match verb {
             // systemd refuses to start what waits for its own restart.
-            Job::Start if sub.starts_with("auto-restart") => manager.restart_unit(name, mode).await,
-            Job::Start => manager.start_unit(name, mode).await,
-            Job::Stop => manager.stop_unit(name, mode).await,
-            Job::Restart => manager.try_restart_unit(name, mode).await,
+            Verb::Start if waits_for_restart => manager.restart_unit(name, mode).await,
+            Verb::Start => manager.start_unit(name, mode).await,
+            Verb::Stop => manager.stop_unit(name, mode).await,
+            Verb::Restart => manager.try_restart_unit(name, mode).await,
         };
-        let action = match job {
-            Job::Start => "start",
-            Job::Stop => "stop",
-            Job::Restart => "restart",
+        let path = made.map_err(refused(unit, verb.word()))?;
+        let watch = match verb {
+            Verb::Restart => STABLE,
+            _ if before.active == "failed" || waits_for_restart => STABLE,
+            _ => SETTLE,
         };
-        let path = made.map_err(refused(unit, action))?;
-        let outcome = loop {
-            let Some(signal) = ended.next().await else {
+        Ok(Box::pin(async move {
+            let outcome = async {
+                loop {
+                    let Some(signal) = ended.next().await else {
+                        return Err(HostError::Systemd(format!(
+                            "{unit}: systemd went away while it was to {} it",
+                            verb.word()
+                        )));
+                    };
+                    let args = signal.args().map_err(refused(unit, "watch"))?;
+                    if args.job == path {
+                        return Ok(args.result.clone());
+                    }
+                }
+            };
+            let Ok(outcome) = tokio::time::timeout(LONGEST_JOB, outcome).await else {
                 return Err(HostError::Systemd(format!(
-                    "{unit}: systemd went away while it was to {action} it"
+                    "{unit} has not finished to {} after {} s: is its Type= right? see journalctl -u {unit}",
+                    verb.word(),
+                    LONGEST_JOB.as_secs()
                 )));
             };
-            let args = signal.args().map_err(refused(unit, "watch"))?;
-            if args.job == path {
-                break args.result.clone();
+            match (verb, outcome?.as_str()) {
+                (Verb::Stop, "done") => Ok(()),
+                // It did not run any more, so there was nothing to restart.
+                (Verb::Restart, "done" | "skipped") if !before.is_running() => Ok(()),
+                (Verb::Start | Verb::Restart, "done" | "skipped") => settled(unit, &proxy, verb, watch).await,
+                (_, outcome) => Err(failure(unit, &proxy, verb.word(), outcome).await),
             }
-        };
-        match (job, outcome.as_str()) {
-            (Job::Stop, "done") => Ok(()),
-            (Job::Start | Job::Restart, "done" | "skipped") => self.settled(unit, &proxy, job).await,
-            (_, outcome) => Err(self.failure(unit, &proxy, action, outcome).await),
-        }
-    }
-
-    /// Waits until a unit that has started can be taken as running.
-    async fn settled(&self, unit: &str, proxy: &UnitProxy<'static>, job: Job) -> Result<(), HostError> {
-        let mut waited = Duration::ZERO;
-        loop {
-            let (active, sub) = state_of(unit, proxy).await?;
-            match active.as_str() {
-                "active" | "reloading" | "refreshing" => {}
-                "activating" if !sub.starts_with("auto-restart") => {}
-                // A oneshot that did its work, restarted: all that there is to it.
-                "inactive" if matches!(job, Job::Restart) => return Ok(()),
-                "inactive" => {
-                    return Err(HostError::Systemd(format!(
-                        "{unit} started and ended by itself: for a oneshot that shall count as active write RemainAfterExit=yes; else see journalctl -u {unit}"
-                    )));
-                }
-                _ => return Err(self.failure(unit, proxy, "start", "").await),
-            }
-            // Only services end by themselves.
-            if waited >= SETTLE || !unit.ends_with(".service") {
-                return Ok(());
-            }
-            tokio::time::sleep(SETTLE_STEP).await;
-            waited += SETTLE_STEP;
-        }
-    }
-
-    async fn failure(
-        &self,
-        unit: &str,
-        proxy: &UnitProxy<'static>,
-        action: &str,
-        outcome: &str,
-    ) -> HostError {
-        let mut causes = Vec::new();
-        if !matches!(outcome, "" | "failed") {
-            causes.push(format!("job {outcome}"));
-        }
-        let service = ServiceProxy::builder(proxy.inner().connection())
-            .cache_properties(zbus::proxy::CacheProperties::No)
-            .path(proxy.inner().path().to_owned());
-        if unit.ends_with(".service")
-            && let Ok(service) = service.build().await
-        {
-            if let Ok(result) = service.result().await {
-                causes.push(format!("Result={result}"));
-            }
-            if let Ok(status @ 1..) = service.exec_main_status().await {
-                causes.push(format!("status {}", status_words(status)));
-            }
-        }
-        if let Ok((active, sub)) = state_of(unit, proxy).await
-            && active != "failed"
-        {
-            causes.push(format!("now {active} ({sub})"));
-        }
-        HostError::Systemd(format!(
-            "{unit} failed to {action}: {}: see journalctl -u {unit}",
-            causes.join(", ")
-        ))
+        }))
     }
 }
 
-async fn state_of(unit: &str, proxy: &UnitProxy<'static>) -> Result<(String, String), HostError> {
+/// Waits until a unit that has started can be counted on.
+async fn settled(
+    unit: &str,
+    proxy: &UnitProxy<'static>,
+    verb: Verb,
+    watch: Duration,
+) -> Result<(), HostError> {
+    let service = service_of(unit, proxy).await;
+    let begun = Instant::now();
+    loop {
+        let now = state_of(unit, proxy).await?;
+        match now.active.as_str() {
+            "active" | "reloading" | "refreshing" => {}
+            "activating" if !now.sub.starts_with("auto-restart") => {}
+            "inactive" => {
+                // A oneshot that did its work, restarted: all that there is to it.
+                let is_oneshot = match &service {
+                    Some(service) => service.type_property().await.is_ok_and(|kind| kind == "oneshot"),
+                    None => false,
+                };
+                if verb == Verb::Restart && is_oneshot {
+                    return Ok(());
+                }
+                return Err(HostError::Systemd(format!(
+                    "{unit} started and ended by itself: for a oneshot that shall count as active write RemainAfterExit=yes; else see journalctl -u {unit}"
+                )));
+            }
+            _ => return Err(failure(unit, proxy, verb.word(), "").await),
+        }
+        // Only services end by themselves.
+        let Some(service) = &service else { return Ok(()) };
+        // Counted from zero since it was asked for.
+        if service.n_restarts().await.is_ok_and(|restarts| restarts > 0) {
+            return Err(failure(unit, proxy, verb.word(), "").await);
+        }
+        let waited = begun.elapsed();
+        if waited >= watch {
+            return Ok(());
+        }
+        // What ends at once is told at once; later a few looks do.
+        tokio::time::sleep(if waited < SETTLE { LOOK_EVERY } else { 10 * LOOK_EVERY }).await;
+    }
+}
+
+/// Whether a service is started anew by systemd again and again: its program ended lately, not for the first time.
+async fn loops(unit: &str, proxy: &UnitProxy<'static>, state: &Now) -> Result<bool, HostError> {
+    if !state.is_running() {
+        return Ok(false);
+    }
+    let Some(service) = service_of(unit, proxy).await else { return Ok(false) };
+    if service.n_restarts().await.map_err(refused(unit, "look"))? == 0 {
+        return Ok(false);
+    }
+    if state.active == "activating" {
+        return Ok(true);
+    }
+    let since = proxy.active_enter_timestamp_monotonic().await.map_err(refused(unit, "look"))?;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0));
+    Ok(now.saturating_sub(Duration::from_micros(since)) < STABLE)
+}
+
+async fn service_of(unit: &str, proxy: &UnitProxy<'static>) -> Option<ServiceProxy<'static>> {
+    if !unit.ends_with(".service") {
+        return None;
+    }
+    ServiceProxy::builder(proxy.inner().connection())
+        .cache_properties(zbus::proxy::CacheProperties::No)
+        .path(proxy.inner().path().to_owned())
+        .build()
+        .await
+        .ok()
+}
+
+/// Why a unit is not what it was to become, in words.
+async fn failure(unit: &str, proxy: &UnitProxy<'static>, action: &str, outcome: &str) -> HostError {
+    let mut causes = Vec::new();
+    if !matches!(outcome, "" | "failed" | "done") {
+        causes.push(format!("job {outcome}"));
+    }
+    if let Some(service) = service_of(unit, proxy).await {
+        if let Ok(result) = service.result().await {
+            causes.push(format!("Result={result}"));
+        }
+        if let Ok(status @ 1..) = service.exec_main_status().await {
+            causes.push(format!("status {}", status_words(status)));
+        }
+    }
+    if let Ok(Now { active, sub }) = state_of(unit, proxy).await
+        && active != "failed"
+    {
+        causes.push(format!("now {active} ({sub})"));
+    }
+    HostError::Systemd(format!("{unit} failed to {action}: {}: see journalctl -u {unit}", causes.join(", ")))
+}
+
+/// What a unit does at this moment.
+struct Now {
+    active: String,
+    sub: String,
+}
+
+impl Now {
+    fn is_running(&self) -> bool {
+        is_running(&self.active)
+    }
+}
+
+fn is_running(active: &str) -> bool {
+    matches!(active, "active" | "reloading" | "activating" | "refreshing")
+}
+
+async fn state_of(unit: &str, proxy: &UnitProxy<'static>) -> Result<Now, HostError> {
     let active = proxy.active_state().await.map_err(refused(unit, "look"))?;
     let sub = proxy.sub_state().await.map_err(refused(unit, "look"))?;
-    Ok((active, sub))
+    Ok(Now { active, sub })
 }
 
 impl Systemd for Bus {
@@ -285,6 +380,8 @@ impl Systemd for Bus {
                         .await
                         .map_err(refused(unit, "look"))?;
                     state.need_reload = proxy.need_daemon_reload().await.map_err(refused(unit, "look"))?;
+                    let now = Now { active: state.active.clone(), sub: state.sub.clone() };
+                    state.loops = loops(unit, &proxy, &now).await?;
                 }
                 states.insert(unit.clone(), state);
             }
@@ -322,16 +419,16 @@ impl Systemd for Bus {
         })
     }
 
-    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
-        Box::pin(self.run(unit, Job::Start))
+    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
+        Box::pin(self.begin(unit, Verb::Start))
     }
 
-    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
-        Box::pin(self.run(unit, Job::Stop))
+    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
+        Box::pin(self.begin(unit, Verb::Stop))
     }
 
-    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
-        Box::pin(self.run(unit, Job::Restart))
+    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
+        Box::pin(self.begin(unit, Verb::Restart))
     }
 }
 

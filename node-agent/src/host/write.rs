@@ -8,11 +8,11 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use rustix::fs::{
-    AtFlags, FallocateFlags, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
+
+use crds::names::STATE_DIR;
 
 use super::root::{Kind, Meta, Place, errno_of};
 use super::{HostError, Root};
@@ -95,20 +95,6 @@ impl Staged {
         }
     }
 
-    /// Reserves room, so that a full disk is noticed before the download and not at its end.
-    ///
-    /// # Errors
-    /// If there is no room.
-    pub fn reserve(&self, bytes: u64) -> Result<(), HostError> {
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes.max(1)) {
-            Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
-                Err(HostError::io(&self.place.real, "make room")(errno))
-            }
-            // Not every file system can.
-            _ => Ok(()),
-        }
-    }
-
     /// Appends content.
     ///
     /// # Errors
@@ -117,16 +103,14 @@ impl Staged {
         self.file.write_all(bytes).map_err(|error| HostError::io(&self.place.real, "write")(errno_of(&error)))
     }
 
-    /// Throws away what was written so far.
+    /// Appends all that is in a file; where the file system can, without a copy.
     ///
     /// # Errors
-    /// If the kernel refuses.
-    pub fn restart(&mut self) -> Result<(), HostError> {
-        use std::io::Seek;
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .map_err(|error| HostError::io(&self.place.real, "begin again")(errno_of(&error)))
+    /// If the disk does not take it.
+    pub fn append_file(&mut self, mut from: File) -> Result<(), HostError> {
+        std::io::copy(&mut from, &mut self.file)
+            .map(drop)
+            .map_err(|error| HostError::io(&self.place.real, "write")(errno_of(&error)))
     }
 
     /// Makes it the target: owner, mode and content are on the disk before it is seen under the target's name.
@@ -240,6 +224,44 @@ impl Root {
                 expected: Kind::Link.words().to_owned(),
             }),
         }
+    }
+
+    /// Makes a directory of the agent's own with its parents; it is root's alone.
+    ///
+    /// # Errors
+    /// If something else is there.
+    pub(super) fn make_own_directory(&self, path: &str) -> Result<(), HostError> {
+        let place = self.locate(path)?;
+        match place.look()? {
+            Some(meta) if meta.kind == Kind::Directory => return Ok(()),
+            Some(meta) => {
+                return Err(HostError::NotADirectory {
+                    path: path.to_owned(),
+                    step: path.to_owned(),
+                    found: meta.kind.words(),
+                });
+            }
+            None => {}
+        }
+        for parent in place.missing_paths() {
+            let mode = if parent.starts_with(STATE_DIR) { 0o700 } else { 0o755 };
+            self.make_directory(&self.locate(&parent)?, Ids::root(mode))?;
+        }
+        self.make_directory(&self.locate(path)?, Ids::root(0o700))
+    }
+
+    /// Removes a directory of the agent's own, if nothing is in it.
+    ///
+    /// # Errors
+    /// If something is in it.
+    pub(super) fn remove_own_directory(&self, path: &str) -> Result<(), HostError> {
+        let place = self.locate(path)?;
+        if place.look()?.is_none() {
+            return Ok(());
+        }
+        rustix::fs::unlinkat(place.fd(), place.name.as_str(), AtFlags::REMOVEDIR)
+            .map_err(HostError::io(path, "remove the directory"))?;
+        sync_directory(&place)
     }
 
     /// Removes a file of the agent's own.

@@ -158,11 +158,18 @@ impl Cluster {
         let mut payload = BTreeMap::new();
         if revision.has_payload() {
             let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
-            let secret = self.limited(secrets.get(name)).await?;
+            let secret = self.limited(secrets.get(name)).await.map_err(|error| match error {
+                // Who reads Secrets is told by name, so that one that is gone looks like one that is not to be read.
+                FetchError::Refused(_) => FetchError::Refused(format!(
+                    "its payload, the Secret {NAMESPACE}/{name}, is missing or may not be read yet: is what the spec's secretRef names still there?"
+                )),
+                other => other,
+            })?;
             payload =
                 secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
         }
-        Ok(Request { name: name.to_owned(), revision, payload: Payload::from(payload) })
+        let created = String::new();
+        Ok(Request { name: name.to_owned(), created, revision, payload: Payload::from(payload) })
     }
 
     async fn limited<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, FetchError> {

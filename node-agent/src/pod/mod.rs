@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! watch own Report ─► get revision and payload ─► lock ─► plan ─► permitted? ─► apply ─► verify ─► one status write
+//!        │                                                  └ downloads: without the lock, then from there again
 //!        └ also: every 30 s, and when inotify tells that something of ours was touched
 //! ```
 //!
@@ -13,11 +14,14 @@ pub mod probe;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use crds::NodeBootstrapReport;
-use crds::report::{ChangeSummary, Disruption, NodeBootstrapReportSpec, NodeBootstrapReportStatus};
+use crds::report::{
+    ChangeSummary, Disruption, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
+};
 use kube::Client;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -25,8 +29,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::engine::{self, Change, Failure, Observer, Plan, Request};
-use crate::host::Host;
 use crate::host::notify::Notify;
+use crate::host::state::Lock;
+use crate::host::systemd::STABLE;
+use crate::host::{Host, HostError};
 use crate::report::{self, Outcome};
 use crate::resource;
 
@@ -42,6 +48,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_secs(1);
 /// An apply that takes longer than this says so in the Report before it ends.
 const SLOW: Duration = Duration::from_secs(1);
+/// Others hold the host's lock for moments; who waits longer for it says so.
+const LOCKED: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// With jitter, at most twice this: five minutes.
 const LAST_RETRY: Duration = Duration::from_secs(150);
@@ -163,6 +171,8 @@ impl Retry {
 enum Next {
     /// At the interval.
     Rest,
+    /// When what was started has had the time to end again.
+    Stable,
     /// After a pause that grows.
     Retry,
     /// As that, but soon: the API is away.
@@ -246,7 +256,20 @@ impl<'a> Agent<'a> {
                 notify.drain();
             }
             self.pulse.set_busy(true);
-            let next = self.pass().await;
+            // Whatever takes its time is given up when the Report says something else; that is then heard above.
+            let stop = self.stop.child_token();
+            let outdated = self.outdated();
+            let next = {
+                let pass = self.pass(&stop);
+                tokio::pin!(pass);
+                tokio::select! {
+                    next = &mut pass => next,
+                    () = outdated => {
+                        stop.cancel();
+                        pass.await
+                    }
+                }
+            };
             self.pulse.set_busy(false);
             if self.stop.is_cancelled() {
                 return;
@@ -258,10 +281,31 @@ impl<'a> Agent<'a> {
                         self.retry = Retry::new();
                         INTERVAL
                     }
+                    Next::Stable => STABLE,
                     Next::Retry => self.retry.pause(),
                     Next::Away => self.retry.pause().min(AWAY_RETRY),
                     Next::Now => Duration::ZERO,
                 };
+        }
+    }
+
+    /// Resolves when the watch says something else than what is acted on now.
+    fn outdated(&self) -> impl Future<Output = ()> + use<> {
+        let mut word = self.word.clone();
+        let acted_on = self.report.clone();
+        async move {
+            while word.changed().await.is_ok() {
+                let is_same = match (&*word.borrow_and_update(), &acted_on) {
+                    (Seen::Unknown, _) | (Seen::Absent, None) => true,
+                    (Seen::Report(now), Some((uid, spec))) => {
+                        now.metadata.uid.as_ref() == Some(uid) && now.spec == *spec
+                    }
+                    (Seen::Absent, Some(_)) | (Seen::Report(_), None) => false,
+                };
+                if !is_same {
+                    return;
+                }
+            }
         }
     }
 
@@ -319,11 +363,11 @@ impl<'a> Agent<'a> {
         true
     }
 
-    async fn pass(&mut self) -> Next {
+    async fn pass(&mut self, stop: &CancellationToken) -> Next {
         let Some((_, spec)) = self.report.clone() else { return Next::Rest };
         self.failed = false;
         if spec.leave.is_some() {
-            return self.leave(&spec).await;
+            return self.leave(&spec, stop).await;
         }
         if !spec.conflicts.is_empty() {
             self.failed = true;
@@ -345,9 +389,12 @@ impl<'a> Agent<'a> {
                 Err(error) => next = self.not_fetched(&spec, &error).await,
             }
         }
+        if let Some(target) = &mut self.target {
+            target.created.clone_from(&spec.node_bootstrap_created);
+        }
         // Also with the revision before, while the new one cannot be read: that is what the host has.
         match self.target.clone() {
-            Some(target) if !self.failed => match self.bring(&spec, &target).await {
+            Some(target) if !self.failed => match self.bring(&spec, &target, stop).await {
                 Next::Rest => next,
                 other => other,
             },
@@ -378,41 +425,59 @@ impl<'a> Agent<'a> {
     }
 
     /// Makes the host what a revision says, as far as the permit goes.
-    async fn bring(&mut self, spec: &NodeBootstrapReportSpec, target: &Request) -> Next {
+    async fn bring(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+        stop: &CancellationToken,
+    ) -> Next {
         // The permit is for the revision that the Report names.
         let permit = if target.name == spec.revision { spec.permit.disruption } else { Disruption::None };
-        let locking =
-            self.host.state.lock(|| info!("another run works on this host: waiting until it is done"));
-        let lock = tokio::select! {
-            lock = locking => lock,
-            () = self.stop.cancelled() => return Next::Rest,
-        };
-        let planned = match &lock {
-            Ok(_) => engine::plan(&self.host, target).await,
-            Err(error) => Err(error.clone()),
-        };
-        let plan = match planned {
-            Ok(plan) => plan,
-            Err(error) => {
-                let failure = Failure {
-                    reason: error.reason().to_owned(),
-                    message: error.to_string(),
-                    made: Vec::new(),
-                };
-                return self.fail(spec, &target.name, &failure, &[]).await;
+        let (plan, changes, lock) = loop {
+            let Some(lock) = self.lock(spec, &target.name, stop).await else { return Next::Rest };
+            let planned = match &lock {
+                Ok(_) => engine::plan(&self.host, target).await,
+                Err(error) => Err(error.clone()),
+            };
+            let planned = planned.and_then(|plan| Ok((plan.has_downloads(&self.host)?, plan)));
+            let ((has_downloads, plan), lock) = match (planned, lock) {
+                (Ok(planned), Ok(lock)) => (planned, lock),
+                (Err(error), _) | (_, Err(error)) => {
+                    let failure = Failure {
+                        reason: error.reason().to_owned(),
+                        message: error.to_string(),
+                        made: Vec::new(),
+                    };
+                    return self.fail(spec, &target.name, &failure, &[]).await;
+                }
+            };
+            if let Some(failure) = Failure::of_problems(&plan.problems) {
+                drop(lock);
+                return self.fail(spec, &target.name, &failure, &plan.warnings).await;
+            }
+            let changes: Vec<Change> = plan.changes().cloned().collect();
+            if !report::is_permitted(plan.disruption(), permit) {
+                drop(lock);
+                self.listen(target);
+                self.say(spec, &target.name, &Outcome::Waiting(&changes), &plan.warnings).await;
+                return Next::Rest;
+            }
+            if !has_downloads {
+                break (plan, changes, lock);
+            }
+            drop(lock);
+            let observer = Logged::new(self.pulse);
+            let word = || Some(self.applying(spec, target, &plan, &changes, &observer));
+            let work = engine::fetch(&self.host, &plan, &observer, stop);
+            let (fetched, told) = telling(&self.cluster, word, SLOW, work).await;
+            self.told(told);
+            match fetched {
+                // Then all is looked at again: it may have taken long.
+                Ok(()) => {}
+                Err(failure) if failure.is_stop() => return Next::Rest,
+                Err(failure) => return self.fail(spec, &target.name, &failure, &plan.warnings).await,
             }
         };
-        if let Some(failure) = Failure::of_problems(&plan.problems) {
-            drop(lock);
-            return self.fail(spec, &target.name, &failure, &plan.warnings).await;
-        }
-        let changes: Vec<Change> = plan.changes().cloned().collect();
-        if !report::is_permitted(plan.disruption(), permit) {
-            drop(lock);
-            self.listen(target);
-            self.say(spec, &target.name, &Outcome::Waiting(&changes), &plan.warnings).await;
-            return Next::Rest;
-        }
         if plan.disruption() > Disruption::None {
             // A permit may have been taken back since the watch told of it.
             match self.confirm(spec, target, &changes, &plan.warnings).await {
@@ -421,19 +486,42 @@ impl<'a> Agent<'a> {
             }
         }
         self.listen |= !changes.is_empty();
-        let outcome = self.apply(spec, target, &plan, &changes).await;
-        drop(lock);
+        let outcome = self.apply(spec, target, &plan, &changes, lock, stop).await;
         self.listen(target);
         match outcome {
             Ok(made) => {
                 let before = self.made_before(target);
                 let outcome = Outcome::Ready { made: &made, before: &before };
                 self.say(spec, &target.name, &outcome, &plan.warnings).await;
-                Next::Rest
+                if plan.has_starts() { Next::Stable } else { Next::Rest }
             }
             Err(failure) if failure.is_stop() => Next::Rest,
             Err(failure) => self.fail(spec, &target.name, &failure, &plan.warnings).await,
         }
+    }
+
+    /// Takes the host's lock; `None`: told to stop.
+    async fn lock(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        revision: &str,
+        stop: &CancellationToken,
+    ) -> Option<Result<Lock, HostError>> {
+        // Whoever holds it may take long: that is no reason to end this pod.
+        self.pulse.set_busy(false);
+        let word = || Some(self.word_of(spec, revision, &Outcome::Locked, &[]));
+        let locking =
+            self.host.state.lock(|| info!("another run works on this host: waiting until it is done"));
+        let locking = async {
+            tokio::select! {
+                lock = locking => Some(lock),
+                () = stop.cancelled() => None,
+            }
+        };
+        let (lock, told) = telling(&self.cluster, word, LOCKED, locking).await;
+        self.told(told);
+        self.pulse.set_busy(true);
+        lock
     }
 
     /// Reads the Report afresh, and acknowledges the permit in it before anything is disturbed.
@@ -457,7 +545,7 @@ impl<'a> Agent<'a> {
             self.take_report(&fresh);
             return Err(Next::Now);
         }
-        if self.say(spec, &target.name, &Outcome::Applying(changes), warnings).await {
+        if self.say(spec, &target.name, &Outcome::Applying { changes, now: None }, warnings).await {
             Ok(())
         } else {
             Err(Next::Away)
@@ -470,39 +558,52 @@ impl<'a> Agent<'a> {
         target: &Request,
         plan: &Plan,
         changes: &[Change],
+        lock: Lock,
+        stop: &CancellationToken,
     ) -> Result<Vec<Change>, Failure> {
         if plan.is_empty() && !plan.is_owed() && self.is_begun(target) {
             return Ok(Vec::new());
         }
-        let stop = self.stop.clone();
-        let observer = Logged { pulse: self.pulse, begun: RefCell::default() };
-        let slow = {
-            let work = engine::apply(&self.host, target, plan, &observer, &stop);
-            tokio::pin!(work);
-            tokio::select! {
-                done = &mut work => return done,
-                () = tokio::time::sleep(SLOW) => {}
-            }
-            // It takes longer: say so while it goes on. What is said is put together before, since the work holds on to
-            // the host.
-            let word = self.word_of(spec, &target.name, &Outcome::Applying(changes), &plan.warnings);
-            let (told, done) = futures::join!(self.cluster.say(&word), work);
-            (word, told, done)
-        };
-        let (word, told, done) = slow;
-        if told.is_ok() {
+        let observer = Logged::new(self.pulse);
+        // What has failed is tried in silence, so that it does not say this and that in turns.
+        let has_failed = self.said.phase == ReportPhase::Failed && self.said.revision == target.name;
+        let word = || (!has_failed).then(|| self.applying(spec, target, plan, changes, &observer));
+        let work = engine::apply(&self.host, target, plan, lock, &observer, stop);
+        let (done, told) = telling(&self.cluster, word, SLOW, work).await;
+        self.told(told);
+        done
+    }
+
+    fn applying(
+        &self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+        plan: &Plan,
+        changes: &[Change],
+        observer: &Logged<'_>,
+    ) -> NodeBootstrapReportStatus {
+        let open = observer.open.borrow();
+        let now = open.first().map(|(change, _)| change);
+        self.word_of(spec, &target.name, &Outcome::Applying { changes, now }, &plan.warnings)
+    }
+
+    /// The API has this word now.
+    fn told(&mut self, word: Option<NodeBootstrapReportStatus>) {
+        if let Some(word) = word {
             self.said = word.clone();
             self.known = Some(word);
         }
-        // If it could not be told, what is said at the end will be.
-        done
     }
 
     /// Whether this host has it in writing that this revision was begun: what is claimed here.
     fn is_begun(&self, target: &Request) -> bool {
         let begun = self.host.state.begun(&target.revision.node_bootstrap);
         begun.is_ok_and(|begun| {
-            begun.is_some_and(|begun| begun.name == target.name && begun.revision == target.revision)
+            begun.is_some_and(|begun| {
+                begun.name == target.name
+                    && begun.created == target.created
+                    && begun.revision == target.revision
+            })
         })
     }
 
@@ -528,15 +629,11 @@ impl<'a> Agent<'a> {
         }
     }
 
-    async fn leave(&mut self, spec: &NodeBootstrapReportSpec) -> Next {
+    async fn leave(&mut self, spec: &NodeBootstrapReportSpec, stop: &CancellationToken) -> Next {
         self.target = None;
-        let locking =
-            self.host.state.lock(|| info!("another run works on this host: waiting until it is done"));
-        let lock = tokio::select! {
-            lock = locking => lock,
-            () = self.stop.cancelled() => return Next::Rest,
-        };
-        if let Err(error) = lock.and_then(|_lock| self.host.state.forget(&self.settings.node_bootstrap)) {
+        let revision = self.said.revision.clone();
+        let Some(lock) = self.lock(spec, &revision, stop).await else { return Next::Rest };
+        if let Err(error) = lock.and_then(|_lock| engine::forget(&self.host, &self.settings.node_bootstrap)) {
             // What is left says only that something was claimed; leaving goes on.
             warn!(%error, "claims of this NodeBootstrap stay on the host");
         }
@@ -606,6 +703,24 @@ impl<'a> Agent<'a> {
     }
 }
 
+/// Waits for work. If it takes longer than `patience`, a word is said while it goes on, and given back if the API has
+/// it. If it could not be told, what is said at the end will be.
+async fn telling<T>(
+    cluster: &Cluster,
+    word: impl FnOnce() -> Option<NodeBootstrapReportStatus>,
+    patience: Duration,
+    work: impl Future<Output = T>,
+) -> (T, Option<NodeBootstrapReportStatus>) {
+    tokio::pin!(work);
+    tokio::select! {
+        done = &mut work => return (done, None),
+        () = tokio::time::sleep(patience) => {}
+    }
+    let Some(word) = word() else { return (work.await, None) };
+    let (told, done) = futures::join!(cluster.say(&word), work);
+    (done, told.is_ok().then_some(word))
+}
+
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
@@ -623,18 +738,27 @@ async fn touched(notify: Option<&mut Notify>) {
 /// Logs each change, and shows that there is progress.
 struct Logged<'a> {
     pulse: &'a Pulse,
-    begun: RefCell<Option<Instant>>,
+    /// What was begun and is not done, and since when.
+    open: RefCell<Vec<(Change, Instant)>>,
+}
+
+impl<'a> Logged<'a> {
+    fn new(pulse: &'a Pulse) -> Self {
+        Self { pulse, open: RefCell::default() }
+    }
 }
 
 impl Observer for Logged<'_> {
-    fn begins(&self, _change: &Change) {
+    fn begins(&self, change: &Change) {
         self.pulse.beat();
-        *self.begun.borrow_mut() = Some(Instant::now());
+        self.open.borrow_mut().push((change.clone(), Instant::now()));
     }
 
     fn done(&self, change: &Change) {
         self.pulse.beat();
-        let took = self.begun.borrow().map(|begun| begun.elapsed()).unwrap_or_default();
+        let mut open = self.open.borrow_mut();
+        let begun = open.iter().position(|(begun, _)| begun == change).map(|index| open.remove(index).1);
+        let took = begun.map(|begun| begun.elapsed()).unwrap_or_default();
         let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         info!(resource = change.resource, change = change.change, milliseconds, "changed");
     }

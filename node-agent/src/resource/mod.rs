@@ -15,12 +15,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 
+use crds::names::STATE_DIR;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{Access, Resource};
+use crds::revision::{Access, PATH, Resource};
 use crds::{AccountRef, Sha256};
 use serde::Serialize;
 
+use crate::engine::Request;
 use crate::host::accounts::{self, Accounts};
+use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
 use crate::host::write::{Ids, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
@@ -180,16 +183,20 @@ impl<'a> Planner<'a> {
     }
 
     /// Finds where all paths really lie. Two that are one place by way of a link are a problem: neither would ever be
-    /// in order.
-    pub(crate) fn locate(&mut self, own: &[Resource], others: &[Resource]) {
+    /// in order; and so is what an older NodeBootstrap has on this host.
+    pub(crate) fn locate(&mut self, request: &Request, others: &[Begun]) {
+        let own = &request.revision.resources;
         let mut skip = BTreeMap::new();
-        let mut taken: BTreeMap<String, String> = BTreeMap::new();
+        let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();
         let mut finder = self.host.root.finder();
         for resource in own {
+            for (kind, name) in resource.claims().into_iter().filter(|(kind, _)| *kind != PATH) {
+                taken.insert((kind, name), resource.to_string());
+            }
             let Some(path) = path_of(resource) else { continue };
             match finder.locate(&path) {
                 Ok(place) => {
-                    if let Some(other) = taken.insert(place.real.clone(), resource.to_string()) {
+                    if let Some(other) = taken.insert((PATH, place.real.clone()), resource.to_string()) {
                         let message = format!(
                             "is the same place as {other}, {}, by way of a link: leave one of them",
                             place.real
@@ -202,11 +209,20 @@ impl<'a> Planner<'a> {
                 Err(error) => self.refused(resource, &error),
             }
         }
-        let is_recursive = |resource: &Resource| matches!(resource, Resource::Directory(d) if d.recursive);
-        if own.iter().any(is_recursive) {
-            for resource in others {
+        for other in others {
+            let keeps = is_older(other, request);
+            for resource in &other.revision.resources {
                 // What cannot be found is not there to be left alone.
                 let place = path_of(resource).and_then(|path| finder.locate(&path).ok());
+                let names = resource.claims().into_iter().filter(|(kind, _)| *kind != PATH);
+                let claims = names.chain(place.as_ref().map(|place| (PATH, place.real.clone())));
+                if let Some(mine) = claims.filter(|_| keeps).find_map(|claim| taken.get(&claim)) {
+                    let with = &other.revision.node_bootstrap;
+                    let message = format!(
+                        "belongs to the NodeBootstrap {with} on this host: take it out of one of them; if {with} is gone, remove {STATE_DIR}/{with}"
+                    );
+                    self.problem(mine.clone(), "Conflict", message);
+                }
                 if let Some(place) = place {
                     skip.entry(place.real).or_insert(skip_of(resource));
                 }
@@ -453,6 +469,14 @@ pub(crate) fn path_of(resource: &Resource) -> Option<String> {
         Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) => Some(resource.name().to_owned()),
         Resource::Unit(unit) => unit.content.as_ref().map(|_| crds::revision::Unit::path_of(&unit.name)),
     }
+}
+
+/// Whether another NodeBootstrap keeps what both claim: the one that was created first, as the operator has it. What was
+/// applied by hand, by whoever stands before the machine, has no age: it keeps what it has, and takes nothing.
+fn is_older(other: &Begun, mine: &Request) -> bool {
+    other.created.is_empty()
+        || mine.created.is_empty()
+        || (&other.created, &other.revision.node_bootstrap) < (&mine.created, &mine.revision.node_bootstrap)
 }
 
 fn skip_of(resource: &Resource) -> Skip {

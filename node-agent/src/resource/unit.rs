@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::UnitName;
 use crds::report::Disruption;
 use crds::revision::{Resource, Unit};
 
 use super::file::plan_content;
 use super::{Action, Change, Planner, is_below};
 use crate::host::Kind;
-use crate::host::install::{self, UNIT_PATH};
+use crate::host::install::{self, LINK_FOLDERS, Link, UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 
@@ -49,18 +50,20 @@ pub(crate) fn plan(resources: &[Resource], owed: &BTreeSet<String>, planner: &mu
     }
     // What stops comes before what starts: it may hold what the other needs.
     later.sort_by_key(|(change, _)| change.disruption == Disruption::None);
-    let stopped: BTreeSet<String> = later
+    let decided: BTreeSet<String> = later
         .iter()
         .filter_map(|(_, action)| match action {
-            Action::Stop { unit } => Some(unit.clone()),
+            Action::Stop { unit } | Action::Start { unit } => Some(unit.clone()),
             _ => None,
         })
+        // What shall not run needs no restart.
+        .chain(units.iter().filter(|unit| unit.active == Some(false)).map(|unit| unit.name.to_string()))
         .collect();
     for (change, action) in later {
         planner.step(change, action);
     }
     if runs {
-        plan_restarts(owed, &stopped, planner);
+        plan_restarts(owed, &decided, planner);
     }
 }
 
@@ -80,6 +83,10 @@ fn unit_files(resources: &[Resource]) -> BTreeSet<String> {
 fn plan_file(unit: &Unit, planner: &mut Planner<'_>) -> Option<bool> {
     let Some(content) = &unit.content else { return Some(false) };
     let resource = format!("unit {}", unit.name);
+    if planner.units.get(unit.name.as_str()).is_some_and(UnitState::is_masked) {
+        planner.problem(resource, "UnitMasked", masked(&unit.name));
+        return None;
+    }
     let path = Unit::path_of(&unit.name);
     let place = planner.place(&path)?;
     // systemd's own folder is no folder of the user's: nobody has to list it.
@@ -125,19 +132,26 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
         }
         return false;
     }
+    let is_unwanted = unit.enabled != Some(true) && unit.active != Some(true);
     if !state.is_known() && !is_written {
+        if is_unwanted && (unit.enabled, unit.active) != (None, None) {
+            // It shall neither run nor be enabled, and does not.
+            return false;
+        }
         let message = "systemd does not know it, and nothing here writes its file: give its content, or correct its name"
             .to_owned();
         planner.problem(resource, "UnitUnknown", message);
         return false;
     }
-    let wants = unit.enabled == Some(true) || unit.active == Some(true);
-    if wants && (state.load == "masked" || state.file.starts_with("masked")) {
-        let message = format!("it is masked: run systemctl unmask {name} on the host");
-        planner.problem(resource, "UnitMasked", message);
+    if !is_unwanted && state.is_masked() {
+        planner.problem(resource, "UnitMasked", masked(&unit.name));
         return false;
     }
     true
+}
+
+fn masked(name: &UnitName) -> String {
+    format!("it is masked: run systemctl unmask {name} on the host")
 }
 
 fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
@@ -165,7 +179,7 @@ fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
                 return planner.problem(resource, "NoInstallSection", message);
             }
             // After an edit of [Install] a unit counts as enabled by its old links.
-            let complete = links.iter().flatten().all(|link| has_link(&link.path, planner));
+            let complete = links.is_none_or(|links| has_exactly(&links, &name, planner));
             if !state.is_enabled() {
                 planner
                     .step(change("enable", "was not enabled"), Action::Enable { unit: name, again: false });
@@ -183,13 +197,21 @@ fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
     }
 }
 
-fn has_link(path: &str, planner: &Planner<'_>) -> bool {
-    planner
-        .host
-        .root
-        .locate(path)
-        .and_then(|place| place.look())
-        .is_ok_and(|meta| meta.is_some_and(|meta| meta.kind == Kind::Link))
+/// Whether these links enable the unit, and no others do.
+fn has_exactly(links: &[Link], unit: &str, planner: &Planner<'_>) -> bool {
+    let root = &planner.host.root;
+    let is_link = |path: &str| {
+        let look = root.locate(path).and_then(|place| place.look());
+        look.is_ok_and(|meta| meta.is_some_and(|meta| meta.kind == Kind::Link))
+    };
+    let wanted: BTreeSet<&str> = links.iter().map(|link| link.path.as_str()).collect();
+    let folders = root.directories_in(UNIT_DIRECTORY).unwrap_or_default();
+    let others = folders
+        .iter()
+        .filter(|folder| LINK_FOLDERS.iter().any(|(_, ending)| folder.ends_with(&format!(".{ending}"))))
+        .map(|folder| format!("{UNIT_DIRECTORY}/{folder}/{unit}"))
+        .filter(|path| !wanted.contains(path.as_str()));
+    wanted.iter().all(|path| is_link(path)) && !others.into_iter().any(|path| is_link(&path))
 }
 
 /// Plans starting or stopping; a restart for new content is noted with the others.
@@ -217,35 +239,49 @@ fn plan_active(
     }
     let restarts = state.is_running() && planner.restarts.contains_key(&name);
     (unit.active == Some(true) && !state.is_active() && !restarts).then(|| {
+        let found = if state.loops { "ended again and again" } else { "did not run" };
         let change = Change {
             resource,
             change: "start".to_owned(),
-            found: "did not run".to_owned(),
+            found: found.to_owned(),
             disruption: Disruption::None,
         };
         (change, Action::Start { unit: name })
     })
 }
 
-/// Each unit that runs and has a reason is restarted once, last of all.
-fn plan_restarts(owed: &BTreeSet<String>, stopped: &BTreeSet<String>, planner: &mut Planner<'_>) {
+/// Each unit that runs and has a reason is restarted once, last of all. One whose restart is owed ran before: if it does
+/// not any more, that restart failed, and it is owed until the unit runs again.
+fn plan_restarts(owed: &BTreeSet<String>, decided: &BTreeSet<String>, planner: &mut Planner<'_>) {
     let mut restarts: BTreeMap<String, Vec<String>> = std::mem::take(&mut planner.restarts);
     for unit in owed {
-        restarts.entry(unit.clone()).or_default().push("a run that was interrupted".to_owned());
+        restarts.entry(unit.clone()).or_default().push("a run that did not end well".to_owned());
     }
     for (unit, mut because) in restarts {
-        if stopped.contains(&unit) || !planner.units.get(&unit).is_some_and(UnitState::is_running) {
+        let state = planner.units.get(&unit).cloned().unwrap_or_default();
+        if decided.contains(&unit) || !state.is_known() || state.is_masked() {
             continue;
         }
-        because.dedup();
-        let more = if because.len() > 1 { format!(" and {} more", because.len() - 1) } else { String::new() };
-        let change = Change {
-            resource: format!("unit {unit}"),
-            change: format!("restart, because of {}{more}", because.first().cloned().unwrap_or_default()),
-            found: "ran with what was there before".to_owned(),
-            disruption: Disruption::Restart,
-        };
-        planner.step(change, Action::Restart { unit });
+        if state.is_running() {
+            because.dedup();
+            let more =
+                if because.len() > 1 { format!(" and {} more", because.len() - 1) } else { String::new() };
+            let change = Change {
+                resource: format!("unit {unit}"),
+                change: format!("restart, because of {}{more}", because.first().cloned().unwrap_or_default()),
+                found: "ran with what was there before".to_owned(),
+                disruption: Disruption::Restart,
+            };
+            planner.step(change, Action::Restart { unit });
+        } else if owed.contains(&unit) {
+            let change = Change {
+                resource: format!("unit {unit}"),
+                change: "start, since it did not survive its restart".to_owned(),
+                found: "did not survive its restart".to_owned(),
+                disruption: Disruption::None,
+            };
+            planner.step(change, Action::Start { unit });
+        }
     }
 }
 

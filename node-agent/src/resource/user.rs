@@ -1,15 +1,20 @@
-//! Users. New ones are locked. Primary group, home and shell follow the spec; another number is a problem, never changed.
+//! Users. New ones are locked. Primary group, home and shell follow the spec where it names them; another number is a
+//! problem, never changed.
 
 use std::collections::BTreeSet;
 
 use crds::report::Disruption;
 use crds::revision::User;
+use crds::{AccountRef, HostPath};
 
 use super::{Action, Change, Differences, Planner};
 use crate::host::accounts;
 
 /// Shells that let nobody in, the one that hosts prefer first.
 const NO_LOGIN: &[&str] = &["/usr/sbin/nologin", "/sbin/nologin", "/usr/bin/false", "/bin/false"];
+
+/// As Debian has it: a home that no host has.
+const NO_HOME: &str = "/nonexistent";
 
 pub(crate) fn plan(users: &[&User], planner: &mut Planner<'_>) {
     // No free number is taken that another entry asks for.
@@ -23,27 +28,29 @@ pub(crate) fn plan(users: &[&User], planner: &mut Planner<'_>) {
 fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
     let name = user.name.as_str();
     let resource = format!("user {name}");
-    let gid = match planner.gid(&user.group) {
-        // A number without a group would leave the user in a group that has no name.
-        Some(gid) if gid == 0 || planner.accounts.gid_taken(gid).is_some() => Some(gid),
-        _ => {
-            let message = format!(
-                "its primary group {} is neither on this host nor in groups: add it there, or name another",
-                user.group
-            );
-            planner.problem(&resource, "NoSuchGroup", message);
-            None
+    if planner.accounts.is_damaged(name) {
+        let message = "its line in /etc/passwd cannot be understood: correct it with vipw".to_owned();
+        planner.problem(resource, "AccountDamaged", message);
+        return;
+    }
+    let found = planner.accounts.user(name).cloned();
+    // What the spec does not say stays as it is; of a new user it is what useradd would choose.
+    let gid = match (&user.group, &found) {
+        (None, Some(found)) => Some(found.gid),
+        (asked, _) => {
+            let group = asked.clone().unwrap_or_else(|| AccountRef::from(&user.name));
+            group_of(&resource, &group, planner)
         }
     };
-    let found = planner.accounts.user(name).cloned();
-    let shell = shell(user, found.as_ref(), planner);
+    let home = user.home.as_ref().map(ToString::to_string);
+    let shell = match (&user.shell, &found) {
+        (None, Some(found)) => found.shell.clone(),
+        (asked, _) => shell(name, asked.as_ref(), planner),
+    };
     let Some(found) = found else {
         if let (Some(uid), Some(gid)) = (new_uid(user, reserved, planner), gid) {
-            add(
-                resource,
-                accounts::User { name: name.to_owned(), uid, gid, home: user.home.clone(), shell },
-                planner,
-            );
+            let home = home.unwrap_or_else(|| NO_HOME.to_owned());
+            add(resource, accounts::User { name: name.to_owned(), uid, gid, home, shell }, planner);
         }
         return;
     };
@@ -56,7 +63,8 @@ fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
         return;
     }
     let Some(gid) = gid else { return };
-    let wanted = accounts::User { gid, home: user.home.clone(), shell, ..found.clone() };
+    let home = home.unwrap_or_else(|| found.home.clone());
+    let wanted = accounts::User { gid, home, shell, ..found.clone() };
     let mut differences = Differences::default();
     if wanted.gid != found.gid {
         let (old, new) = (planner.accounts.group_name(found.gid), planner.accounts.group_name(gid));
@@ -73,6 +81,21 @@ fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
     if !differences.is_empty() {
         planner.accounts.change_user(wanted.clone());
         planner.step(differences.change(resource), Action::ChangeUser(wanted));
+    }
+}
+
+/// The number of a primary group; a problem if there is none.
+fn group_of(resource: &str, group: &AccountRef, planner: &mut Planner<'_>) -> Option<u32> {
+    match planner.gid(group) {
+        // A number without a group would leave the user in a group that has no name.
+        Some(gid) if gid == 0 || planner.accounts.gid_taken(gid).is_some() => Some(gid),
+        _ => {
+            let message = format!(
+                "its primary group {group} is neither on this host nor in groups: add it there, or name another"
+            );
+            planner.problem(resource, "NoSuchGroup", message);
+            None
+        }
     }
 }
 
@@ -115,7 +138,7 @@ fn new_uid(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) -> 
 }
 
 /// The shell that a user gets: the one asked for if the host has it, else its own nologin where one was asked for.
-fn shell(user: &User, found: Option<&accounts::User>, planner: &mut Planner<'_>) -> String {
+fn shell(name: &str, asked: Option<&HostPath>, planner: &mut Planner<'_>) -> String {
     let has = |path: &str| {
         planner
             .host
@@ -124,23 +147,16 @@ fn shell(user: &User, found: Option<&accounts::User>, planner: &mut Planner<'_>)
             .is_ok_and(|place| place.look().is_ok_and(|meta| meta.is_some()))
     };
     let own = NO_LOGIN.iter().copied().find(|path| has(path)).unwrap_or(NO_LOGIN[0]);
-    let Some(asked) = user.shell.as_ref().map(ToString::to_string) else {
-        // Any shell that lets nobody in does where none was asked for.
-        let present =
-            found.map(|found| found.shell.as_str()).filter(|shell| is_no_login(shell) && has(shell));
-        return present.unwrap_or(own).to_owned();
-    };
+    let Some(asked) = asked.map(ToString::to_string) else { return own.to_owned() };
     if has(&asked) {
         return asked;
     }
     if is_no_login(&asked) {
-        planner
-            .warn(format!("user {}: this host has no shell {asked}: {own} is used, write that", user.name));
+        planner.warn(format!("user {name}: this host has no shell {asked}: {own} is used, write that"));
         return own.to_owned();
     }
     planner.warn(format!(
-        "user {}: this host has no shell {asked}: it is written as asked, but nobody can log in with it; {own} says so on purpose",
-        user.name
+        "user {name}: this host has no shell {asked}: it is written as asked, but nobody can log in with it; {own} says so on purpose"
     ));
     asked
 }

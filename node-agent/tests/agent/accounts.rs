@@ -48,15 +48,19 @@ async fn shadows_that_the_host_does_not_have_are_not_made() {
 }
 
 #[tokio::test]
-async fn an_existing_user_follows_in_group_home_and_shell_and_keeps_the_rest() {
+async fn an_existing_user_follows_in_what_the_spec_names_and_keeps_the_rest() {
     let machine = Machine::new();
     machine.write("/etc/passwd", &format!("{PASSWD}k:secret:300:50:The K:/home/k:/bin/bash\n"));
-    machine.write("/bin-sh", "");
-    let request = request(json!({
-        "groups": [{"name": "k"}],
-        "users": [{"name": "k", "home": "/srv/k"}],
-    }));
-    let made = machine.apply(&request).await.unwrap();
+    let named = |more: serde_json::Value| {
+        let mut user = json!({"name": "k"});
+        user.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        request(json!({"groups": [{"name": "k"}], "users": [user, {"name": "daemon"}]}))
+    };
+    assert_eq!(lines(machine.plan(&named(json!({}))).await.changes()), ["group k: create with gid 999"]);
+    let made = machine
+        .apply(&named(json!({"group": "k", "home": "/srv/k", "shell": "/usr/sbin/nologin"})))
+        .await
+        .unwrap();
     assert_eq!(
         lines(&made)[1],
         "user k: primary group staff to k, home /home/k to /srv/k, shell /bin/bash to /usr/sbin/nologin"
@@ -68,16 +72,25 @@ async fn an_existing_user_follows_in_group_home_and_shell_and_keeps_the_rest() {
 }
 
 #[tokio::test]
-async fn a_shell_that_lets_nobody_in_is_as_good_as_another() {
+async fn a_shell_that_the_host_lacks_is_a_warning_that_names_one() {
     let machine = Machine::new();
-    machine.directory("/bin");
-    machine.write("/bin/false", "");
-    machine.write("/etc/passwd", &format!("{PASSWD}k:x:300:50::/nonexistent:/bin/false\n"));
-    assert!(machine.plan(&request(json!({"users": [{"name": "k", "group": "staff"}]}))).await.is_empty());
-    let asked = request(json!({"users": [{"name": "k", "group": "staff", "shell": "/usr/bin/fish"}]}));
-    let plan = machine.plan(&asked).await;
-    assert_eq!(lines(plan.changes()), ["user k: shell /bin/false to /usr/bin/fish"]);
+    let user = |shell: &str| request(json!({"users": [{"name": "k", "group": "staff", "shell": shell}]}));
+    let plan = machine.plan(&user("/usr/bin/fish")).await;
+    assert!(lines(plan.changes())[0].ends_with("shell /usr/bin/fish"), "{plan:?}");
     assert!(plan.warnings[0].contains("no shell /usr/bin/fish"), "{:?}", plan.warnings);
+    let plan = machine.plan(&user("/bin/nologin")).await;
+    assert!(lines(plan.changes())[0].ends_with("shell /usr/sbin/nologin"), "{plan:?}");
+    assert!(plan.warnings[0].contains("/usr/sbin/nologin is used, write that"), "{:?}", plan.warnings);
+}
+
+#[tokio::test]
+async fn a_line_that_cannot_be_understood_is_not_written_over() {
+    let machine = Machine::new();
+    let damaged = format!("{PASSWD}k:x:what:50::/home/k:/bin/bash\n");
+    machine.write("/etc/passwd", &damaged);
+    let plan = machine.plan(&request(json!({"users": [{"name": "k", "group": "staff"}]}))).await;
+    assert_eq!(reasons(&plan), ["user k: AccountDamaged"]);
+    assert_eq!(machine.read("/etc/passwd"), damaged);
 }
 
 #[tokio::test]

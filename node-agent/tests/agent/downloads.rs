@@ -84,21 +84,22 @@ async fn fails(machine: &Machine, binary: Value) -> (String, String) {
     let failure = machine.apply(&spec).await.unwrap_err();
     assert_eq!(machine.tree(), before, "nothing is half done, and files wait for the downloads");
     assert_eq!(machine.leftovers(), Vec::<String>::new());
+    assert_eq!(std::fs::read_dir(machine.path("/var/lib/nodebootstrap/.cache")).unwrap().count(), 0);
     (failure.reason, failure.message)
 }
 
 #[tokio::test]
 async fn a_good_one_is_installed_whole_with_its_mode_and_not_fetched_again() {
-    let (machine, server) = (Machine::new(), serve().await);
+    let server = serve().await;
     for path in ["/good", "/redirect", "/good-{arch}"] {
-        let _ = std::fs::remove_file(machine.path("/usr/local/sbin/kubelet"));
+        let machine = Machine::new();
         let spec = request(json!({"binaries": [binary(&format!("{}{path}", server.address), &[])]}));
         machine.apply(&spec).await.unwrap();
         assert_eq!(std::fs::read(machine.path("/usr/local/sbin/kubelet")).unwrap(), PROGRAM);
         assert_eq!(machine.access("/usr/local/sbin/kubelet"), (0, 0, 0o755));
         assert!(machine.plan(&spec).await.is_empty());
+        assert_eq!(machine.leftovers(), Vec::<String>::new());
     }
-    assert_eq!(machine.leftovers(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -205,10 +206,46 @@ async fn one_that_fails_among_several_leaves_none() {
     let (machine, server) = (Machine::new(), serve().await);
     let mut good = binary(&format!("{}/good", server.address), &[]);
     good["path"] = json!("/opt/good");
-    let spec = request(json!({"binaries": [good, binary(&format!("{}/missing", server.address), &[])]}));
+    let mut missing = binary(&format!("{}/missing", server.address), &[]);
+    missing["sha256"] = json!({"amd64": "ab".repeat(32), "arm64": "ab".repeat(32)});
+    let spec = request(json!({"binaries": [good, missing]}));
     let before = machine.tree();
     machine.apply(&spec).await.unwrap_err();
     assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn what_was_fetched_once_is_not_fetched_again_and_kept_while_it_is_asked_for() {
+    let whole = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}",
+        PROGRAM.len(),
+        String::from_utf8_lossy(PROGRAM)
+    );
+    let (machine, server) = (Machine::new(), serve_raw(vec![whole]).await);
+    let one = binary(&format!("{}/once", server.address), &[]);
+    let mut two = one.clone();
+    two["path"] = json!("/opt/two");
+    machine.apply(&request(json!({"binaries": [one]}))).await.unwrap();
+    let both = request(json!({"binaries": [one, two]}));
+    machine.apply(&both).await.unwrap();
+    std::fs::write(machine.path("/opt/two"), "changed in place").unwrap();
+    std::fs::remove_file(machine.path("/usr/local/sbin/kubelet")).unwrap();
+    machine.apply(&both).await.unwrap();
+    for path in ["/opt/two", "/usr/local/sbin/kubelet"] {
+        assert_eq!(std::fs::read(machine.path(path)).unwrap(), PROGRAM);
+    }
+    assert_eq!(server.requests.load(Ordering::SeqCst), 1);
+
+    // What is damaged there is not believed.
+    let cached = || std::fs::read_dir(machine.path("/var/lib/nodebootstrap/.cache")).unwrap().next();
+    std::fs::write(cached().unwrap().unwrap().path(), "damaged").unwrap();
+    std::fs::remove_file(machine.path("/opt/two")).unwrap();
+    machine.apply(&both).await.unwrap();
+    assert_eq!(std::fs::read(machine.path("/opt/two")).unwrap(), PROGRAM);
+    assert_eq!(server.requests.load(Ordering::SeqCst), 2);
+
+    machine.apply(&request(json!({"groups": [{"name": "k"}]}))).await.unwrap();
+    assert!(cached().is_none(), "nobody asks for it any more");
 }
 
 #[tokio::test]
@@ -223,7 +260,7 @@ async fn progress_is_told() {
     let spec = request(json!({"binaries": [binary(&format!("{}/good", server.address), &[])]}));
     let (host, told) = (machine.host(), Told(RefCell::default()));
     let plan = node_agent::engine::plan(&host, &spec).await.unwrap();
-    node_agent::engine::apply(&host, &spec, &plan, &told, &Default::default()).await.unwrap();
+    node_agent::engine::fetch(&host, &plan, &told, &Default::default()).await.unwrap();
     let total = PROGRAM.len() as u64;
     assert_eq!(told.0.borrow().last(), Some(&(total, Some(total))));
 }

@@ -83,6 +83,7 @@ async fn all_problems_are_told_at_once_and_nothing_is_changed() {
         ]
     );
     assert_eq!(plan.steps.len(), 0, "a plan with problems has no changes to begin with");
+    assert_eq!(lines(&plan.held_back), ["group good: create with gid 999"]);
     let failure = machine.apply(&request).await.unwrap_err();
     assert_eq!(failure.reason, "IdTaken");
     assert!(
@@ -149,18 +150,43 @@ async fn secrets_are_written_and_shown_nowhere() {
     assert_eq!(reasons(&machine.plan(&request).await), ["file /etc/secret: PayloadMissing"]);
 }
 
+fn named(name: &str, created: &str, spec: serde_json::Value) -> node_agent::engine::Request {
+    let request = crate::support::try_request(name, spec, &Default::default()).unwrap();
+    node_agent::engine::Request { created: created.to_owned(), ..request }
+}
+
 #[tokio::test]
-async fn what_another_node_bootstrap_claims_on_this_host_is_told() {
+async fn what_an_older_node_bootstrap_has_on_this_host_stays_its_own() {
     let machine = Machine::new();
-    let spec = json!({"files": [{"path": "/etc/motd", "content": "a"}], "groups": [{"name": "a"}]});
-    machine
-        .apply(&crate::support::try_request("first", spec.clone(), &Default::default()).unwrap())
-        .await
-        .unwrap();
-    let second = crate::support::try_request("second", spec, &Default::default()).unwrap();
-    let conflicts = node_agent::engine::conflicts(&machine.host(), &second.revision).unwrap();
-    let shown: Vec<_> = conflicts.iter().map(|c| format!("{} with {}", c.resource, c.with)).collect();
-    assert_eq!(shown, ["group a with first", "file /etc/motd with first"]);
-    machine.host().state.forget("first").unwrap();
-    assert_eq!(node_agent::engine::conflicts(&machine.host(), &second.revision).unwrap(), []);
+    machine.directory("/usr/bin");
+    machine.link("/bin", "usr/bin");
+    let (old, young, by_hand) = ("2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z", "");
+    let spec = |path: &str| json!({"files": [{"path": path, "content": path}], "groups": [{"name": "a"}]});
+    let conflicts = ["group a: Conflict", "file /usr/bin/x: Conflict"];
+
+    // By way of a link it is the same place, which nobody but the host can tell.
+    machine.apply(&named("first", old, spec("/bin/x"))).await.unwrap();
+    let plan = machine.plan(&named("second", young, spec("/usr/bin/x"))).await;
+    assert_eq!(reasons(&plan), conflicts);
+    assert_eq!(
+        plan.problems[1].message,
+        "belongs to the NodeBootstrap first on this host: take it out of one of them; if first is gone, remove /var/lib/nodebootstrap/first"
+    );
+    // The older one is not stopped by what a younger one began before it.
+    let older = named("zeroth", "2025-01-01T00:00:00Z", spec("/usr/bin/x"));
+    assert_eq!(reasons(&machine.plan(&older).await), Vec::<String>::new());
+    // Of two that are as old as each other the name decides.
+    assert_eq!(reasons(&machine.plan(&named("second", old, spec("/usr/bin/x"))).await), conflicts);
+    assert!(machine.plan(&named("alpha", old, spec("/usr/bin/x"))).await.problems.is_empty());
+    // By hand nothing is taken, and what is had by hand is kept.
+    assert_eq!(reasons(&machine.plan(&named("hand", by_hand, spec("/usr/bin/x"))).await), conflicts);
+    node_agent::engine::forget(&machine.host(), "first").unwrap();
+    machine.apply(&named("hand", by_hand, spec("/usr/bin/x"))).await.unwrap();
+    assert_eq!(reasons(&machine.plan(&older).await), conflicts);
+
+    node_agent::engine::forget(&machine.host(), "hand").unwrap();
+    assert!(machine.plan(&older).await.problems.is_empty());
+    let left: Vec<_> =
+        machine.untouched().into_keys().filter(|path| path.starts_with("var/lib/nodebootstrap/")).collect();
+    assert_eq!(left, ["var/lib/nodebootstrap/.lock"], "nothing of ours stays");
 }

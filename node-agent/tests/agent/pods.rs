@@ -351,3 +351,54 @@ async fn a_unit_that_does_not_start_is_told_and_tried_again() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_download_that_does_not_end_holds_up_neither_a_new_word_nor_other_runs() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/kubelet", listener.local_addr().unwrap());
+    let digest = "ab".repeat(32);
+    let spec = json!({"binaries": [{"path": "/opt/kubelet", "url": url, "sha256": {"amd64": digest, "arm64": digest}}]});
+    let slow = api.put(&request(spec), None);
+    let next = api.put(&request(json!({"groups": [{"name": "next"}]})), None);
+    api.tell(json!({"revision": slow}));
+    with_agent(&machine, &api, async {
+        // It asks, and gets no answer.
+        let (_held, _) = listener.accept().await.unwrap();
+        let status = api.until_phase("Applying").await;
+        let message = status["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("1 change under way, now binary /opt/kubelet: download http"),
+            "{message}"
+        );
+        assert!(machine.host().state.try_lock().unwrap().is_some(), "others may work meanwhile");
+        api.tell(json!({"revision": next}));
+        let status = api.until_phase("Ready").await;
+        assert_eq!(status["revision"], json!(next));
+        assert_eq!(std::fs::read_dir(machine.path("/var/lib/nodebootstrap/.cache")).unwrap().count(), 0);
+
+        api.tell(json!({"revision": slow}));
+        let (_held, _) = listener.accept().await.unwrap();
+        api.tell(json!({"revision": slow, "leave": "Retain"}));
+        api.until_phase("Left").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lock_that_another_run_holds_is_told() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    let lock = machine.host().state.try_lock().unwrap().unwrap();
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Applying").await;
+        assert_eq!(
+            status["message"],
+            "waits until another run on this host is done: somebody holds /var/lib/nodebootstrap/.lock"
+        );
+        drop(lock);
+        api.until_phase("Ready").await;
+    })
+    .await;
+}

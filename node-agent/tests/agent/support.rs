@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crds::revision::{Identity, Values, render};
 use node_agent::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
 use node_agent::host::offline::Offline;
-use node_agent::host::systemd::{Answer, Systemd, UnitState};
+use node_agent::host::systemd::{Answer, Job, Systemd, UnitState};
 use node_agent::host::{Host, Root};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -53,15 +53,16 @@ impl Fake {
         self.units.borrow_mut().insert(unit.to_owned(), state);
     }
 
-    fn note(&self, word: &str, unit: &str, active: &str) -> Answer<'_, ()> {
+    fn note(&self, word: &str, unit: &str, active: &str) -> Answer<'_, Job<'_>> {
         self.asked.borrow_mut().push(format!("{word} {unit}"));
         let result = if self.broken.borrow().as_deref() == Some(unit) {
+            self.units.borrow_mut().entry(unit.to_owned()).or_default().active = "failed".to_owned();
             Err(node_agent::host::HostError::Systemd(format!("{unit} failed to {word}")))
         } else {
             self.units.borrow_mut().entry(unit.to_owned()).or_default().active = active.to_owned();
             Ok(())
         };
-        Box::pin(async move { result })
+        Box::pin(async move { Ok::<Job<'_>, _>(Box::pin(async move { result })) })
     }
 }
 
@@ -116,15 +117,15 @@ impl Systemd for Handle {
         })
     }
 
-    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+    fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.0.note("start", unit, "active")
     }
 
-    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+    fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.0.note("stop", unit, "inactive")
     }
 
-    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
+    fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.0.note("restart", unit, "active")
     }
 }
@@ -239,14 +240,16 @@ impl Machine {
         let host = self.host();
         let plan = engine::plan(&host, request).await.expect("a plan");
         let stop = CancellationToken::new();
+        engine::fetch(&host, &plan, &Quiet, &stop).await?;
+        let lock = host.state.try_lock().expect("a lock").expect("nobody else works here");
         if changes == usize::MAX {
-            return engine::apply(&host, request, &plan, &Quiet, &stop).await;
+            return engine::apply(&host, request, &plan, lock, &Quiet, &stop).await;
         }
         let observer = StopAfter { stop: stop.clone(), left: Cell::new(changes) };
         if changes == 0 {
             stop.cancel();
         }
-        engine::apply(&host, request, &plan, &observer, &stop).await
+        engine::apply(&host, request, &plan, lock, &observer, &stop).await
     }
 
     /// Everything on the machine but the agent's own state: kind, owner, mode, content of each path.
@@ -307,7 +310,12 @@ pub(crate) fn try_request(name: &str, mut spec: Value, values: &Values) -> Resul
     let spec = serde_json::from_value(spec).map_err(|error| error.to_string())?;
     let identity = Identity { node_bootstrap: name.to_owned(), uid: "u".to_owned(), cluster: "c".to_owned() };
     let rendered = render(&identity, &spec, values, b"key").map_err(|error| error.to_string())?;
-    Ok(Request { name: rendered.name, revision: rendered.revision, payload: Payload::from(rendered.payload) })
+    Ok(Request {
+        name: rendered.name,
+        created: "2026-01-01T00:00:00Z".to_owned(),
+        revision: rendered.revision,
+        payload: Payload::from(rendered.payload),
+    })
 }
 
 /// The changes of a plan, each as `resource: change`.

@@ -73,7 +73,7 @@ async fn a_restart_that_a_killed_run_owed_is_made_by_the_next() {
     assert_eq!((machine.read("/etc/a").as_str(), machine.systemd.take_asked().len()), ("2", 0));
 
     let plan = machine.plan(&spec("2")).await;
-    assert_eq!(lines(plan.changes()), ["unit app.service: restart, because of a run that was interrupted"]);
+    assert_eq!(lines(plan.changes()), ["unit app.service: restart, because of a run that did not end well"]);
     assert_eq!(plan.disruption(), Disruption::Restart);
     machine.apply(&spec("2")).await.unwrap();
     assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
@@ -83,6 +83,75 @@ async fn a_restart_that_a_killed_run_owed_is_made_by_the_next() {
     machine.apply_until(&spec("3"), 1).await.unwrap_err();
     machine.apply(&request(json!({"groups": [{"name": "k"}]}))).await.unwrap();
     assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
+}
+
+#[tokio::test]
+async fn a_restart_that_fails_is_owed_until_the_unit_runs_again() {
+    let machine = Machine::new();
+    machine.systemd.set("app.service", "active");
+    let spec = |content: &str| {
+        request(json!({
+            "files": [{"path": "/etc/a", "content": content, "onChange": {"restart": ["app.service"]}}],
+            "units": [{"name": "own.service", "content": format!("{HELLO}# {content}\n")}],
+        }))
+    };
+    machine.systemd.set("own.service", "active");
+    machine.apply(&spec("1")).await.unwrap();
+    for unit in ["app.service", "own.service"] {
+        for unit in ["app.service", "own.service"] {
+            machine.systemd.set(unit, "active");
+        }
+        *machine.systemd.broken.borrow_mut() = Some(unit.to_owned());
+        let bad = spec(&format!("bad for {unit}"));
+        let failure = machine.apply(&bad).await.unwrap_err();
+        assert_eq!(failure.message, format!("unit {unit}: {unit} failed to restart"));
+        for _ in 0..2 {
+            let plan = machine.plan(&bad).await;
+            let planned = lines(plan.changes());
+            let start = format!("unit {unit}: start, since it did not survive its restart");
+            assert!(plan.is_owed() && planned.contains(&start), "{planned:?}");
+            let failure = machine.apply(&bad).await.unwrap_err();
+            assert_eq!(failure.message, format!("unit {unit}: {unit} failed to start"));
+        }
+        // What shall not run, or cannot, needs no restart.
+        let stopped = request(json!({"units": [{"name": unit, "active": false}]}));
+        assert!(!lines(machine.plan(&stopped).await.changes()).join(" ").contains(&format!("{unit}: start")));
+
+        *machine.systemd.broken.borrow_mut() = None;
+        machine.systemd.take_asked();
+        machine.apply(&spec("good")).await.unwrap();
+        assert!(machine.systemd.take_asked().contains(&format!("start {unit}")));
+        let plan = machine.plan(&spec("good")).await;
+        assert!(plan.is_empty() && !plan.is_owed(), "{plan:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_ends_again_and_again_does_not_count_as_running() {
+    let machine = Machine::new();
+    machine.write("/etc/systemd/system/app.service", HELLO);
+    machine.systemd.set("app.service", "active");
+    let spec = request(json!({"units": [{"name": "app.service", "active": true}]}));
+    assert!(machine.plan(&spec).await.is_empty());
+    machine.systemd.units.borrow_mut().get_mut("app.service").unwrap().loops = true;
+    let plan = machine.plan(&spec).await;
+    assert_eq!(
+        plan.changes().map(|change| change.found.as_str()).collect::<Vec<_>>(),
+        ["ended again and again"]
+    );
+    // New content is a reason to restart it, as for any that runs.
+    let edited = request(
+        json!({"units": [{"name": "app.service", "content": "[Service]\nExecStart=/y\n", "active": true}]}),
+    );
+    machine.apply(&edited).await.unwrap_err();
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart app.service"]);
+}
+
+#[tokio::test]
+async fn a_unit_that_the_host_lacks_neither_runs_nor_is_enabled() {
+    let machine = Machine::new();
+    let spec = request(json!({"units": [{"name": "ghost.service", "active": false, "enabled": false}]}));
+    assert!(machine.plan(&spec).await.is_empty());
 }
 
 #[tokio::test]
@@ -121,7 +190,7 @@ async fn units_that_cannot_be_had_are_problems() {
         found,
         [
             "unit ghost.service: UnitUnknown",
-            "unit masked.service: PathOccupied",
+            "unit masked.service: UnitMasked",
             "unit plain.service: NoInstallSection",
             "unit t@.service: UnitUnknown",
         ]
@@ -159,6 +228,11 @@ async fn an_edit_of_the_install_section_is_followed() {
     assert!(machine.is_there("/etc/systemd/system/b.target.wants/hello.service"));
     assert!(machine.systemd.take_asked().contains(&"reenable hello.service".to_owned()));
     assert!(machine.plan(&spec("a.target b.target")).await.is_empty());
+    // Also where a target was taken out.
+    let plan = machine.plan(&spec("b.target")).await;
+    assert!(
+        lines(plan.changes()).contains(&"unit hello.service: enable again, as [Install] says now".to_owned())
+    );
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod nodes;
 mod removal;
 mod rollout;
 mod security;
+mod services;
 mod story;
 
 use anyhow::Result;
@@ -49,8 +50,12 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     downloads::a_redirect_is_followed,
     downloads::a_mirror_stands_in,
     conflicts::the_older_keeps_a_path_and_the_younger_says_so,
+    conflicts::two_paths_that_are_one_by_way_of_a_link_are_a_conflict,
     rollout::a_restart_takes_one_node_at_a_time,
+    rollout::a_restart_that_fails_stops_the_rollout,
     rollout::a_missing_reference_is_told_and_followed_when_it_comes,
+    services::a_service_that_keeps_ending_is_not_ready,
+    services::a_step_that_does_not_end_holds_up_nothing_else,
     security::an_agent_may_write_its_own_status_and_nothing_else,
     security::a_secret_reaches_the_file_and_nothing_else,
     nodes::a_node_that_loses_its_label_leaves,

@@ -1,11 +1,61 @@
 //! Order across nodes, and what a spec refers to.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+
 use anyhow::{Context, Result, ensure};
-use crds::report::Disruption;
+use crds::NodeBootstrap;
+use crds::nodebootstrap::NodePhase;
+use crds::report::{Disruption, ReportPhase};
 use futures::StreamExt;
 use kube::runtime::{WatchStreamExt, watcher};
 
-use crate::lab::{Lab, is, message, reason};
+use crate::lab::{Lab, PATIENCE, is, is_current, message, reason};
+
+/// What was seen in all Reports while something went on.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The nodes that were permitted a restart.
+    pub(super) granted: BTreeSet<String>,
+    /// How many were at once, at most.
+    pub(super) most: usize,
+    /// The nodes whose agents said Ready, each with the revision that they spoke of.
+    pub(super) ready: BTreeSet<(String, String)>,
+}
+
+/// Watches all Reports from before something begins until it has ended.
+pub(super) async fn seen_during<T>(
+    lab: &Lab,
+    work: impl Future<Output = Result<T>> + Send,
+) -> Result<(T, Seen)> {
+    let mut stream = watcher(lab.reports(), watcher::Config::default()).applied_objects().boxed();
+    let (mut seen, mut permits) = (Seen::default(), BTreeMap::new());
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok((done?, seen)),
+            event = stream.next() => {
+                let report = event.context("the watch ended")?.context("the watch failed")?;
+                let node = report.spec.node_name.clone();
+                let is_permitted = report.spec.permit.disruption > Disruption::None;
+                if is_permitted {
+                    seen.granted.insert(node.clone());
+                }
+                permits.insert(node.clone(), is_permitted);
+                seen.most = seen.most.max(permits.values().filter(|permitted| **permitted).count());
+                if let Some(status) = report.status.filter(|status| status.phase == ReportPhase::Ready) {
+                    seen.ready.insert((node, status.revision));
+                }
+            }
+        }
+    }
+}
+
+/// How often a unit's program has ended with status 3 on a machine.
+pub(super) async fn ends_with_3(lab: &Lab, node: &str, unit: &str) -> Result<usize> {
+    let journal = lab.host(node, &["journalctl", "-u", unit, "-o", "cat"]).await?;
+    Ok(journal.matches("status=3").count())
+}
 
 /// The unit is restarted once on each node, and never are two nodes permitted at once.
 pub(crate) async fn a_restart_takes_one_node_at_a_time(lab: &Lab) -> Result<()> {
@@ -33,29 +83,11 @@ pub(crate) async fn a_restart_takes_one_node_at_a_time(lab: &Lab) -> Result<()> 
         before.push((node, started(node).await?, starts(node).await?));
     }
 
-    // Watches all Reports from before the edit on, and sees who is permitted at each moment.
-    let mut stream = watcher(lab.reports(), watcher::Config::default()).applied_objects().boxed();
-    let mut permits = std::collections::BTreeMap::new();
-    let mut most = 0;
-    let mut granted = std::collections::BTreeSet::new();
-    lab.apply(&with(2)).await?;
-    let ready = lab.ready("restart");
-    tokio::pin!(ready);
-    let nb = loop {
-        tokio::select! {
-            nb = &mut ready => break nb?,
-            event = stream.next() => {
-                let report = event.context("the watch ended")?.context("the watch failed")?;
-                let node = report.spec.node_name.clone();
-                let is_permitted = report.spec.permit.disruption > Disruption::None;
-                if is_permitted {
-                    granted.insert(node.clone());
-                }
-                permits.insert(node, is_permitted);
-                most = most.max(permits.values().filter(|permitted| **permitted).count());
-            }
-        }
+    let edit = async {
+        lab.apply(&with(2)).await?;
+        lab.ready("restart").await
     };
+    let (nb, Seen { granted, most, .. }) = seen_during(lab, edit).await?;
     ensure!(most == 1 && granted.len() == 3, "{most} at once, {granted:?} in all");
     ensure!(nb.status.is_some_and(|status| status.nodes.ready == 3));
     for (node, before, before_starts) in before {
@@ -63,6 +95,80 @@ pub(crate) async fn a_restart_takes_one_node_at_a_time(lab: &Lab) -> Result<()> 
         ensure!(starts(node).await? == before_starts + 1, "{node}: restarted more than once");
     }
     Ok(())
+}
+
+/// The first node that fails is the last: the others run on with what they have, however often that one tries again.
+pub(crate) async fn a_restart_that_fails_stops_the_rollout(lab: &Lab) -> Result<()> {
+    let with = |mode: &str| {
+        format!(
+            "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: fragile}}\nspec:\n  allNodes: true\n  \
+             files:\n  - path: /etc/fragile.conf\n    content: \"MODE={mode}\\n\"\n    onChange: {{restart: [fragile.service]}}\n  \
+             units:\n  - name: fragile.service\n    enabled: true\n    active: true\n    content: |\n      [Service]\n      \
+             EnvironmentFile=/etc/fragile.conf\n      \
+             ExecStart=/bin/sh -c '[ $MODE = good ] && exec sleep infinity; exit 3'\n      \
+             [Install]\n      WantedBy=multi-user.target\n"
+        )
+    };
+    let invocation = async |node: &str| {
+        let property = ["systemctl", "show", "-P", "InvocationID", "fragile.service"];
+        lab.host(node, &property).await
+    };
+    lab.apply(&with("good")).await?;
+    let good = lab.ready("fragile").await?.status.context("a status")?;
+    let mut before = BTreeMap::new();
+    for node in lab.nodes()? {
+        before.insert(node.clone(), invocation(&node).await?);
+    }
+
+    let has_stopped = |nb: &NodeBootstrap| {
+        let counts = nb.status.as_ref().map(|status| status.nodes).unwrap_or_default();
+        is_current(nb) && is(nb, "Stalled") && counts.failed == 1 && counts.pending == 2
+    };
+    let edit = async {
+        lab.apply(&with("bad")).await?;
+        let nb = lab.wait("fragile", "stopped at one node", has_stopped).await?;
+        let status = nb.status.as_ref().context("a status")?;
+        let failed = status.results.first().context("a result")?.node.clone();
+        let begun = ends_with_3(lab, &failed, "fragile.service").await?;
+        testbed::wait_for(&format!("{failed} to try again three times"), PATIENCE, || async {
+            Ok((ends_with_3(lab, &failed, "fragile.service").await? >= begun + 3).then_some(()))
+        })
+        .await?;
+        Ok(nb)
+    };
+    let (nb, seen) = seen_during(lab, edit).await?;
+    let status = nb.status.as_ref().context("a status")?;
+    let failed = status.results.first().context("a result")?;
+    ensure!(failed.phase == NodePhase::Failed, "{failed:?}");
+    for told in [failed.message.as_str(), message(&nb, "Ready")] {
+        ensure!(told.contains("fragile.service") && told.contains("status 3"), "{told}");
+    }
+    ensure!(message(&nb, "Ready").starts_with(&failed.node), "{}", message(&nb, "Ready"));
+    ensure!(reason(&nb, "Stalled") == "RolloutStopped", "{nb:?}");
+    ensure!(message(&nb, "Stalled").contains(&failed.node), "{}", message(&nb, "Stalled"));
+    ensure!(!is(&nb, "Ready") && !is(&nb, "Reconciling"), "{nb:?}");
+    ensure!(seen.granted.iter().eq([&failed.node]), "{:?} were permitted", seen.granted);
+    let bad = status.update_revision.clone().context("a revision")?;
+    ensure!(!seen.ready.iter().any(|(_, revision)| *revision == bad), "Ready: {:?}", seen.ready);
+    let still = lab.node_bootstrap("fragile").await?;
+    ensure!(has_stopped(&still) && !is(&still, "Ready"), "{still:?}");
+    let others: Vec<_> = before.iter().filter(|(node, _)| **node != failed.node).collect();
+    let undisturbed = async || {
+        for (node, before) in &others {
+            ensure!(lab.host(node, &["systemctl", "is-active", "fragile.service"]).await? == "active");
+            ensure!(invocation(node).await? == **before, "{node}: restarted");
+            ensure!(lab.host(node, &["cat", "/etc/fragile.conf"]).await? == "MODE=good", "{node}");
+        }
+        Ok(())
+    };
+    undisturbed().await?;
+
+    lab.apply(&with("good")).await?;
+    let nb = lab.ready("fragile").await?;
+    let status = nb.status.context("a status")?;
+    ensure!(status.nodes.ready == 3 && status.current_revision == good.current_revision, "{status:?}");
+    ensure!(lab.host(&failed.node, &["systemctl", "is-active", "fragile.service"]).await? == "active");
+    undisturbed().await
 }
 
 pub(crate) async fn a_missing_reference_is_told_and_followed_when_it_comes(lab: &Lab) -> Result<()> {

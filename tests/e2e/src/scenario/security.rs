@@ -1,5 +1,7 @@
 //! What an agent's own token may do, and where secrets appear.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 use crds::names::NAMESPACE;
 use crds::{NodeBootstrap, NodeBootstrapReport};
@@ -32,36 +34,42 @@ async fn payload(lab: &Lab, name: &str) -> Result<String> {
     status.current_revision.context("a revision")
 }
 
-pub(crate) async fn an_agent_may_write_its_own_status_and_nothing_else(lab: &Lab) -> Result<()> {
-    two_with_secrets(lab).await?;
-    // A token as the kubelet gets it for the agent's pod on worker1.
-    let pod = lab.agent_pod("mine", "worker1").await?;
+/// A client with the token of a ServiceAccount of the operator's namespace, and its kubeconfig.
+async fn client_of(
+    lab: &Lab,
+    account: &str,
+    bound_to: Option<BoundObjectReference>,
+) -> Result<(kube::Client, PathBuf)> {
     let accounts: Api<ServiceAccount> = Api::namespaced(lab.client.clone(), NAMESPACE);
-    let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).context("an account")?;
     let request = TokenRequest {
-        spec: Some(TokenRequestSpec {
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                name: pod.metadata.name.clone(),
-                uid: pod.metadata.uid.clone(),
-            }),
-            ..TokenRequestSpec::default()
-        }),
+        spec: Some(TokenRequestSpec { bound_object_ref: bound_to, ..TokenRequestSpec::default() }),
         ..TokenRequest::default()
     };
-    let made = accounts.create_token_request(&account, &PostParams::default(), &request).await?;
+    let made = accounts.create_token_request(account, &PostParams::default(), &request).await?;
     let token = made.status.and_then(|status| status.token).context("a token")?;
     // The administrator's kubeconfig with the token in place of the certificate.
-    let file = lab.testbed.dir().join("agent.kubeconfig");
+    let file = lab.testbed.dir().join(format!("{account}.kubeconfig"));
     let mut config: serde_json::Value =
         serde_saphyr::from_str(&std::fs::read_to_string(lab.testbed.kubeconfig())?)?;
     config["users"][0]["user"] = serde_json::json!({"token": token});
     std::fs::write(&file, config.to_string())?;
-    let client = kube::Client::try_from(
-        kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(&file)?, &KubeConfigOptions::default())
-            .await?,
-    )?;
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(&file)?, &options).await?;
+    Ok((kube::Client::try_from(config)?, file))
+}
+
+pub(crate) async fn an_agent_may_write_its_own_status_and_nothing_else(lab: &Lab) -> Result<()> {
+    two_with_secrets(lab).await?;
+    // A token as the kubelet gets it for the agent's pod on worker1.
+    let pod = lab.agent_pod("mine", "worker1").await?;
+    let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).context("an account")?;
+    let bound_to = BoundObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+    };
+    let (client, file) = client_of(lab, &account, Some(bound_to)).await?;
     let (reports, node_bootstraps) =
         (Api::<NodeBootstrapReport>::all(client.clone()), Api::<NodeBootstrap>::all(client));
     let tried = Patch::Merge(serde_json::json!({"status": {"reason": "Tried"}}));
@@ -94,6 +102,13 @@ pub(crate) async fn an_agent_may_write_its_own_status_and_nothing_else(lab: &Lab
     refused("a NodeBootstrap's status", patch, "forbidden")?;
     let deleted = reports.delete("mine.worker1", &DeleteParams::default()).await.map(drop);
     refused("its own Report's end", deleted, "forbidden")?;
+
+    // The right to patch is that of all ServiceAccounts of the namespace; none but the agents may use it.
+    let (client, _) = client_of(lab, "default", None).await?;
+    let by_default =
+        Api::<NodeBootstrapReport>::all(client).patch_status("mine.worker1", &params, &tried).await;
+    let told = "only agents may write here";
+    refused("a Report's status, by the ServiceAccount default", by_default.map(drop), told)?;
 
     let config = format!("--kubeconfig={}", file.display());
     let agent = async |words: &[&str]| lab.testbed.kubectl(&[&[config.as_str()], words].concat()).await;
