@@ -59,6 +59,9 @@ pub fn report(node_bootstrap: &str, node: &str) -> String {
     format!("{}-{}", kept.trim_end_matches(['.', '-']), &hash[..10])
 }
 
+/// The Secret with the key that hides secret values in revisions; nobody but the operator reads it.
+pub const HMAC_KEY_SECRET: &str = "nodebootstrap-hmac-key";
+
 /// Name of a revision and of its payload Secret: `<nb>-<hash>`.
 pub fn revision(node_bootstrap: &str, hash: &str) -> String {
     format!("{node_bootstrap}-{hash}")

@@ -14,7 +14,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::value::{AccountName, AccountRef, HostPath, Mode, Sha256, Timeout, UnitName, Url};
+use crate::value::{AccountName, AccountPath, AccountRef, HostPath, Mode, Sha256, Timeout, UnitName, Url};
 
 /// The most entries of each list of a spec but binaries. What bounds it is how much the API server lets CEL cost.
 pub const MAX_ENTRIES: usize = 1000;
@@ -191,12 +191,12 @@ pub struct User {
     /// The home directory as it stands in the host's user list; it is not made (list it in directories). Default: a
     /// user that exists keeps its own; a new one gets /nonexistent. Example: /etc/kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub home: Option<HostPath>,
+    pub home: Option<AccountPath>,
     /// The login shell. Default: a user that exists keeps its own; a new one gets the host's own nologin. A shell that
     /// the host lacks is a warning that names the right one, and the host's nologin is used where a nologin was asked
     /// for. Example: /usr/sbin/nologin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shell: Option<HostPath>,
+    pub shell: Option<AccountPath>,
     /// Whether a free number is taken from the host's system range. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<bool>,
@@ -259,6 +259,7 @@ pub struct File {
 /// One key of a ConfigMap or Secret in the namespace nodebootstrap-system.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.name != 'nodebootstrap-hmac-key'").message("nodebootstrap-hmac-key is the operator's own: name an object of yours"))]
 pub struct KeyRef {
     /// The object's name. Example: registry-hosts.
     #[schemars(length(min = 1, max = 253))]
@@ -275,7 +276,10 @@ pub struct OnChange {
     /// Units to restart once, after all changes, if they run. This makes the change a disruption of class Restart:
     /// nodes take it one at a time. At most 5. Example: [containerd.service].
     #[schemars(length(max = 5))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("!self.exists(unit, unit.contains('@.'))").message("a template (name@.service) does not run: name the instances, as name@one.service")
+    )]
     pub restart: Vec<UnitName>,
 }
 
@@ -325,7 +329,7 @@ pub struct Unit {
     /// The unit file, written to /etc/systemd/system. Default: none is written, the host's own is used. When it
     /// changes and the unit runs, the unit is restarted once (disruption class Restart). At most 65536 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 65536))]
+    #[schemars(length(min = 1, max = 65536))]
     pub content: Option<String>,
     /// Whether it starts at boot. Default: left as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]

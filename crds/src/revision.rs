@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec};
 use crate::validate;
-use crate::value::{AccountName, AccountRef, HostPath, Mode, Sha256, UnitName, Url};
+use crate::value::{AccountName, AccountPath, AccountRef, HostPath, Mode, Sha256, UnitName, Url};
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
 pub const FORMAT: u32 = 1;
@@ -100,10 +100,10 @@ pub struct User {
     pub group: Option<AccountRef>,
     /// The home directory, not made; `None`: left as it is, and /nonexistent for a new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub home: Option<HostPath>,
+    pub home: Option<AccountPath>,
     /// The shell; `None`: left as it is, and the host's nologin for a new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shell: Option<HostPath>,
+    pub shell: Option<AccountPath>,
     /// Whether a free number comes from the system range.
     pub system: bool,
 }

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, NodeBootstrapSpec};
-use crate::revision::Unit;
+use crate::revision::{Unit, references};
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
 const TOP_LEVEL: &[&str] = &[
@@ -182,7 +183,28 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
             ));
         }
     }
+    for reference in references(spec) {
+        if reference.name == HMAC_KEY_SECRET {
+            problems.push(format!("{reference}: it is the operator's own: name an object of yours"));
+        }
+    }
+    let changes = spec.files.iter().map(|file| (file.path.as_str(), &file.on_change));
+    let changes = changes.chain(spec.binaries.iter().map(|binary| (binary.path.as_str(), &binary.on_change)));
+    for (path, on_change) in changes {
+        let mut units = on_change.iter().flat_map(|on_change| &on_change.restart);
+        if let Some(unit) = units.find(|unit| unit.is_template()) {
+            problems.push(format!(
+                "{path}: {unit} is a template, which does not run: name the instances, as name@one.service"
+            ));
+        }
+    }
     for unit in &spec.units {
+        if unit.content.as_ref().is_some_and(String::is_empty) {
+            problems.push(format!(
+                "{}: an empty unit file masks the unit: give its content, or leave content out",
+                unit.name
+            ));
+        }
         if unit.name.is_template() && (unit.enabled.is_some() || unit.active.is_some()) {
             problems.push(format!(
                 "{}: a template can be neither enabled nor started: list an instance of it, as name@one.service",
@@ -219,7 +241,7 @@ mod tests {
         let spec = spec(
             "directories: [{path: /etc/a}, {path: /etc/a/b, recursive: true}]\n\
              files: [{path: /etc/a/f, content: ''}, {path: /etc/ab, content: ''}]\n\
-             units: [{name: a.service, content: ''}, {name: b.service}]\n",
+             units: [{name: a.service, content: x}, {name: b.service}]\n",
         );
         assert_eq!(problems(&spec), Vec::<String>::new());
     }
@@ -236,10 +258,16 @@ mod tests {
             ("files: [{path: /a, content: ''}, {path: /a/b, content: ''}]", "/a/b lies below /a"),
             ("files: [{path: /a, content: ''}]\ndirectories: [{path: /a/b/c}]", "/a/b/c lies below /a"),
             (
-                "files: [{path: /etc/systemd/system/a.service, content: ''}]\nunits: [{name: a.service, content: ''}]",
+                "files: [{path: /etc/systemd/system/a.service, content: ''}]\nunits: [{name: a.service, content: x}]",
                 "in both files and units",
             ),
             ("files: [{path: /a}]", "/a: a file has exactly one source"),
+            (
+                "files: [{path: /etc/a, secretRef: {name: nodebootstrap-hmac-key, key: key}}]",
+                "the operator's own",
+            ),
+            ("files: [{path: /etc/a, content: x, onChange: {restart: [t@.service]}}]", "is a template"),
+            ("units: [{name: a.service, content: ''}]", "masks the unit"),
             ("directories: [{path: /etc, recursive: true}]", "/etc: recursive"),
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),

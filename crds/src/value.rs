@@ -197,6 +197,15 @@ text_type! {
 }
 
 text_type! {
+    /// A home or shell as it stands in /etc/passwd: an absolute path of at most 256 characters, without `:`. Example: `/usr/sbin/nologin`.
+    AccountPath, max 256, ACCOUNT_PATH_RULES = [
+        must(r"^/", "paths are absolute: write /etc/example, not etc/example"),
+        must_not(r"(^|/)\.\.?(/|$)", "write the path that is meant, without . or .. steps"),
+        must_not(r"[:\x00-\x1f\x7f]", "a line of /etc/passwd ends its fields with a colon: choose a path without one, and without control characters"),
+    ]
+}
+
+text_type! {
     /// Name of a user or group to make, as useradd takes it: a-z or `_` first, then a-z, 0-9, `_` or `-`, at most 32 characters, and not root. Example: `kubernetes`.
     AccountName, max 32, ACCOUNT_RULES = [
         must(r"^[a-z_][a-z0-9_-]*$", "a user or group name starts with a-z or _ and goes on with a-z, 0-9, _ or -, as in: kubernetes"),
@@ -469,6 +478,7 @@ impl JsonSchema for Timeout {
 }
 
 const ALL_RULES: &[&[Rule]] = &[
+    ACCOUNT_PATH_RULES,
     PATH_RULES,
     ACCOUNT_RULES,
     ACCOUNT_REF_RULES,
@@ -545,6 +555,8 @@ mod tests {
         ] {
             assert!(bad.parse::<HostPath>().is_err(), "{bad:?}");
         }
+        assert!("/usr/sbin/nologin".parse::<AccountPath>().is_ok() && "/".parse::<AccountPath>().is_ok());
+        assert!("/opt/a:b".parse::<AccountPath>().is_err() && "/opt/a\nb".parse::<AccountPath>().is_err());
         let told = "/etc/shadow".parse::<HostPath>().map_err(|refused| refused.to_string());
         assert!(told.is_err_and(|told| told.contains("users and groups")));
     }

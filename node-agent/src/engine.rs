@@ -93,7 +93,7 @@ impl Plan {
 
     /// Whether it starts or restarts units: they may end soon after.
     pub fn has_starts(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.action, Action::Start { .. } | Action::Restart { .. }))
+        self.steps.iter().any(|step| step.action.starts())
     }
 
     fn downloads(&self) -> impl Iterator<Item = (&Step, Sha256)> {
@@ -142,6 +142,11 @@ impl Failure {
         })
     }
 
+    /// Whether all was made, and something was changed while units were waited for: then the next run puts it right.
+    pub fn is_meanwhile(&self) -> bool {
+        self.reason == MEANWHILE
+    }
+
     /// Whether it only was told to stop.
     pub fn is_stop(&self) -> bool {
         self.reason == STOPPED
@@ -149,6 +154,8 @@ impl Failure {
 }
 
 const STOPPED: &str = "Stopped";
+/// Something changed while units were waited for.
+const MEANWHILE: &str = "NotHeldMeanwhile";
 
 /// Is told what happens while a plan is applied.
 pub trait Observer {
@@ -170,10 +177,11 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let revision = &request.revision;
     let owed = host.state.owed(&revision.node_bootstrap)?;
     let resources = &revision.resources;
-    let units = host.systemd.observe(&unit::to_observe(resources, &owed.restarts)).await?;
-    let mut planner = Planner::new(host, &request.payload, &units)?;
-
     let (others, unreadable) = host.state.others(&revision.node_bootstrap)?;
+    // Also the units of others: two names may lead to one.
+    let all = resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
+    let units = host.systemd.observe(&unit::to_observe(all, &owed.restarts)).await?;
+    let mut planner = Planner::new(host, &request.payload, &units)?;
     for name in unreadable {
         planner.warn(format!(
             "what the NodeBootstrap {name} claims on this host cannot be read, so it is not spared: bring its agent to this version, or remove {}/{name}",
@@ -327,15 +335,21 @@ async fn run(
         step_by(host, step, None, observer, stop, made, &mut jobs).await?;
     }
     let mut staged = stage(host, rest)?.into_iter();
+    let mut lock = Some(lock);
     for step in rest {
+        if step.action.starts() && !jobs.is_empty() && lock.is_some() {
+            // What starts may need what is being stopped. From here on all is systemd's.
+            lock = None;
+            await_all(std::mem::take(&mut jobs), observer, stop, made).await?;
+        }
         let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
         step_by(host, step, staged, observer, stop, made, &mut jobs).await?;
     }
-    let mut lock = Some(lock);
     if !jobs.is_empty() {
         lock = None;
         await_all(jobs, observer, stop, made).await?;
     }
+    let waited = lock.is_none();
     let _lock = match lock {
         Some(lock) => lock,
         None => or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?,
@@ -354,8 +368,9 @@ async fn run(
     if left.is_empty() {
         return prune(host, request).map_err(state);
     }
+    let reason = if waited { MEANWHILE } else { "NotHeld" };
     Err(Failure {
-        reason: "NotHeld".to_owned(),
+        reason: reason.to_owned(),
         message: format!(
             "after all changes were made, {}: does something else on the host change it?",
             left.join("; ")
@@ -519,10 +534,9 @@ async fn step_by<'a>(
             or_stop(stop, host.systemd.enable(unit, *again)).await?.map_err(refused)?;
         }
         Action::Disable { unit } => or_stop(stop, host.systemd.disable(unit)).await?.map_err(refused)?,
-        // What is to start next may need what this one holds.
         Action::Stop { unit } => {
-            let job = or_stop(stop, host.systemd.stop(unit)).await?.map_err(refused)?;
-            or_stop(stop, job).await?.map_err(refused)?;
+            jobs.push((step, or_stop(stop, host.systemd.stop(unit)).await?.map_err(refused)?));
+            return Ok(());
         }
         Action::Start { unit } => {
             jobs.push((step, or_stop(stop, host.systemd.start(unit)).await?.map_err(refused)?));
@@ -549,6 +563,11 @@ async fn or_stop<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> 
 }
 
 impl Action {
+    /// Whether it has systemd start something.
+    fn starts(&self) -> bool {
+        matches!(self, Self::Start { .. } | Self::Restart { .. })
+    }
+
     /// Whether it makes what files need: accounts and directories.
     fn is_base(&self) -> bool {
         match self {

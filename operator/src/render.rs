@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crds::NodeBootstrapSpec;
+use crds::names::{self, HMAC_KEY_SECRET};
 use crds::revision::{self, Identity, RenderError, Rendered, Revision, Source, Values};
-use crds::{NodeBootstrapSpec, names};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -22,8 +23,6 @@ use crate::observed::NodeBootstrap;
 use crate::status::Problem;
 use crate::world::World;
 
-/// The Secret with the key that hides secret values in revisions.
-pub const HMAC_KEY_SECRET: &str = "nodebootstrap-hmac-key";
 /// The key's key in its Secret.
 const HMAC_KEY: &str = "key";
 

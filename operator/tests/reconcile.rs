@@ -299,7 +299,7 @@ async fn what_others_rely_on_is_made_first_and_a_second_look_writes_nothing() {
     assert!(order("PATCH serviceaccounts/") < order("PATCH daemonsets/"));
     assert!(order("PATCH roles/") < order("PATCH rolebindings/"));
     let payload = writes.iter().position(|(write, body)| {
-        write == "POST secrets" && body["metadata"]["name"] != operator::render::HMAC_KEY_SECRET
+        write == "POST secrets" && body["metadata"]["name"] != crds::names::HMAC_KEY_SECRET
     });
     assert!(payload.unwrap() < order("POST controllerrevisions"), "the payload before its revision");
     assert!(order("POST controllerrevisions") < order("POST nodebootstrapreports"));

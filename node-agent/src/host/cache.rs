@@ -70,6 +70,12 @@ impl Cache {
         Ok(self.digests.of(&self.place(digest, "")?)? == Some(digest))
     }
 
+    /// The size of a file that was fetched; `None` if it is not there. A hint: what is there may be damaged.
+    pub fn size(&self, digest: Sha256) -> Option<u64> {
+        let meta = self.place(digest, "").and_then(|place| place.look()).ok().flatten()?;
+        Some(meta.size)
+    }
+
     /// A file that is there and whole, to be read.
     ///
     /// # Errors

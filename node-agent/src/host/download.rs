@@ -25,7 +25,7 @@ const MAX_REDIRECTS: usize = 10;
 const RETRIES: usize = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// No program is larger; a body without end shall not fill the disk.
-const MAX_BYTES: u64 = 4 << 30;
+pub const MAX_BYTES: u64 = 4 << 30;
 /// How much of a body is kept to see what it is.
 const HEAD: usize = 512;
 const MAX_BUNDLE: u64 = 16 << 20;

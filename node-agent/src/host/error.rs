@@ -88,6 +88,16 @@ pub enum HostError {
         /// Who can change the directory.
         who: String,
     },
+    /// Somebody put a directory where the next content of a file is written.
+    #[error(
+        "{path} is a directory, and has the name under which the next content of {target} is written: whoever made it must remove it"
+    )]
+    NameTaken {
+        /// The directory.
+        path: String,
+        /// The file.
+        target: String,
+    },
     /// Something holds the lock of the account files for too long.
     #[error("/etc/.pwd.lock is held by another program for {seconds} s: see whether useradd or passwd hangs")]
     AccountsLocked {
@@ -127,6 +137,7 @@ impl HostError {
             Self::Changed { .. } => "HostChanged",
             Self::TooLarge { .. } | Self::TooManyEntries { .. } => "TooLarge",
             Self::HardLinked { .. } => "HardLinked",
+            Self::NameTaken { .. } => "PathOccupied",
             Self::AccountsLocked { .. } => "AccountsLocked",
             Self::Systemd(_) => "Systemd",
             Self::State { .. } => "StateDamaged",

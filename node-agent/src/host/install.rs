@@ -66,6 +66,11 @@ pub fn links(unit: &str, file: &str, text: &str) -> Vec<Link> {
     links
 }
 
+/// Whether enabling a unit with this text enables others.
+pub fn has_also(text: &str) -> bool {
+    section(text, "Install").get("Also").is_some_and(|others| !others.is_empty())
+}
+
 /// The name of the file that a unit is read from: an instance's is its template.
 pub fn file_name(unit: &str) -> String {
     match parts(unit) {

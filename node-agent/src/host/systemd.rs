@@ -38,6 +38,8 @@ pub type Job<'a> = Answer<'a, ()>;
 /// The state of one unit, in systemd's own words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitState {
+    /// Its own name, where another one leads to it; empty if it is not known.
+    pub id: String,
     /// loaded, not-found, masked, …
     pub load: String,
     /// active, inactive, failed, activating, …
@@ -61,6 +63,11 @@ impl UnitState {
     /// Whether something of it runs, or is about to: what a restart would disturb or renew.
     pub fn is_running(&self) -> bool {
         is_running(&self.active)
+    }
+
+    /// Whether nothing of it runs any more.
+    pub fn has_stopped(&self) -> bool {
+        matches!(self.active.as_str(), "" | "inactive" | "failed")
     }
 
     /// Whether it runs, has finished starting, and goes on running.
@@ -369,8 +376,8 @@ impl Systemd for Bus {
             let manager = self.manager().await?;
             let listed =
                 manager.list_units_by_names(units.to_vec()).await.map_err(refused("units", "list"))?;
-            for (unit, (_, _, load, active, sub, _, path, _, _, _)) in units.iter().zip(listed) {
-                let mut state = UnitState { load, active, sub, ..UnitState::default() };
+            for (unit, (id, _, load, active, sub, _, path, _, _, _)) in units.iter().zip(listed) {
+                let mut state = UnitState { id, load, active, sub, ..UnitState::default() };
                 state.file = manager.get_unit_file_state(unit.clone()).await.unwrap_or_default();
                 if state.is_known() {
                     let proxy = UnitProxy::builder(manager.inner().connection())

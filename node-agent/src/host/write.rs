@@ -409,6 +409,10 @@ fn is_mount(fd: impl AsFd) -> bool {
 fn remove_entry(place: &Place, name: &str) -> Result<(), HostError> {
     match rustix::fs::unlinkat(place.fd(), name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR) => Err(HostError::NameTaken {
+            path: format!("{}/{name}", place.parent().trim_end_matches('/')),
+            target: place.real.clone(),
+        }),
         Err(errno) => Err(HostError::io(
             format!("{}/{name}", place.parent().trim_end_matches('/')),
             "remove what an earlier run left",

@@ -141,6 +141,8 @@ struct Agent<'a> {
     refusals: u32,
     /// What is listened to may not be all of it any more.
     listen: bool,
+    /// What was changed while units were waited for is being put right.
+    again: bool,
     /// The last pass failed; only time or a new word leads to the next.
     failed: bool,
     /// Something was touched since the last pass: the next one is due, and until then there is no more to learn from it.
@@ -215,6 +217,7 @@ impl<'a> Agent<'a> {
             retry: Retry::new(),
             refusals: 0,
             listen: true,
+            again: false,
             failed: false,
             touched: false,
             due: now,
@@ -490,12 +493,15 @@ impl<'a> Agent<'a> {
         self.listen(target);
         match outcome {
             Ok(made) => {
+                self.again = false;
                 let before = self.made_before(target);
                 let outcome = Outcome::Ready { made: &made, before: &before };
                 self.say(spec, &target.name, &outcome, &plan.warnings).await;
                 if plan.has_starts() { Next::Stable } else { Next::Rest }
             }
             Err(failure) if failure.is_stop() => Next::Rest,
+            // The first time it is put right at once; what is so again is told.
+            Err(failure) if failure.is_meanwhile() && !std::mem::replace(&mut self.again, true) => Next::Now,
             Err(failure) => self.fail(spec, &target.name, &failure, &plan.warnings).await,
         }
     }

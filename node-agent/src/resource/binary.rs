@@ -7,6 +7,7 @@ use crds::revision::Binary;
 use super::file::{missing_parent, occupied};
 use super::{Action, Change, Differences, Planner};
 use crate::host::Kind;
+use crate::host::download::MAX_BYTES;
 use crate::host::write::check_links;
 
 pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
@@ -46,7 +47,15 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
     if meta.kind != Kind::File {
         return planner.problem(resource, "PathOccupied", occupied(meta.kind));
     }
-    let found = match planner.host.digests.of(&place) {
+    // Of another size it is another program, however long it would take to read: whoever owns its directory may have put
+    // anything there.
+    let size = planner.host.cache.size(digest);
+    let is_other = size.is_some_and(|size| size != meta.size) || meta.size > MAX_BYTES;
+    let found = match is_other {
+        true => Ok(None),
+        false => planner.host.digests.of(&place),
+    };
+    let found = match found {
         Ok(found) => found,
         Err(error) => return planner.refused(resource, &error),
     };

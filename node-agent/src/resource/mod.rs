@@ -18,7 +18,7 @@ use std::rc::Rc;
 use crds::names::STATE_DIR;
 use crds::report::{ChangeSummary, Disruption};
 use crds::revision::{Access, PATH, Resource};
-use crds::{AccountRef, Sha256};
+use crds::{AccountRef, HostPath, Sha256};
 use serde::Serialize;
 
 use crate::engine::Request;
@@ -190,11 +190,22 @@ impl<'a> Planner<'a> {
         let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();
         let mut finder = self.host.root.finder();
         for resource in own {
-            for (kind, name) in resource.claims().into_iter().filter(|(kind, _)| *kind != PATH) {
-                taken.insert((kind, name), resource.to_string());
+            for claim in self.names(resource) {
+                if let Some(other) = taken.insert(claim, resource.to_string()) {
+                    self.problem(
+                        resource,
+                        "SameUnit",
+                        format!("is the same unit as {other}: leave one of them"),
+                    );
+                }
             }
             let Some(path) = path_of(resource) else { continue };
             match finder.locate(&path) {
+                Ok(place) if let Err(refused) = place.real.parse::<HostPath>() => {
+                    let message =
+                        format!("leads to {}, by way of a link on this host: {refused}", place.real);
+                    self.problem(resource, "PathRefused", message);
+                }
                 Ok(place) => {
                     if let Some(other) = taken.insert((PATH, place.real.clone()), resource.to_string()) {
                         let message = format!(
@@ -214,8 +225,10 @@ impl<'a> Planner<'a> {
             for resource in &other.revision.resources {
                 // What cannot be found is not there to be left alone.
                 let place = path_of(resource).and_then(|path| finder.locate(&path).ok());
-                let names = resource.claims().into_iter().filter(|(kind, _)| *kind != PATH);
-                let claims = names.chain(place.as_ref().map(|place| (PATH, place.real.clone())));
+                let claims = self
+                    .names(resource)
+                    .into_iter()
+                    .chain(place.as_ref().map(|place| (PATH, place.real.clone())));
                 if let Some(mine) = claims.filter(|_| keeps).find_map(|claim| taken.get(&claim)) {
                     let with = &other.revision.node_bootstrap;
                     let message = format!(
@@ -229,6 +242,16 @@ impl<'a> Planner<'a> {
             }
         }
         self.skip = SkipList(Rc::new(skip));
+    }
+
+    /// What a resource claims by name; of a unit its own name, where it was named by an alias.
+    fn names(&self, resource: &Resource) -> Vec<(&'static str, String)> {
+        let claims = resource.claims().into_iter().filter(|(kind, _)| *kind != PATH);
+        let own = |(kind, name): (&'static str, String)| match (resource, self.units.get(&name)) {
+            (Resource::Unit(_), Some(state)) if !state.id.is_empty() => (kind, state.id.clone()),
+            _ => (kind, name),
+        };
+        claims.map(own).collect()
     }
 
     pub(crate) fn place(&self, path: &str) -> Option<Place> {

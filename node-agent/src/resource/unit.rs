@@ -33,7 +33,14 @@ pub(crate) fn plan(resources: &[Resource], owed: &BTreeSet<String>, planner: &mu
     plan_reload(planner);
     let runs = planner.host.systemd.is_running();
     let mut later = Vec::new();
+    let templates: BTreeSet<String> = ready
+        .iter()
+        .filter(|(unit, changed)| *changed && unit.name.is_template())
+        .map(|(unit, _)| unit.name.to_string())
+        .collect();
     for (unit, changed) in ready {
+        // An instance runs what its template says.
+        let changed = changed || templates.contains(&install::file_name(unit.name.as_str()));
         let state = planner.units.get(unit.name.as_str()).cloned().unwrap_or_default();
         if !check(unit, &state, &written, planner) {
             continue;
@@ -83,12 +90,14 @@ fn unit_files(resources: &[Resource]) -> BTreeSet<String> {
 fn plan_file(unit: &Unit, planner: &mut Planner<'_>) -> Option<bool> {
     let Some(content) = &unit.content else { return Some(false) };
     let resource = format!("unit {}", unit.name);
-    if planner.units.get(unit.name.as_str()).is_some_and(UnitState::is_masked) {
+    let path = Unit::path_of(&unit.name);
+    let place = planner.place(&path)?;
+    // An empty file masks a unit too; that is no more than a file with other content.
+    let is_file = place.look().is_ok_and(|meta| meta.is_some_and(|meta| meta.kind == Kind::File));
+    if !is_file && planner.units.get(unit.name.as_str()).is_some_and(UnitState::is_masked) {
         planner.problem(resource, "UnitMasked", masked(&unit.name));
         return None;
     }
-    let path = Unit::path_of(&unit.name);
-    let place = planner.place(&path)?;
     // systemd's own folder is no folder of the user's: nobody has to list it.
     planner.make_parents(&place, &path);
     let problems = planner.problems.len();
@@ -143,7 +152,7 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
         planner.problem(resource, "UnitUnknown", message);
         return false;
     }
-    if !is_unwanted && state.is_masked() {
+    if !is_unwanted && state.is_masked() && !is_written {
         planner.problem(resource, "UnitMasked", masked(&unit.name));
         return false;
     }
@@ -170,7 +179,7 @@ fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
                 .as_ref()
                 .map(|content| install::links(&name, &Unit::path_of(&unit.name), content));
             let cannot = match &links {
-                Some(links) => links.is_empty(),
+                Some(links) => links.is_empty() && !unit.content.as_deref().is_some_and(install::has_also),
                 None => matches!(state.file.as_str(), "static" | "generated" | "transient"),
             };
             if cannot {
@@ -204,7 +213,9 @@ fn has_exactly(links: &[Link], unit: &str, planner: &Planner<'_>) -> bool {
         let look = root.locate(path).and_then(|place| place.look());
         look.is_ok_and(|meta| meta.is_some_and(|meta| meta.kind == Kind::Link))
     };
-    let wanted: BTreeSet<&str> = links.iter().map(|link| link.path.as_str()).collect();
+    // What systemd alone knows to fill in, as the host's name, cannot be looked for.
+    let wanted: BTreeSet<&str> =
+        links.iter().map(|link| link.path.as_str()).filter(|path| !path.contains('%')).collect();
     let folders = root.directories_in(UNIT_DIRECTORY).unwrap_or_default();
     let others = folders
         .iter()
@@ -224,7 +235,8 @@ fn plan_active(
     let resource = format!("unit {}", unit.name);
     let name = unit.name.to_string();
     if unit.active == Some(false) {
-        return state.is_running().then(|| {
+        // One that is being stopped, and takes its time, has not stopped.
+        return (!state.has_stopped()).then(|| {
             let change = Change {
                 resource,
                 change: "stop".to_owned(),
@@ -286,7 +298,10 @@ fn plan_restarts(owed: &BTreeSet<String>, decided: &BTreeSet<String>, planner: &
 }
 
 /// All units whose state a plan needs.
-pub(crate) fn to_observe(resources: &[Resource], owed: &BTreeSet<String>) -> Vec<String> {
+pub(crate) fn to_observe<'a>(
+    resources: impl Iterator<Item = &'a Resource>,
+    owed: &BTreeSet<String>,
+) -> Vec<String> {
     let mut names = owed.clone();
     for resource in resources {
         match resource {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crds::report::Disruption;
 use crds::revision::User;
-use crds::{AccountRef, HostPath};
+use crds::{AccountPath, AccountRef};
 
 use super::{Action, Change, Differences, Planner};
 use crate::host::accounts;
@@ -138,7 +138,7 @@ fn new_uid(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) -> 
 }
 
 /// The shell that a user gets: the one asked for if the host has it, else its own nologin where one was asked for.
-fn shell(name: &str, asked: Option<&HostPath>, planner: &mut Planner<'_>) -> String {
+fn shell(name: &str, asked: Option<&AccountPath>, planner: &mut Planner<'_>) -> String {
     let has = |path: &str| {
         planner
             .host

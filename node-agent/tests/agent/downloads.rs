@@ -264,3 +264,15 @@ async fn progress_is_told() {
     let total = PROGRAM.len() as u64;
     assert_eq!(told.0.borrow().last(), Some(&(total, Some(total))));
 }
+
+#[tokio::test]
+async fn what_is_far_too_large_is_not_read() {
+    let (machine, server) = (Machine::new(), serve().await);
+    let spec = request(json!({"binaries": [binary(&format!("{}/good", server.address), &[])]}));
+    machine.apply(&spec).await.unwrap();
+    let program = machine.path("/usr/local/sbin/kubelet");
+    // Sparse: to read it would take hours.
+    std::fs::File::options().write(true).open(&program).unwrap().set_len(8 << 40).unwrap();
+    machine.apply(&spec).await.unwrap();
+    assert_eq!(std::fs::read(&program).unwrap(), PROGRAM);
+}

@@ -245,3 +245,30 @@ async fn a_link_that_the_spec_itself_gives_to_a_user_is_not_followed_even_once()
         assert_eq!(machine.tree(), before);
     }
 }
+
+#[tokio::test]
+async fn a_link_leads_nowhere_that_the_api_refuses() {
+    let machine = Machine::new();
+    machine.link("/opt/rl", "/");
+    machine.directory("/proc/sys");
+    machine.directory("/var/lib/nodebootstrap/other");
+    let spec = request(json!({"files": [
+        {"path": "/opt/rl/etc/shadow", "content": ""},
+        {"path": "/opt/rl/proc/sys/x", "content": ""},
+        {"path": "/opt/rl/var/lib/nodebootstrap/other/revision.json", "content": ""},
+    ]}));
+    let plan = machine.plan(&spec).await;
+    assert_eq!(plan.problems.iter().filter(|problem| problem.reason == "PathRefused").count(), 3, "{plan:?}");
+    assert!(plan.problems[0].message.contains("leads to /etc/shadow"), "{plan:?}");
+}
+
+#[tokio::test]
+async fn a_directory_under_the_name_of_the_next_content_is_named() {
+    let machine = Machine::new();
+    let spec = request(json!({"files": [{"path": "/opt/f", "content": "x"}]}));
+    let taken = format!("/opt/{}", node_agent::host::write::temporary_name("f"));
+    machine.directory(&taken);
+    let failure = machine.apply(&spec).await.unwrap_err();
+    assert_eq!(failure.reason, "PathOccupied");
+    assert!(failure.message.contains(&taken) && failure.message.contains("must remove it"), "{failure:?}");
+}

@@ -258,3 +258,74 @@ async fn a_file_that_systemd_has_not_read_is_read() {
     machine.apply(&spec).await.unwrap();
     assert_eq!(machine.systemd.take_asked(), ["reload"]);
 }
+
+#[tokio::test]
+async fn a_unit_that_is_being_stopped_has_not_stopped() {
+    let machine = Machine::new();
+    machine.write("/etc/systemd/system/app.service", HELLO);
+    machine.systemd.set("app.service", "deactivating");
+    let spec = request(json!({"units": [{"name": "app.service", "active": false}]}));
+    assert_eq!(lines(machine.plan(&spec).await.changes()), ["unit app.service: stop"]);
+    machine.systemd.set("app.service", "failed");
+    assert!(machine.plan(&spec).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_template_that_changed_restarts_the_instances_that_are_listed() {
+    let machine = Machine::new();
+    let spec = |program: &str| {
+        request(json!({"units": [
+            {"name": "t@.service", "content": format!("[Service]\nExecStart={program}\n")},
+            {"name": "t@one.service", "active": true},
+        ]}))
+    };
+    machine.apply(&spec("/a")).await.unwrap();
+    machine.systemd.take_asked();
+    let plan = machine.plan(&spec("/b")).await;
+    assert_eq!(plan.disruption(), Disruption::Restart);
+    machine.apply(&spec("/b")).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart t@one.service"]);
+}
+
+#[tokio::test]
+async fn a_unit_that_an_empty_file_masks_gets_its_content() {
+    let machine = Machine::new();
+    machine.write("/etc/systemd/system/hello.service", "");
+    machine.systemd.set("hello.service", "inactive");
+    machine.systemd.units.borrow_mut().get_mut("hello.service").unwrap().load = "masked".to_owned();
+    let spec = request(json!({"units": [{"name": "hello.service", "content": HELLO}]}));
+    assert_eq!(reasons(&machine.plan(&spec).await), Vec::<String>::new());
+    machine.apply(&spec).await.unwrap();
+    assert_eq!(machine.read("/etc/systemd/system/hello.service"), HELLO);
+}
+
+#[tokio::test]
+async fn two_names_of_one_unit_are_one_unit() {
+    let machine = Machine::new();
+    let named = |name: &str, created: &str, unit: &str, active: bool| {
+        let spec = json!({"units": [{"name": unit, "active": active}]});
+        let request = crate::support::try_request(name, spec, &Default::default()).unwrap();
+        node_agent::engine::Request { created: created.to_owned(), ..request }
+    };
+    machine.write("/etc/systemd/system/ssh.service", HELLO);
+    machine.write("/etc/systemd/system/sshd.service", HELLO);
+    for unit in ["ssh.service", "sshd.service"] {
+        machine.systemd.set(unit, "active");
+        machine.systemd.units.borrow_mut().get_mut(unit).unwrap().id = "ssh.service".to_owned();
+    }
+    machine.apply(&named("first", "2026-01-01T00:00:00Z", "ssh.service", true)).await.unwrap();
+    let second = named("second", "2026-02-01T00:00:00Z", "sshd.service", false);
+    assert_eq!(reasons(&machine.plan(&second).await), ["unit sshd.service: Conflict"]);
+}
+
+#[tokio::test]
+async fn what_systemd_alone_can_fill_in_is_not_looked_for() {
+    let machine = Machine::new();
+    let spec = |install: &str| {
+        let content = format!("[Service]\nExecStart=/x\n[Install]\n{install}\n");
+        request(json!({"units": [{"name": "hello.service", "content": content, "enabled": true}]}))
+    };
+    machine.apply(&spec("WantedBy=a.target\nAlias=hello-%H.service")).await.unwrap();
+    assert!(machine.plan(&spec("WantedBy=a.target\nAlias=hello-%H.service")).await.is_empty());
+    assert_eq!(reasons(&machine.plan(&spec("Also=other.service")).await), Vec::<String>::new());
+}

@@ -113,6 +113,20 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (spec(json!({"files": [file("/etc/gshadow")]})), "in users and groups instead"),
         (spec(json!({"files": [file("/etc/subuid")]})), "in users and groups instead"),
         (spec(json!({"directories": [{"path": "/etc/group"}]})), "in users and groups instead"),
+        (spec(json!({"users": [{"name": "k", "home": "/opt/a:b"}]})), "ends its fields with a colon"),
+        (
+            spec(
+                json!({"files": [{"path": "/etc/a", "secretRef": {"name": "nodebootstrap-hmac-key", "key": "key"}}]}),
+            ),
+            "the operator's own",
+        ),
+        (
+            spec(
+                json!({"files": [{"path": "/etc/a", "content": "", "onChange": {"restart": ["t@.service"]}}]}),
+            ),
+            "name the instances",
+        ),
+        (spec(json!({"units": [{"name": "a.service", "content": ""}]})), "should be at least 1 chars long"),
         (binary(json!({"path": "/etc/subgid"})), "in users and groups instead"),
         (
             spec(json!({"directories": [{"path": "/etc", "recursive": true}]})),
