@@ -14,21 +14,31 @@ use crate::suite::Counts;
 /// The version that this workspace is checked with.
 const CARGO_DENY: &str = "0.20.2";
 
-/// Runs all of them, also after one failed, and tells how long each took.
-pub(crate) async fn run() -> Result<Counts> {
-    // The Makefile's selection, with which all is built already.
-    let selection = std::env::var("E2E_CARGO").context("run this by `make test`")?;
-    let selection: Vec<&str> = selection.split_whitespace().collect();
-    let mut counts = Counts::default();
+/// The Makefile's selection, with which all is built already.
+fn selection() -> Result<String> {
+    std::env::var("E2E_CARGO").context("run this by `make test`")
+}
 
-    counts += check("formatter", "cargo", &["fmt", "--all", "--check"]).await?;
-    let clippy = [&["clippy", "--quiet"], &selection[..], &["--", "-D", "warnings"]].concat();
-    counts += check("lints", "cargo", &clippy).await?;
-    counts +=
-        check("licenses and sources", &deny().await?, &["check", "bans", "licenses", "sources"]).await?;
+/// Runs the tests that need no cluster of their own, and tells how long they took.
+pub(crate) async fn tests() -> Result<Counts> {
+    let selection = selection()?;
+    let selection: Vec<&str> = selection.split_whitespace().collect();
+    let mut counts = check("formatter", "cargo", &["fmt", "--all", "--check"]).await?;
     // The testbed's tests of itself are left out unless asked for, since they need root.
     let tests = [&["test"], &selection[..], &["--", "--include-ignored"]].concat();
     counts += libtest("unit and property tests, the testbed's tests of itself", &tests).await?;
+    Ok(counts)
+}
+
+/// Looks at the source: with what the scenarios leave of the machine, since those mostly wait.
+pub(crate) async fn lints() -> Result<Counts> {
+    let selection = selection()?;
+    let selection: Vec<&str> = selection.split_whitespace().collect();
+    let clippy =
+        [&["-n", "19", "cargo", "clippy", "--quiet"], &selection[..], &["--", "-D", "warnings"]].concat();
+    let mut counts = check("lints", "nice", &clippy).await?;
+    let deny = deny().await?;
+    counts += check("licenses and sources", &deny, &["check", "bans", "licenses", "sources"]).await?;
     Ok(counts)
 }
 
@@ -95,9 +105,20 @@ async fn deny() -> Result<String> {
         println!("building cargo-deny {CARGO_DENY}, once (about 2 min)");
         let root = format!("--root={}", root.display());
         // Unoptimised it is built in a third of the time, and runs for seconds.
-        let install =
-            ["install", "--debug", "--quiet", "--locked", "--version", CARGO_DENY, &root, "cargo-deny"];
-        let mut install = command("cargo", &install);
+        let install = [
+            "-n",
+            "19",
+            "cargo",
+            "install",
+            "--debug",
+            "--quiet",
+            "--locked",
+            "--version",
+            CARGO_DENY,
+            &root,
+            "cargo-deny",
+        ];
+        let mut install = command("nice", &install);
         // It is built for this machine as any program: the images' static linking would forbid its macros.
         for (key, _) in std::env::vars().filter(|(key, _)| key.ends_with("_RUSTFLAGS")) {
             install.env_remove(key);

@@ -38,14 +38,18 @@ impl AddAssign for Counts {
 pub(crate) async fn run(only: &[String], keep: bool) -> Result<ExitCode> {
     let begin = Instant::now();
     let mut counts = Counts::default();
-    if only.is_empty() {
-        counts += checks::run().await?;
-    }
     let chosen: Vec<&Scenario> = scenario::ALL
         .iter()
         .filter(|scenario| only.is_empty() || only.iter().any(|name| scenario.name.contains(name.as_str())))
         .collect();
-    counts += scenarios(&chosen, keep).await?;
+    if only.is_empty() {
+        counts += checks::tests().await?;
+        let (lints, scenarios) = tokio::join!(checks::lints(), scenarios(&chosen, keep));
+        counts += lints?;
+        counts += scenarios?;
+    } else {
+        counts += scenarios(&chosen, keep).await?;
+    }
     println!("{:7.1} s  in all", begin.elapsed().as_secs_f32());
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

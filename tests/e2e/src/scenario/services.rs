@@ -31,14 +31,15 @@ pub(crate) async fn a_service_that_keeps_ending_is_not_ready(lab: &Lab) -> Resul
     ensure!(message(&nb, "Ready").contains("ending.service"), "{}", message(&nb, "Ready"));
 
     let while_it_ends = async {
-        for node in lab.nodes()? {
-            let begun = ends_with_3(lab, &node, "ending.service").await?;
+        let nodes = lab.nodes()?;
+        let ends = nodes.iter().map(|node| async move {
+            let begun = ends_with_3(lab, node, "ending.service").await?;
             testbed::wait_for(&format!("ending.service to end five times on {node}"), PATIENCE, || async {
-                Ok((ends_with_3(lab, &node, "ending.service").await? >= begun + 5).then_some(()))
+                Ok((ends_with_3(lab, node, "ending.service").await? >= begun + 5).then_some(()))
             })
-            .await?;
-        }
-        Ok(())
+            .await
+        });
+        futures::future::try_join_all(ends).await.map(drop)
     };
     let ((), seen) = seen_during(lab, while_it_ends).await?;
     ensure!(seen.ready.is_empty(), "Ready in between: {:?}", seen.ready);
