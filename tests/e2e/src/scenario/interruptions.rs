@@ -22,7 +22,7 @@ pub(crate) async fn operator_and_agents_killed_in_the_middle_come_back(lab: &Lab
          files: [{{path: /etc/killed, content: x}}]\n  directories: [{{path: /opt/killed}}]\n  binaries: [{{path: /opt/killed/slow, url: \"{url}\", sha256: {{amd64: {digest}, arm64: {digest}}}}}]\n"
     ))
     .await?;
-    let under_way = ["sh", "-c", "find /opt/killed -type f -size +0 | grep -c ."];
+    let under_way = ["sh", "-c", "find /var/lib/nodebootstrap/.cache -name '*.part' -size +0 | grep -c ."];
     lab.wait_host("worker1", &under_way, "1").await?;
     for machine in lab.nodes()? {
         kill(lab, &machine, "nodebootstrap-agent").await?;
