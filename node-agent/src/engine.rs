@@ -9,7 +9,6 @@
 //! The host's lock is held while changes are made, and for nothing that may take long: downloads come before, and what
 //! systemd was asked to start is waited for after.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 
 use crds::Sha256;
@@ -24,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::resource::{Change, Payload, Problem, Step};
 
 use crate::host::state::{Begun, LastResult, Lock, Owed};
-use crate::host::systemd::Job;
+use crate::host::systemd::{Answer, Job};
 use crate::host::write::Staged;
 use crate::host::{Host, HostError};
 use crate::resource::{Action, Planner, binary, directory, file, group, unit, user};
@@ -83,7 +82,7 @@ impl Plan {
     /// # Errors
     /// If what was fetched before cannot be read.
     pub fn has_downloads(&self, host: &Host) -> Result<bool, HostError> {
-        for (_, digest) in self.downloads() {
+        for (_, _, _, digest) in self.downloads() {
             if !host.cache.has(digest)? {
                 return Ok(true);
             }
@@ -96,9 +95,10 @@ impl Plan {
         self.steps.iter().any(|step| step.action.starts())
     }
 
-    fn downloads(&self) -> impl Iterator<Item = (&Step, Sha256)> {
-        self.steps.iter().filter_map(|step| match step.action {
-            Action::Download { digest, .. } => Some((step, digest)),
+    /// What is downloaded: the change, the path, where it comes from, the digest.
+    fn downloads(&self) -> impl Iterator<Item = (&Change, &str, &[String], Sha256)> {
+        self.steps.iter().filter_map(|step| match &step.action {
+            Action::Download { path, urls, digest, .. } => Some((&step.change, &**path, &**urls, *digest)),
             _ => None,
         })
     }
@@ -239,18 +239,17 @@ pub async fn fetch(
     let slots = Semaphore::new(MAX_DOWNLOADS);
     let mut running: FuturesUnordered<_> = plan
         .downloads()
-        .map(|(step, digest)| {
+        .map(|(change, path, urls, digest)| {
             let slots = &slots;
             async move {
-                let Action::Download { path, urls, .. } = &step.action else { return Ok(()) };
                 let _slot = slots.acquire().await;
-                observer.begins(&step.change);
+                observer.begins(change);
                 let progress = |bytes: u64, total: Option<u64>| observer.downloaded(path, bytes, total);
                 let fetched = host.downloads.fetch(&host.cache, urls, digest, &progress).await;
                 observer.download_ended(path);
                 fetched.map_err(|error| Failure {
                     reason: error.reason.to_owned(),
-                    message: format!("{}: {}", step.change.resource, error.message),
+                    message: format!("{}: {}", change.resource, error.message),
                     made: Vec::new(),
                 })
             }
@@ -366,7 +365,7 @@ async fn run(
     let left: Vec<String> =
         again.changes().map(|change| format!("{} {}", change.resource, change.found)).collect();
     if left.is_empty() {
-        return prune(host, request).map_err(state);
+        return prune(host, node_bootstrap, Some(&request.revision)).map_err(state);
     }
     let reason = if waited { MEANWHILE } else { "NotHeld" };
     Err(Failure {
@@ -396,16 +395,6 @@ async fn await_all(
     Ok(())
 }
 
-/// Removes what was fetched once and no revision on this host names any more.
-fn prune(host: &Host, request: &Request) -> Result<(), HostError> {
-    let (others, unreadable) = host.state.others(&request.revision.node_bootstrap)?;
-    if !unreadable.is_empty() {
-        return Ok(());
-    }
-    let revisions = others.iter().map(|begun| &begun.revision).chain([&request.revision]);
-    host.cache.prune(&digests(revisions))
-}
-
 /// Gives up what a NodeBootstrap claims on this host, and all that was kept for it alone. What was made stays. The
 /// host's lock must be held.
 ///
@@ -413,23 +402,27 @@ fn prune(host: &Host, request: &Request) -> Result<(), HostError> {
 /// If the files cannot be removed.
 pub fn forget(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
     host.state.forget(node_bootstrap)?;
-    let (others, unreadable) = host.state.others(node_bootstrap)?;
-    if unreadable.is_empty() {
-        host.cache.prune(&digests(others.iter().map(|begun| &begun.revision)))
-    } else {
-        Ok(())
-    }
+    prune(host, node_bootstrap, None)
 }
 
-fn digests<'a>(revisions: impl Iterator<Item = &'a Revision>) -> BTreeSet<Sha256> {
-    revisions
+/// Removes what was fetched once and no revision on this host names any more. `own`: what this NodeBootstrap has.
+fn prune(host: &Host, node_bootstrap: &str, own: Option<&Revision>) -> Result<(), HostError> {
+    let (others, unreadable) = host.state.others(node_bootstrap)?;
+    if !unreadable.is_empty() {
+        return Ok(());
+    }
+    let named = others
+        .iter()
+        .map(|begun| &begun.revision)
+        .chain(own)
         .flat_map(|revision| &revision.resources)
         .filter_map(|resource| match resource {
             Resource::Binary(binary) => Some(binary.sha256.values().copied()),
             _ => None,
         })
         .flatten()
-        .collect()
+        .collect();
+    host.cache.prune(&named)
 }
 
 /// What the next run must know if this one is killed.
@@ -534,21 +527,24 @@ async fn step_by<'a>(
             or_stop(stop, host.systemd.enable(unit, *again)).await?.map_err(refused)?;
         }
         Action::Disable { unit } => or_stop(stop, host.systemd.disable(unit)).await?.map_err(refused)?,
-        Action::Stop { unit } => {
-            jobs.push((step, or_stop(stop, host.systemd.stop(unit)).await?.map_err(refused)?));
-            return Ok(());
-        }
-        Action::Start { unit } => {
-            jobs.push((step, or_stop(stop, host.systemd.start(unit)).await?.map_err(refused)?));
-            return Ok(());
-        }
-        Action::Restart { unit } => {
-            jobs.push((step, or_stop(stop, host.systemd.restart(unit)).await?.map_err(refused)?));
-            return Ok(());
-        }
+        Action::Stop { unit } => return put_off(step, host.systemd.stop(unit), stop, jobs).await,
+        Action::Start { unit } => return put_off(step, host.systemd.start(unit), stop, jobs).await,
+        Action::Restart { unit } => return put_off(step, host.systemd.restart(unit), stop, jobs).await,
     }
     made.push(step.change.clone());
     observer.done(&step.change);
+    Ok(())
+}
+
+/// Has systemd begin a step, whose end is waited for later.
+async fn put_off<'a>(
+    step: &'a Step,
+    work: Answer<'a, Job<'a>>,
+    stop: &CancellationToken,
+    jobs: &mut Vec<(&'a Step, Job<'a>)>,
+) -> Result<(), Failure> {
+    let job = or_stop(stop, work).await?;
+    jobs.push((step, job.map_err(|error| Failure::of(&step.change.resource, &error, &[]))?));
     Ok(())
 }
 

@@ -7,12 +7,11 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crds::Sha256;
 use crds::names::STATE_DIR;
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::digest::Digests;
@@ -102,17 +101,13 @@ impl Cache {
                 return Ok(Entry::Whole);
             }
             let place = self.place(digest, PART)?;
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::from_raw_mode(0o600))
-                .map_err(HostError::io(&place.real, "write a file"))?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) if is_still(&place, &file) => {
-                    return Ok(Entry::Part(Part { place, file: File::from(file), finished: false }));
+            match self.root.lock_file(&place, "write a file")? {
+                Some(file) if is_still(&place, &file) => {
+                    return Ok(Entry::Part(Part { place, file, finished: false }));
                 }
                 // Finished or given up between opening and locking.
-                Ok(()) => continue,
-                Err(Errno::AGAIN) => {}
-                Err(errno) => return Err(HostError::io(&place.real, "lock")(errno)),
+                Some(_) => continue,
+                None => {}
             }
             waiting();
             tokio::time::sleep(LOOK_EVERY).await;
@@ -142,7 +137,7 @@ impl Cache {
 }
 
 /// Whether the name still leads to this file.
-fn is_still(place: &Place, file: &OwnedFd) -> bool {
+fn is_still(place: &Place, file: &File) -> bool {
     let named = place.look().ok().flatten().map(|meta| meta.inode);
     rustix::fs::fstat(file).is_ok_and(|stat| named == Some((stat.st_dev, stat.st_ino)))
 }

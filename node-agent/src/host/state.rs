@@ -11,14 +11,12 @@
 //! Each is written as every other file: whole, or not at all.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::time::Duration;
 
 use crds::names::STATE_DIR;
 use crds::report::ChangeSummary;
 use crds::revision::Revision;
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +80,7 @@ pub struct LastResult {
 /// The lock of the host. Released when dropped, or when the process ends however it ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: OwnedFd,
+    _file: File,
 }
 
 /// The agent's files on the host.
@@ -103,16 +101,8 @@ impl State {
     /// If the state directory cannot be made.
     pub fn try_lock(&self) -> Result<Option<Lock>, HostError> {
         self.root.make_own_directory(STATE_DIR)?;
-        let path = format!("{STATE_DIR}/.lock");
-        let place = self.root.locate(&path)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::from_raw_mode(0o600))
-            .map_err(HostError::io(&path, "open"))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock { _file: file })),
-            Err(Errno::AGAIN) => Ok(None),
-            Err(errno) => Err(HostError::io(&path, "lock")(errno)),
-        }
+        let place = self.root.locate(&format!("{STATE_DIR}/.lock"))?;
+        Ok(self.root.lock_file(&place, "open")?.map(|file| Lock { _file: file }))
     }
 
     /// Waits for the lock; `waiting` is called once, if it is not free.

@@ -62,7 +62,7 @@ impl UnitState {
 
     /// Whether something of it runs, or is about to: what a restart would disturb or renew.
     pub fn is_running(&self) -> bool {
-        is_running(&self.active)
+        matches!(self.active.as_str(), "active" | "reloading" | "activating" | "refreshing")
     }
 
     /// Whether nothing of it runs any more.
@@ -289,7 +289,7 @@ async fn settled(
 }
 
 /// Whether a service is started anew by systemd again and again: its program ended lately, not for the first time.
-async fn loops(unit: &str, proxy: &UnitProxy<'static>, state: &Now) -> Result<bool, HostError> {
+async fn loops(unit: &str, proxy: &UnitProxy<'static>, state: &UnitState) -> Result<bool, HostError> {
     if !state.is_running() {
         return Ok(false);
     }
@@ -332,7 +332,7 @@ async fn failure(unit: &str, proxy: &UnitProxy<'static>, action: &str, outcome: 
             causes.push(format!("status {}", status_words(status)));
         }
     }
-    if let Ok(Now { active, sub }) = state_of(unit, proxy).await
+    if let Ok(UnitState { active, sub, .. }) = state_of(unit, proxy).await
         && active != "failed"
     {
         causes.push(format!("now {active} ({sub})"));
@@ -340,26 +340,10 @@ async fn failure(unit: &str, proxy: &UnitProxy<'static>, action: &str, outcome: 
     HostError::Systemd(format!("{unit} failed to {action}: {}: see journalctl -u {unit}", causes.join(", ")))
 }
 
-/// What a unit does at this moment.
-struct Now {
-    active: String,
-    sub: String,
-}
-
-impl Now {
-    fn is_running(&self) -> bool {
-        is_running(&self.active)
-    }
-}
-
-fn is_running(active: &str) -> bool {
-    matches!(active, "active" | "reloading" | "activating" | "refreshing")
-}
-
-async fn state_of(unit: &str, proxy: &UnitProxy<'static>) -> Result<Now, HostError> {
+async fn state_of(unit: &str, proxy: &UnitProxy<'static>) -> Result<UnitState, HostError> {
     let active = proxy.active_state().await.map_err(refused(unit, "look"))?;
     let sub = proxy.sub_state().await.map_err(refused(unit, "look"))?;
-    Ok(Now { active, sub })
+    Ok(UnitState { active, sub, ..UnitState::default() })
 }
 
 impl Systemd for Bus {
@@ -387,8 +371,7 @@ impl Systemd for Bus {
                         .await
                         .map_err(refused(unit, "look"))?;
                     state.need_reload = proxy.need_daemon_reload().await.map_err(refused(unit, "look"))?;
-                    let now = Now { active: state.active.clone(), sub: state.sub.clone() };
-                    state.loops = loops(unit, &proxy, &now).await?;
+                    state.loops = loops(unit, &proxy, &state).await?;
                 }
                 states.insert(unit.clone(), state);
             }

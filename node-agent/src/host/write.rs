@@ -8,7 +8,9 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, FlockOperation, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
@@ -223,6 +225,22 @@ impl Root {
                 found: meta.kind.words().to_owned(),
                 expected: Kind::Link.words().to_owned(),
             }),
+        }
+    }
+
+    /// Opens a file of the agent's own, made if it is missing, and locks it: until it is closed no other run has it.
+    /// `None`: another one has. `action`: what it is for, in words.
+    ///
+    /// # Errors
+    /// If it cannot be opened or locked.
+    pub(super) fn lock_file(&self, place: &Place, action: &'static str) -> Result<Option<File>, HostError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::from_raw_mode(0o600))
+            .map_err(HostError::io(&place.real, action))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(File::from(file))),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(HostError::io(&place.real, "lock")(errno)),
         }
     }
 

@@ -438,14 +438,15 @@ impl<'a> Agent<'a> {
         let permit = if target.name == spec.revision { spec.permit.disruption } else { Disruption::None };
         let (plan, changes, lock) = loop {
             let Some(lock) = self.lock(spec, &target.name, stop).await else { return Next::Rest };
-            let planned = match &lock {
-                Ok(_) => engine::plan(&self.host, target).await,
-                Err(error) => Err(error.clone()),
+            let look = async {
+                let lock = lock?;
+                let plan = engine::plan(&self.host, target).await?;
+                let has_downloads = plan.has_downloads(&self.host)?;
+                Ok::<_, HostError>((plan, has_downloads, lock))
             };
-            let planned = planned.and_then(|plan| Ok((plan.has_downloads(&self.host)?, plan)));
-            let ((has_downloads, plan), lock) = match (planned, lock) {
-                (Ok(planned), Ok(lock)) => (planned, lock),
-                (Err(error), _) | (_, Err(error)) => {
+            let (plan, has_downloads, lock) = match look.await {
+                Ok(seen) => seen,
+                Err(error) => {
                     let failure = Failure {
                         reason: error.reason().to_owned(),
                         message: error.to_string(),
