@@ -5,7 +5,7 @@
 //! | [`checks`] | what `make test` runs before it has a cluster: formatter, lints, licenses, unit and property tests |
 //! | [`programs`] | the static programs, and the images made of them |
 //! | [`lab`] | a testbed with the operator on it, and what scenarios do with it: apply, await, look at a host |
-//! | [`suite`] | runs scenarios one after the other, keeps the logs of what failed, counts |
+//! | [`suite`] | runs scenarios, side by side on two testbeds, keeps the logs of what failed, counts |
 //! | [`scenario`] | the end-to-end tests themselves |
 //! | [`demo`], [`bench`] | the other two commands |
 
@@ -81,7 +81,7 @@ async fn interrupted() {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    for id in [suite::ID, bench::ID] {
+    for id in suite::IDS.iter().copied().chain([bench::ID]) {
         if std::path::Path::new(testbed::paths::STATE_ROOT).join(id).exists() {
             eprintln!("clearing testbed {id}");
             let _ = Testbed::down_id(id).await;

@@ -1,20 +1,23 @@
-//! Runs the end-to-end scenarios, one after the other on one testbed: in go names, out come counts, and the logs of
-//! what failed.
+//! Runs the end-to-end scenarios, side by side on as many testbeds: in go names, out come counts, and the logs of what
+//! failed.
 
 use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use futures::future::join_all;
 use testbed::{Testbed, UpOptions};
 
 use crate::lab::Lab;
 use crate::scenario::{self, Scenario};
 use crate::{checks, programs};
 
-/// The testbed's id: a demo may stand beside it.
-pub(crate) const ID: &str = "e2e";
+/// The testbeds' ids: a demo may stand beside them. There are two of them since scenarios mostly wait; more would share
+/// two cores so closely that what is timed becomes slow.
+pub(crate) const IDS: &[&str] = &["e2e", "e2e-b"];
 /// What no scenario may take: one that hangs must not hang the others.
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -44,23 +47,41 @@ pub(crate) async fn run(only: &[String], keep: bool) -> Result<ExitCode> {
         .collect();
     if only.is_empty() {
         counts += checks::tests().await?;
-        let (lints, scenarios) = tokio::join!(checks::lints(), scenarios(&chosen, keep));
+        let (lints, scenarios) = tokio::join!(checks::lints(), scenarios(&chosen, false, keep));
         counts += lints?;
         counts += scenarios?;
     } else {
-        counts += scenarios(&chosen, keep).await?;
+        counts += scenarios(&chosen, true, keep).await?;
     }
     println!("{:7.1} s  in all", begin.elapsed().as_secs_f32());
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn scenarios(chosen: &[&Scenario], keep: bool) -> Result<Counts> {
-    if !keep {
-        Testbed::down_id(ID).await?;
+/// Runs scenarios: each testbed takes the next one as soon as it is done with one. A few by name have one testbed to
+/// themselves, which is quicker than two to make, and can be looked at afterwards.
+async fn scenarios(chosen: &[&Scenario], by_name: bool, keep: bool) -> Result<Counts> {
+    let queue = Mutex::new(chosen.iter().copied());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let ids = if by_name { &IDS[..1] } else { IDS };
+    let mut counts = Counts::default();
+    // All are awaited before an error of one is looked at: each clears its own testbed.
+    for outcome in join_all(ids.iter().map(|id| on_own_testbed(id, &next, keep))).await {
+        counts += outcome?;
     }
-    let testbed = Testbed::up(UpOptions::new(ID)).await?;
-    let outcome = on_testbed(&testbed, chosen).await;
+    Ok(counts)
+}
+
+async fn on_own_testbed<'a>(
+    id: &str,
+    next: &impl Fn() -> Option<&'a Scenario>,
+    keep: bool,
+) -> Result<Counts> {
+    if !keep {
+        Testbed::down_id(id).await?;
+    }
+    let testbed = Testbed::up(UpOptions::new(id)).await?;
+    let outcome = on_testbed(&testbed, next).await;
     if keep {
         println!("left up: export KUBECONFIG={}", testbed.kubeconfig().display());
     } else {
@@ -69,12 +90,12 @@ async fn scenarios(chosen: &[&Scenario], keep: bool) -> Result<Counts> {
     outcome
 }
 
-async fn on_testbed(testbed: &Testbed, chosen: &[&Scenario]) -> Result<Counts> {
+async fn on_testbed<'a>(testbed: &Testbed, next: &impl Fn() -> Option<&'a Scenario>) -> Result<Counts> {
     programs::import(testbed, &[]).await?;
     let lab = Lab::new(testbed.clone()).await?;
     lab.install().await?;
     let mut counts = Counts::default();
-    for scenario in chosen {
+    while let Some(scenario) = next() {
         let begin = Instant::now();
         let limited = tokio::time::timeout(LONGEST, (scenario.run)(&lab)).await;
         let outcome =
@@ -87,7 +108,7 @@ async fn on_testbed(testbed: &Testbed, chosen: &[&Scenario]) -> Result<Counts> {
             }
             Err(error) => {
                 counts.failed += 1;
-                println!("{took:7.1} s  FAILED {}: {error:#}", scenario.name);
+                println!("{took:7.1} s  FAILED {} on {}: {error:#}", scenario.name, testbed.id());
                 match keep_logs(&lab, scenario.name).await {
                     Ok(folder) => println!("            logs: {}", folder.display()),
                     Err(error) => println!("            no logs: {error:#}"),
