@@ -21,8 +21,8 @@ pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
 
-/// The state that selected nodes shall have: groups, users, directories, files, binaries and systemd units. Nothing
-/// is deleted from a node when an entry leaves the spec. Writing a NodeBootstrap is being root on the nodes it selects.
+/// The state that selected nodes shall have: groups, users, directories, files, binaries and systemd units. When an entry
+/// leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "nodebootstrap.io",
@@ -102,10 +102,27 @@ pub struct NodeBootstrapSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub units: Vec<Unit>,
 
+    /// What becomes of what was made on a node that leaves (label lost, NodeBootstrap deleted). Retain: it stays. Revert:
+    /// what was there before is put back, and what was not there is removed; what something else has changed since is
+    /// left, and listed in the node's Report. Default: Retain. Example: Revert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+
     /// How long a node that leaves (label lost, NodeBootstrap deleted) may take to answer before it is given up and
     /// stays as it is. A whole number with s, m or h. Default: 10m. Example: 90s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave_timeout: Option<Timeout>,
+}
+
+/// What becomes of what was made on a node that leaves.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum DeletionPolicy {
+    /// It stays.
+    #[default]
+    Retain,
+    /// What was there before is put back.
+    Revert,
 }
 
 /// Selects nodes by label; matchLabels and matchExpressions must both hold.

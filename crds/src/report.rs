@@ -104,6 +104,8 @@ pub struct Conflict {
 pub enum Leave {
     /// It stays.
     Retain,
+    /// What was there before is put back.
+    Revert,
 }
 
 // Every text is bounded: a broken-into node may write this.

@@ -1,4 +1,4 @@
-//! The command line: `plan`, `apply` and `status` for a person or a script on a host, `run` and `probe` for the pod.
+//! The command line: `plan`, `apply`, `status` and `revert` for a person or a script on a host, `run` and `probe` for the pod.
 //!
 //! In: arguments. Out: an exit code, with everything else printed.
 
@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
+use crate::host::state::Lock;
 use crate::host::{Host, is_root, local, raise_open_files};
 use crate::output::{self, Format, ResourceState};
 use crate::pod;
@@ -22,6 +23,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   plan, status   0 nothing to do, 2 changes pending, 1 error
   apply          0 done, 1 error
+  revert         0 all is as it was before, 2 something was left as it is, 1 error
 
 The same state directory, /var/lib/nodebootstrap below the root, serves this program and the DaemonSet's pod; one lock
 orders them.";
@@ -42,6 +44,8 @@ enum Command {
     Apply(FileArgs),
     /// Shows the last result on this host, and the state of each resource
     Status(FileArgs),
+    /// Puts back what was there before a NodeBootstrap was applied
+    Revert(RevertArgs),
     /// Runs in the DaemonSet's pod: follows this node's NodeBootstrapReport
     #[command(hide = true)]
     Run(RunArgs),
@@ -59,6 +63,18 @@ struct FileArgs {
     #[arg(long, value_name = "DIR")]
     refs: Option<String>,
     /// The machine's root directory; of another one than / units are written and enabled, but not started
+    #[arg(long, default_value = "/")]
+    root: String,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct RevertArgs {
+    /// The NodeBootstrap's name
+    name: String,
+    /// The machine's root directory; of another one than / no unit is stopped
     #[arg(long, default_value = "/")]
     root: String,
     /// How to print
@@ -137,6 +153,7 @@ async fn run(command: Command) -> Result<u8, String> {
         Command::Plan(args) => plan(&args).await,
         Command::Apply(args) => apply(&args, &stop).await,
         Command::Status(args) => status(&args).await,
+        Command::Revert(args) => revert(&args, &stop).await,
         Command::Run(args) => {
             privileged()?;
             pod::init_log();
@@ -181,15 +198,19 @@ struct Session {
     request: Request,
 }
 
-fn open(args: &FileArgs) -> Result<Session, String> {
-    privileged()?;
-    let root = match (args.root.as_str(), args.root.trim_end_matches('/')) {
+fn open_host(root: &str) -> Result<Host, String> {
+    let root = match (root, root.trim_end_matches('/')) {
         // A variable that was not set must not mean the running system.
         ("", _) => return Err("--root is empty: write --root / for the running system".to_owned()),
         (_, "") => "/",
         (_, root) => root,
     };
-    let host = Host::open(root, root == "/").map_err(|error| error.to_string())?;
+    Host::open(root, root == "/").map_err(|error| error.to_string())
+}
+
+fn open(args: &FileArgs) -> Result<Session, String> {
+    privileged()?;
+    let host = open_host(&args.root)?;
     let text = local::read(&args.file)?;
     let node_bootstrap = parse(&text).map_err(|error| format!("{}: {error}", args.file))?;
     let identity = Identity {
@@ -206,6 +227,7 @@ fn open(args: &FileArgs) -> Result<Session, String> {
         created: String::new(),
         revision: rendered.revision,
         payload: Payload::from(rendered.payload),
+        from_pod: false,
     };
     Ok(Session { host, request })
 }
@@ -313,6 +335,48 @@ fn code_of(plan: &Plan) -> u8 {
     }
 }
 
+/// Waits for the host's lock.
+async fn lock(host: &Host, stop: &CancellationToken) -> Result<Lock, String> {
+    let waiting = || output::note("another run works on this host: waiting until it is done");
+    tokio::select! {
+        lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string()),
+        () = stop.cancelled() => Err("told to stop: nothing was begun".to_owned()),
+    }
+}
+
+async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, String> {
+    privileged()?;
+    let host = open_host(&args.root)?;
+    let known = host.state.known().map_err(|error| error.to_string())?;
+    if !known.contains(&args.name) {
+        let there = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(format!(
+            "nothing is known of a NodeBootstrap {:?} on this host: there is {there}",
+            args.name
+        ));
+    }
+    let lock = lock(&host, stop).await?;
+    let request = engine::revert(&host, &args.name, false).map_err(|error| error.to_string())?;
+    let session = Session { host, request };
+    let plan = observe(&session).await?;
+    let text = args.output == Format::Text;
+    let outcome = engine::apply(&session.host, &session.request, &plan, lock, &Shown::new(text), stop).await;
+    let made = match outcome {
+        Ok(made) => made,
+        Err(failure) => return failed(&session, &args.root, text, &plan, failure),
+    };
+    engine::give_up(&session.host, &args.name).map_err(|error| error.to_string())?;
+    let left: Vec<&Change> = made.iter().filter(|change| change.is_left()).collect();
+    if text {
+        output::print(&output::reverted_text(made.len() - left.len(), &left));
+    } else {
+        let word = if left.is_empty() { "done" } else { "left" };
+        let json = output::apply_json(&session.request, &args.root, word, &made, &plan.warnings, &[]);
+        output::print(&output::json_line(&json));
+    }
+    Ok(if left.is_empty() { DONE } else { PENDING })
+}
+
 async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> {
     let session = open(args)?;
     let Session { host, request } = &session;
@@ -320,11 +384,7 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
     let shown = Shown::new(text);
     let mut is_first = true;
     let (plan, lock) = loop {
-        let waiting = || output::note("another run works on this host: waiting until it is done");
-        let lock = tokio::select! {
-            lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string())?,
-            () = stop.cancelled() => return Err("told to stop: nothing was begun".to_owned()),
-        };
+        let lock = lock(host, stop).await?;
         let plan = observe(&session).await?;
         if std::mem::take(&mut is_first) && text {
             output::print(&output::title(request, &args.root));

@@ -4,16 +4,19 @@
 //! were made; or a [`Failure`]. A plan with problems is not begun. After the changes a second plan must be empty.
 //!
 //! Killed at any point, the next run finishes: every step leaves the host whole, what is done is found done, and what
-//! cannot be seen on the host (restarts, files half written) stands in the state directory before the first change.
+//! cannot be seen on the host (restarts, files half written, what was there before) stands in the state directory before
+//! the first change.
 //!
 //! The host's lock is held while changes are made, and for nothing that may take long: downloads come before, and what
 //! systemd was asked to start is waited for after.
+
+mod book;
 
 use std::future::Future;
 
 use crds::Sha256;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{Resource, Revision};
+use crds::revision::{FORMAT, PRESET_VERSION, Resource, Revision};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
@@ -26,7 +29,11 @@ use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::write::Staged;
 use crate::host::{Host, HostError};
-use crate::resource::{Action, Planner, binary, directory, file, group, unit, user};
+use crate::host::{accounts, write};
+use crate::ledger::Item;
+use crate::resource::{Action, Planner, binary, directory, file, group, path_of, removal, unit, user};
+
+use book::Notes;
 
 /// Downloads that run at once.
 const MAX_DOWNLOADS: usize = 4;
@@ -45,6 +52,8 @@ pub struct Request {
     pub revision: Revision,
     /// Its secret values.
     pub payload: Payload,
+    /// Whether it is applied by a pod: what that runs under is never stopped to take something back.
+    pub from_pod: bool,
 }
 
 /// What lies between a host and a revision.
@@ -59,6 +68,7 @@ pub struct Plan {
     /// What should be looked at but stops nothing.
     pub warnings: Vec<String>,
     owed: Owed,
+    notes: Notes,
 }
 
 impl Plan {
@@ -103,9 +113,9 @@ impl Plan {
         })
     }
 
-    /// Whether an earlier run left something to do, though no change may follow from it any more.
+    /// Whether an earlier run left something to do, or to write down, though no change may follow from it any more.
     pub fn is_owed(&self) -> bool {
-        !self.owed.is_empty()
+        !self.owed.is_empty() || !self.notes.is_complete()
     }
 }
 
@@ -153,6 +163,8 @@ impl Failure {
     }
 }
 
+/// The name of a revision that takes everything back.
+const REVERT: &str = "revert";
 const STOPPED: &str = "Stopped";
 /// Something changed while units were waited for.
 const MEANWHILE: &str = "NotHeldMeanwhile";
@@ -180,8 +192,10 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let (others, unreadable) = host.state.others(&revision.node_bootstrap)?;
     // Also the units of others: two names may lead to one.
     let all = resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
-    let units = host.systemd.observe(&unit::to_observe(all, &owed.restarts)).await?;
-    let mut planner = Planner::new(host, &request.payload, &units)?;
+    let ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster))?;
+    let to_observe = unit::to_observe(all, &owed.restarts, removal::to_observe(&ledger));
+    let units = host.systemd.observe(&to_observe).await?;
+    let mut planner = Planner::new(host, request, &units)?;
     for name in unreadable {
         planner.warn(format!(
             "what the NodeBootstrap {name} claims on this host cannot be read, so it is not spared: bring its agent to this version, or remove {}/{name}",
@@ -203,7 +217,11 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     user::plan(&users, &mut planner);
     directory::announce(&directories, &mut planner);
     planner.check_links(resources);
+    let claimed = removal::claims(resources, |path| planner.real(path));
+    let removal =
+        removal::plan(&ledger, &claimed, &removal::named(resources), request.from_pod, &mut planner);
     directory::plan(&directories, &mut planner);
+    planner.steps.extend(removal.first);
     for resource in resources {
         if let Resource::File(file) = resource {
             file::plan(file, &mut planner);
@@ -215,14 +233,33 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         }
     }
     unit::plan(resources, &owed.restarts, &mut planner);
+    planner.steps.extend(removal.last);
     planner.warn_of_exposure();
+    let restarts = resources.iter().filter_map(|resource| {
+        let units = match resource {
+            Resource::File(file) => &file.restart,
+            Resource::Binary(binary) => &binary.restart,
+            _ => return None,
+        };
+        let path = planner.real(&path_of(resource)?)?;
+        Some((Item::Path(path), units.iter().map(ToString::to_string).collect()))
+    });
+    let notes = Notes {
+        restarts: restarts.collect(),
+        recursive: planner.recursive().clone(),
+        settled: removal.settled,
+        handed: removal.handed,
+        units: units.clone(),
+        ledger,
+        claimed: claimed.into_iter().chain(removal.kept).collect(),
+    };
     let Planner { steps, problems, warnings, .. } = planner;
     let (steps, held_back) = if problems.is_empty() {
         (steps, Vec::new())
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    Ok(Plan { steps, problems, held_back, warnings, owed })
+    Ok(Plan { steps, problems, held_back, warnings, owed, notes })
 }
 
 /// Fetches all that a plan needs and the host does not have, a few at once. One that fails ends all. The host's lock
@@ -320,6 +357,7 @@ async fn run(
         revision: request.revision.clone(),
     };
     let owed = owed_by(plan);
+    book::open(host, request, plan).map_err(state)?;
     host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
     for path in &plan.owed.written {
         host.root.remove_leftover(path).map_err(|error| Failure::of("leftover", &error, &[]))?;
@@ -331,29 +369,36 @@ async fn run(
     let first = plan.steps.iter().position(|step| !step.action.is_base()).unwrap_or(plan.steps.len());
     let (base, rest) = plan.steps.split_at(first);
     for step in base {
-        step_by(host, step, None, observer, stop, made, &mut jobs).await?;
+        step_by(host, node_bootstrap, step, None, observer, stop, made, &mut jobs).await?;
     }
     let mut staged = stage(host, rest)?.into_iter();
     let mut lock = Some(lock);
+    let mut waited = false;
     for step in rest {
-        if step.action.starts() && !jobs.is_empty() && lock.is_some() {
-            // What starts may need what is being stopped. From here on all is systemd's.
+        if step.action.waits() && !jobs.is_empty() {
             lock = None;
+            waited = true;
             await_all(std::mem::take(&mut jobs), observer, stop, made).await?;
         }
+        // What starts is systemd's; for all else the host is ours alone.
+        if lock.is_none() && !step.action.starts() {
+            lock = Some(or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?);
+        }
         let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
-        step_by(host, step, staged, observer, stop, made, &mut jobs).await?;
+        step_by(host, node_bootstrap, step, staged, observer, stop, made, &mut jobs).await?;
     }
     if !jobs.is_empty() {
         lock = None;
+        waited = true;
         await_all(jobs, observer, stop, made).await?;
     }
-    let waited = lock.is_none();
     let _lock = match lock {
         Some(lock) => lock,
         None => or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?,
     };
-    host.state.settle(node_bootstrap, &request.name).map_err(state)?;
+    if host.state.settle(node_bootstrap, &request.name).map_err(state)? {
+        book::close(host, request, plan).map_err(state)?;
+    }
 
     if plan.steps.is_empty() {
         return Ok(());
@@ -395,14 +440,42 @@ async fn await_all(
     Ok(())
 }
 
-/// Gives up what a NodeBootstrap claims on this host, and all that was kept for it alone. What was made stays. The
-/// host's lock must be held.
+/// Gives up what a NodeBootstrap claims on this host, and all that was kept for it alone but the ledger. What was made
+/// stays. The host's lock must be held.
 ///
 /// # Errors
 /// If the files cannot be removed.
-pub fn forget(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
-    host.state.forget(node_bootstrap)?;
+pub fn give_up(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
+    host.state.give_up(node_bootstrap)?;
     prune(host, node_bootstrap, None)
+}
+
+/// What takes a NodeBootstrap off a host when it is applied: a revision that names nothing. [`give_up`] comes after it. By
+/// hand also that is put back which an earlier deletion left. The host's lock must be held.
+///
+/// # Errors
+/// If the ledger cannot be read, or not be written.
+pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Request, HostError> {
+    let mut ledger = host.state.ledger(node_bootstrap, None)?;
+    if !from_pod {
+        ledger.give_up(false);
+        host.state.write_ledger(node_bootstrap, &ledger)?;
+    }
+    let revision = Revision {
+        format: FORMAT,
+        preset_version: PRESET_VERSION,
+        node_bootstrap: node_bootstrap.to_owned(),
+        uid: String::new(),
+        cluster: ledger.cluster,
+        resources: Vec::new(),
+    };
+    Ok(Request {
+        name: REVERT.to_owned(),
+        created: String::new(),
+        revision,
+        payload: Payload::default(),
+        from_pod,
+    })
 }
 
 /// Removes what was fetched once and no revision on this host names any more. `own`: what this NodeBootstrap has.
@@ -430,14 +503,14 @@ fn owed_by(plan: &Plan) -> Owed {
     let mut owed = plan.owed.clone();
     for step in &plan.steps {
         match &step.action {
-            Action::WriteFile { path, .. } | Action::Download { path, .. } => {
-                _ = owed.written.insert(path.clone())
-            }
+            Action::WriteFile { path, .. }
+            | Action::Download { path, .. }
+            | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
-            Action::AddGroup { .. } => {
+            Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
                 owed.written.extend(["/etc/group", "/etc/gshadow"].map(str::to_owned));
             }
-            Action::AddUser(_) | Action::ChangeUser(_) => {
+            Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
                 owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
             }
             Action::MakeDirectory { .. }
@@ -447,7 +520,12 @@ fn owed_by(plan: &Plan) -> Owed {
             | Action::Enable { .. }
             | Action::Disable { .. }
             | Action::Start { .. }
-            | Action::Stop { .. } => {}
+            | Action::Stop { .. }
+            | Action::RemoveFile { .. }
+            | Action::RemoveDirectory { .. }
+            | Action::PutBack { .. }
+            | Action::GiveBack { .. }
+            | Action::Leave => {}
         }
     }
     owed
@@ -477,8 +555,10 @@ fn stage(host: &Host, steps: &[Step]) -> Result<Vec<Staged>, Failure> {
 }
 
 /// Does one step. What systemd takes its time for is added to `jobs`.
+#[allow(clippy::too_many_arguments)]
 async fn step_by<'a>(
     host: &'a Host,
+    node_bootstrap: &str,
     step: &'a Step,
     staged: Option<Staged>,
     observer: &dyn Observer,
@@ -492,16 +572,15 @@ async fn step_by<'a>(
     observer.begins(&step.change);
     let refused = |error: HostError| Failure::of(&step.change.resource, &error, &[]);
     let root = &host.root;
+    let mut left = None;
     match &step.action {
-        Action::AddGroup { name, gid } => {
-            crate::host::accounts::add_group(root, name, *gid).map_err(refused)?
-        }
+        Action::AddGroup { name, gid } => accounts::add_group(root, name, *gid).map_err(refused)?,
         Action::AddUser(account) => {
             let days = jiff::Timestamp::now().as_second() / 86_400;
             let days = u64::try_from(days).unwrap_or_default();
-            crate::host::accounts::add_user(root, account, days).map_err(refused)?;
+            accounts::add_user(root, account, days).map_err(refused)?;
         }
-        Action::ChangeUser(account) => crate::host::accounts::change_user(root, account).map_err(refused)?,
+        Action::ChangeUser(account) => accounts::change_user(root, account).map_err(refused)?,
         Action::MakeDirectory { path, ids } => {
             root.locate(path).and_then(|place| root.make_directory(&place, *ids)).map_err(refused)?;
         }
@@ -530,9 +609,52 @@ async fn step_by<'a>(
         Action::Stop { unit } => return put_off(step, host.systemd.stop(unit), stop, jobs).await,
         Action::Start { unit } => return put_off(step, host.systemd.start(unit), stop, jobs).await,
         Action::Restart { unit } => return put_off(step, host.systemd.restart(unit), stop, jobs).await,
+        Action::RemoveGroup { name, gid } => {
+            left = match write::belongs(root, None, Some(*gid)).map_err(refused)? {
+                Some(path) => Some(format!("{path} belongs to it")),
+                None => accounts::remove_group(root, name, *gid).map_err(refused)?,
+            };
+        }
+        Action::RemoveUser(user) => {
+            left = match write::belongs(root, Some(user.uid), None).map_err(refused)? {
+                Some(path) => Some(format!("{path} belongs to it")),
+                None => accounts::remove_user(root, user).map_err(refused)?,
+            };
+        }
+        Action::RemoveFile { path } => {
+            root.locate(path).and_then(|place| root.remove_file(&place)).map_err(refused)?;
+        }
+        Action::RemoveDirectory { path, otherwise } => {
+            let place = root.locate(path).map_err(refused)?;
+            if !root.remove_directory(&place).map_err(refused)? {
+                left = Some("something else is in it".to_owned());
+                if let (Some((uid, gid)), Ok(Some(meta))) = (otherwise, place.look()) {
+                    let ids = write::Ids { uid: *uid, gid: *gid, mode: meta.mode };
+                    root.set_access(&place, crate::host::Kind::Directory, ids).map_err(refused)?;
+                }
+            }
+        }
+        Action::PutBack { path, content, ids, attributes } => {
+            let put = || {
+                let place = root.locate(path)?;
+                let Some(digest) = content else { return root.put_access_back(&place, *ids, attributes) };
+                let mut staged = Staged::begin(&place)?;
+                staged.append_file(host.state.open_prior(node_bootstrap, *digest)?)?;
+                staged.install_with(*ids, attributes).map(drop)
+            };
+            put().map_err(refused)?;
+        }
+        Action::GiveBack { made, owners } => {
+            for (path, before) in owners {
+                // What cannot be reached any more is somebody else's by now.
+                let Ok(place) = root.locate(path) else { continue };
+                root.give_back(&place, *made, *before).map_err(refused)?;
+            }
+        }
+        Action::Leave => {}
     }
-    made.push(step.change.clone());
     observer.done(&step.change);
+    made.push(left.map_or_else(|| step.change.clone(), |why| Change::left(&step.change.resource, &why)));
     Ok(())
 }
 
@@ -580,7 +702,24 @@ impl Action {
             | Self::Disable { .. }
             | Self::Start { .. }
             | Self::Stop { .. }
-            | Self::Restart { .. } => false,
+            | Self::Restart { .. }
+            | Self::RemoveGroup { .. }
+            | Self::RemoveUser(_)
+            | Self::RemoveFile { .. }
+            | Self::RemoveDirectory { .. }
+            | Self::PutBack { .. }
+            | Self::GiveBack { .. }
+            | Self::Leave => false,
         }
+    }
+
+    /// Whether what was asked of systemd before must have ended: what starts may need what is being stopped, and what
+    /// stops needs its files, its user and its group up to the end.
+    fn waits(&self) -> bool {
+        let takes_away = matches!(
+            self,
+            Self::RemoveFile { .. } | Self::PutBack { .. } | Self::RemoveGroup { .. } | Self::RemoveUser(_)
+        );
+        self.starts() || takes_away
     }
 }

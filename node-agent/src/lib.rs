@@ -11,6 +11,7 @@
 //! | [`cli`] | arguments ► an exit code |
 //! | [`pod`] | this node's Report ► the host, and the Report's status |
 //! | [`engine`] | a host and a revision ► a plan, the changes that were made |
+//! | [`ledger`] | what was found and what is made ► what can be put back (pure) |
 //! | [`resource`] | one file a kind: what is, what shall be ► the steps between |
 //! | [`host`] | files, accounts, units, downloads |
 //! | [`report`] | what came of a pass ► the words for the Report (pure) |
@@ -19,6 +20,7 @@
 pub mod cli;
 pub mod engine;
 pub mod host;
+pub mod ledger;
 pub mod output;
 pub mod pod;
 pub mod report;

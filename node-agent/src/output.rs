@@ -10,7 +10,7 @@
 //! | `disruption` | plan | the highest of its changes: `None`, `Restart` |
 //! | `warnings` | all | list of texts |
 //! | `errors` | all | list of `resource`, `reason`, `message` |
-//! | `outcome` | apply | `done`, `nothing to do` or `failed` |
+//! | `outcome` | apply, revert | `done`, `nothing to do`, `failed`; of revert also `left`: not all was put back |
 //! | `last` | status | the last result on this host: `revision`, `done`, `at`, `reason`, `message`, `changes`; or null |
 //! | `resources` | status | list of `resource`, `state` (`ok`, `differs`, `error`), `differs` (texts) |
 
@@ -96,6 +96,15 @@ pub fn plan_json(request: &Request, root: &str, plan: &Plan) -> Value {
             "errors": plan.problems,
         }),
     )
+}
+
+/// What was put back, for a person.
+pub fn reverted_text(put_back: usize, left: &[&Change]) -> String {
+    let mut text = format!("{GOOD}done{GOOD:#}: {} put back\n", changes(put_back));
+    for change in left {
+        let _ = writeln!(text, "{NOTE}{} {}{NOTE:#}", change.resource, change.change);
+    }
+    text
 }
 
 /// What was applied, as JSON.

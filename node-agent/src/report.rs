@@ -48,8 +48,8 @@ pub enum Outcome<'a> {
     Failed(&'a Failure),
     /// An older NodeBootstrap has claims here.
     Conflict(&'a [Conflict]),
-    /// The agent is done here.
-    Left,
+    /// The agent is done here; what was put back, if that was asked for.
+    Left(Option<&'a [Change]>),
 }
 
 /// The word about a pass.
@@ -159,9 +159,23 @@ pub fn status(
                 MAX_MESSAGE,
             );
         }
-        Outcome::Left => {
+        Outcome::Left(None) => {
             word.phase = ReportPhase::Left;
             word.message = "what was made here stays; nothing of the agent runs any more".to_owned();
+        }
+        Outcome::Left(Some(made)) => {
+            word.phase = ReportPhase::Left;
+            list(&mut word, made.iter().map(ChangeSummary::from));
+            let left: Vec<_> = made
+                .iter()
+                .filter(|change| change.is_left())
+                .map(|change| format!("{} {}", change.resource, change.change))
+                .collect();
+            word.message = if left.is_empty() {
+                "all is as it was before; nothing of the agent runs any more".to_owned()
+            } else {
+                cut(&format!("all but {} is as it was before: {}", left.len(), left.join("; ")), MAX_MESSAGE)
+            };
         }
     }
     word.since = if same_revision && before.phase == word.phase && !before.since.is_empty() {
@@ -317,7 +331,8 @@ mod tests {
             Outcome::Ready { made: &many, before: &[] },
             Outcome::Failed(&failed),
             Outcome::Conflict(&conflicts),
-            Outcome::Left,
+            Outcome::Left(None),
+            Outcome::Left(Some(&many)),
         ] {
             let ready = NodeBootstrapReportStatus {
                 revision: "r".to_owned(),

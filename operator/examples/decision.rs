@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::nodebootstrap::NodeSelector;
-use crds::report::{Disruption, Permit, ReportPhase};
+use crds::report::{Disruption, Leave, Permit, ReportPhase};
 use crds::{NodeBootstrapSpec, NodeBootstrapStatus, names};
 use k8s_openapi::jiff::Timestamp;
 use operator::enrolment::{self, Candidate};
@@ -86,6 +86,7 @@ fn decide(world: &World, spec: &NodeBootstrapSpec) -> NodeBootstrapStatus {
         name: "workers",
         created: Timestamp::UNIX_EPOCH,
         is_ending: false,
+        leave: Leave::Retain,
         leave_timeout: Duration::from_secs(600),
         target: Some(TARGET),
         nodes: &nodes,

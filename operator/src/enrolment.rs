@@ -33,6 +33,8 @@ pub struct Facts<'a> {
     pub created: Timestamp,
     /// Whether every node shall leave.
     pub is_ending: bool,
+    /// What becomes of what was made on a node that leaves.
+    pub leave: Leave,
     /// How long a node that leaves may take to answer.
     pub leave_timeout: Duration,
     /// The revision that nodes shall have; `None` if there has never been a good one.
@@ -184,7 +186,7 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
             enrolment.steps[TAKE].push(label(node, true));
         }
         if report.leave.is_none() {
-            let edit = Edit { leave: Some(Some((Leave::Retain, facts.now))), ..Edit::default() };
+            let edit = Edit { leave: Some(Some((facts.leave, facts.now))), ..Edit::default() };
             enrolment.steps[TAKE].push(change(report, edit));
         }
     }
@@ -401,6 +403,7 @@ mod tests {
                 name: "nb",
                 created: created(),
                 is_ending: self.is_ending,
+                leave: Leave::Retain,
                 leave_timeout: Duration::from_secs(600),
                 target: self.target,
                 nodes: &self.nodes.iter().map(candidate).collect::<Vec<_>>(),

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crds::report::Conflict;
+use crds::nodebootstrap::DeletionPolicy;
+use crds::report::{Conflict, Leave};
 use crds::{NodeBootstrapSpec, NodeBootstrapStatus, Timeout, names};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -297,6 +298,7 @@ fn decide(
         name,
         created: node_bootstrap.created,
         is_ending: node_bootstrap.deleting,
+        leave: leave(spec),
         leave_timeout: leave_timeout(spec).duration(),
         target,
         nodes,
@@ -313,6 +315,13 @@ fn candidates(world: &World, spec: Option<&NodeBootstrapSpec>) -> Vec<Candidate>
     let is_selected = |node: &Node| spec.is_some_and(|spec| selection::selects(spec, node));
     let nodes = world.nodes.all().into_iter();
     nodes.map(|node| Candidate { is_selected: is_selected(&node), node }).collect()
+}
+
+fn leave(spec: Option<&NodeBootstrapSpec>) -> Leave {
+    match spec.and_then(|spec| spec.deletion_policy).unwrap_or_default() {
+        DeletionPolicy::Retain => Leave::Retain,
+        DeletionPolicy::Revert => Leave::Revert,
+    }
 }
 
 fn leave_timeout(spec: Option<&NodeBootstrapSpec>) -> Timeout {

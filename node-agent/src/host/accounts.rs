@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::write::Ids;
 use super::{HostError, Root};
@@ -27,7 +28,7 @@ const MAX_FILE: u64 = 64 << 20;
 const LOCK_WAIT: Duration = Duration::from_secs(15);
 
 /// One line of /etc/passwd.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// The name.
     pub name: String,
@@ -315,9 +316,72 @@ pub fn change_user(root: &Root, user: &User) -> Result<(), HostError> {
     }
     edit(root, PASSWD, None, |text| {
         let old = find_line(text, &user.name).map(|(_, line)| line).unwrap_or_default();
-        let field = |index| old.split(|byte| *byte == b':').nth(index).unwrap_or_default();
-        put_line(text, &user.name, &passwd_line(user, field(1), field(4)))
+        put_line(text, &user.name, &passwd_line(user, field(old, 1), field(old, 4)))
     })
+}
+
+/// Removes a user that nobody else has a hand in; if it stays, why.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn remove_user(root: &Root, user: &User) -> Result<Option<String>, HostError> {
+    let _lock = Lock::take(root)?;
+    let name = &user.name;
+    match Accounts::load(root)?.user(name) {
+        None => {}
+        Some(now) if now == user => {}
+        Some(_) => return Ok(Some("something else has changed it since".to_owned())),
+    }
+    let text = |path| Ok::<_, HostError>(root.read(path, MAX_FILE)?.unwrap_or_default());
+    let password = find_line(&text(SHADOW)?, name).map(|(_, line)| field(line, 1).to_vec());
+    if password.is_some_and(|password| !password.starts_with(b"!") && !password.starts_with(b"*")) {
+        return Ok(Some("it has been given a password since".to_owned()));
+    }
+    let groups = text(GROUP)?;
+    let of = groups
+        .split(|byte| *byte == b'\n')
+        .find(|line| field(line, 3).split(|byte| *byte == b',').any(|member| member == name.as_bytes()));
+    if let Some(line) = of {
+        let group = String::from_utf8_lossy(field(line, 0));
+        return Ok(Some(format!("it has been made a member of the group {group} since")));
+    }
+    edit(root, PASSWD, None, |text| without_line(text, name))?;
+    edit(root, SHADOW, None, |text| without_line(text, name))?;
+    Ok(None)
+}
+
+/// Removes a group that nobody is in; if it stays, why.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn remove_group(root: &Root, name: &str, gid: u32) -> Result<Option<String>, HostError> {
+    let _lock = Lock::take(root)?;
+    let now = Accounts::load(root)?;
+    if now.group(name).is_some_and(|found| found != gid) {
+        return Ok(Some("something else has changed it since".to_owned()));
+    }
+    if let Some(user) = now.users.values().find(|user| user.gid == gid) {
+        return Ok(Some(format!("it is the primary group of {}", user.name)));
+    }
+    let text = root.read(GROUP, MAX_FILE)?.unwrap_or_default();
+    if find_line(&text, name).is_some_and(|(_, line)| !field(line, 3).is_empty()) {
+        return Ok(Some("it has been given members since".to_owned()));
+    }
+    edit(root, GROUP, None, |text| without_line(text, name))?;
+    edit(root, GSHADOW, None, |text| without_line(text, name))?;
+    Ok(None)
+}
+
+/// A field of a line.
+fn field(line: &[u8], index: usize) -> &[u8] {
+    line.split(|byte| *byte == b':').nth(index).unwrap_or_default()
+}
+
+/// The text without the line of this name; `None` if there is none.
+fn without_line(text: &[u8], name: &str) -> Option<Vec<u8>> {
+    let (start, line) = find_line(text, name)?;
+    let end = (start + line.len() + 1).min(text.len());
+    Some([&text[..start], &text[end..]].concat())
 }
 
 fn passwd_line(user: &User, password: &[u8], comment: &[u8]) -> Vec<u8> {
@@ -434,6 +498,10 @@ mod tests {
             Some("a:x:2:\nkubernetes:x:1:\nb:x:3:\n")
         );
         assert_eq!(added("kubernetes:x:1:\n"), None);
+        let without = |text: &[u8]| without_line(text, "b").map(|text| String::from_utf8(text).unwrap());
+        assert_eq!(without(b"a:x:1:\nb:x:2:\nbb:x:3:\n").as_deref(), Some("a:x:1:\nbb:x:3:\n"));
+        assert_eq!(without(b"a:x:1:\nb:x:2:").as_deref(), Some("a:x:1:\n"));
+        assert_eq!(without(b"a:x:1:\nbb:x:2:\n"), None);
         let latin = b"m:x:1:1:M\xfcller:/:/bin/sh\n";
         assert!(put_line(latin, "n", b"n").is_some_and(|text| text.starts_with(latin)));
     }

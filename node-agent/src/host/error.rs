@@ -115,6 +115,28 @@ pub enum HostError {
         /// Why.
         cause: String,
     },
+    /// The ledger cannot be understood: without it nobody knows what was there before.
+    #[error(
+        "{path} cannot be used: {cause}. Restore it from a backup, or remove it: then all that is on this host now counts as having been there before"
+    )]
+    Ledger {
+        /// The file.
+        path: String,
+        /// Why.
+        cause: String,
+    },
+    /// What is to be replaced cannot be kept, so that nobody could put it back.
+    #[error(
+        "{path} has {size} bytes that would have to be kept, to be put back one day; {kept} are kept already, at most 2 GiB are: move it away, if nobody needs it"
+    )]
+    PriorsFull {
+        /// The file.
+        path: String,
+        /// Its size.
+        size: u64,
+        /// What is kept already.
+        kept: u64,
+    },
     /// The machine is none that we know.
     #[error("{0}")]
     Unsupported(String),
@@ -141,6 +163,8 @@ impl HostError {
             Self::AccountsLocked { .. } => "AccountsLocked",
             Self::Systemd(_) => "Systemd",
             Self::State { .. } => "StateDamaged",
+            Self::Ledger { .. } => "LedgerDamaged",
+            Self::PriorsFull { .. } => "PriorsFull",
             Self::Unsupported(_) => "Unsupported",
         }
     }

@@ -8,6 +8,7 @@
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
+//! | [`items`] | a thing of the ledger ► how it is now |
 //! | [`state`] | what the agent itself keeps on the host |
 //! | [`notify`] | paths ► a signal when one was touched |
 //! | [`facts`] | what the machine is |
@@ -20,6 +21,7 @@ pub mod download;
 mod error;
 pub mod facts;
 pub mod install;
+pub mod items;
 pub mod local;
 pub mod notify;
 pub mod offline;

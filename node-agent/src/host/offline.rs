@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::install::{self, Link, UNIT_PATH};
+use super::install::{self, LINK_FOLDERS, Link, UNIT_PATH};
 use super::root::Kind;
 use super::systemd::{Answer, Job, Systemd, UnitState};
 use super::write::Ids;
@@ -118,6 +118,11 @@ impl Systemd for Offline {
                 let place = self.root.locate(&link.path)?;
                 if self.is_there(&link)? {
                     self.root.unlink(&place)?;
+                    // As systemctl does; an alias lies among the units themselves.
+                    let folder = self.root.locate(place.parent())?;
+                    if LINK_FOLDERS.iter().any(|(_, ending)| folder.name.ends_with(&format!(".{ending}"))) {
+                        self.root.remove_directory(&folder)?;
+                    }
                 }
             }
             Ok(())

@@ -5,6 +5,8 @@
 //! | `.lock` | held by whoever changes the host: the pod or the command line |
 //! | `.cache/` | what was fetched: [`super::cache`] |
 //! | `<nb>/revision.json` | the revision that was begun last: what this NodeBootstrap claims on this host |
+//! | `<nb>/ledger.json` | what this NodeBootstrap made here, and what was there before: [`crate::ledger`] |
+//! | `<nb>/priors/` | contents of files that were there before, by digest |
 //! | `<nb>/owed.json` | what a run that was killed still owes: restarts, and files to clear away |
 //! | `<nb>/result.json` | what came of the last run |
 //!
@@ -12,19 +14,28 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
+use crds::Sha256;
 use crds::names::STATE_DIR;
 use crds::report::ChangeSummary;
 use crds::revision::Revision;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::Digest;
 
-use super::write::Ids;
+use super::root::{Kind, Place, errno_of};
+use super::write::{Ids, Staged};
 use super::{HostError, Root};
+use crate::ledger::Ledger;
 
 /// The largest state file that is read: a revision and what JSON adds to it.
 const MAX_FILE: u64 = 8 << 20;
+/// The largest ledger: owners of a hundred thousand entries in each of a few directories.
+const MAX_LEDGER: u64 = 64 << 20;
+/// The most that is kept of contents that were there before, of all NodeBootstraps together.
+pub const MAX_PRIORS: u64 = 2 << 30;
 /// How often a lock that is held is tried again.
 const LOCK_STEP: Duration = Duration::from_millis(100);
 
@@ -81,6 +92,18 @@ pub struct LastResult {
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+}
+
+fn ledger_path(node_bootstrap: &str) -> String {
+    format!("{STATE_DIR}/{node_bootstrap}/ledger.json")
+}
+
+fn priors(node_bootstrap: &str) -> String {
+    format!("{STATE_DIR}/{node_bootstrap}/priors")
+}
+
+fn prior(node_bootstrap: &str, digest: Sha256) -> String {
+    format!("{}/{digest}", priors(node_bootstrap))
 }
 
 /// The agent's files on the host.
@@ -150,15 +173,16 @@ impl State {
         Ok(self.read(node_bootstrap, "owed.json")?.unwrap_or_default())
     }
 
-    /// Writes down that nothing is owed any more, unless another run has begun something else meanwhile.
+    /// Writes down that nothing is owed any more, unless another run has begun something else meanwhile; whether it did.
     ///
     /// # Errors
     /// If it does not get to the disk.
-    pub fn settle(&self, node_bootstrap: &str, revision: &str) -> Result<(), HostError> {
+    pub fn settle(&self, node_bootstrap: &str, revision: &str) -> Result<bool, HostError> {
         if self.begun(node_bootstrap)?.is_none_or(|begun| begun.name != revision) {
-            return Ok(());
+            return Ok(false);
         }
-        self.write(node_bootstrap, "owed.json", &Owed::default())
+        self.write(node_bootstrap, "owed.json", &Owed::default())?;
+        Ok(true)
     }
 
     /// What came of the last run.
@@ -178,21 +202,163 @@ impl State {
         self.write(node_bootstrap, "result.json", result)
     }
 
+    /// What a NodeBootstrap made here, and what was there before; of another cluster's of the same name nothing.
+    ///
+    /// # Errors
+    /// If it is damaged, or of a newer format.
+    pub fn ledger(&self, node_bootstrap: &str, cluster: Option<&str>) -> Result<Ledger, HostError> {
+        let path = ledger_path(node_bootstrap);
+        let Some(bytes) = self.root.read(&path, MAX_LEDGER)? else {
+            return Ok(Ledger::of(cluster.unwrap_or_default()));
+        };
+        let mut ledger = Ledger::decode(&bytes).map_err(|cause| HostError::Ledger { path, cause })?;
+        match cluster {
+            // What was made by hand before the machine joined a cluster is taken over.
+            Some(cluster) if ledger.cluster.is_empty() => cluster.clone_into(&mut ledger.cluster),
+            Some(cluster) if !cluster.is_empty() && ledger.cluster != cluster => {
+                ledger = Ledger::of(cluster);
+            }
+            _ => {}
+        }
+        Ok(ledger)
+    }
+
+    /// Writes a ledger, if it has changed, and removes contents that it does not name any more.
+    ///
+    /// # Errors
+    /// If it does not get to the disk.
+    pub fn write_ledger(&self, node_bootstrap: &str, ledger: &Ledger) -> Result<(), HostError> {
+        self.root.make_own_directory(&format!("{STATE_DIR}/{node_bootstrap}"))?;
+        let place = self.root.locate(&ledger_path(node_bootstrap))?;
+        let bytes = ledger.encode();
+        if place.read(MAX_LEDGER).is_ok_and(|old| old.is_some_and(|(old, _)| old == bytes)) {
+            return Ok(());
+        }
+        self.root.write(&place, &bytes, Ids::root(0o600))?;
+        let named = ledger.priors();
+        let directory = priors(node_bootstrap);
+        for name in self.root.names_in(&directory)? {
+            if !name.parse().is_ok_and(|digest: Sha256| named.contains(&digest)) {
+                self.root.remove_file(&self.root.locate(&format!("{directory}/{name}"))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the content with this digest is kept.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn has_prior(&self, node_bootstrap: &str, digest: Sha256) -> Result<bool, HostError> {
+        let place = self.root.locate(&prior(node_bootstrap, digest))?;
+        Ok(place.look()?.is_some_and(|meta| meta.kind == Kind::File))
+    }
+
+    /// Keeps the content of a file, before it is replaced.
+    ///
+    /// # Errors
+    /// If it is not what it was, or more than [`MAX_PRIORS`] would be kept.
+    pub fn keep_prior(&self, node_bootstrap: &str, place: &Place, digest: Sha256) -> Result<(), HostError> {
+        if self.has_prior(node_bootstrap, digest)? {
+            return Ok(());
+        }
+        let changed = |found: &str| HostError::Changed {
+            path: place.real.clone(),
+            found: found.to_owned(),
+            expected: "as it was when it was looked at".to_owned(),
+        };
+        let (fd, meta) = place.open(Kind::File)?.ok_or_else(|| changed("missing"))?;
+        let kept = self.kept()?;
+        if kept.saturating_add(meta.size) > MAX_PRIORS {
+            return Err(HostError::PriorsFull { path: place.real.clone(), size: meta.size, kept });
+        }
+        self.root.make_own_directory(&priors(node_bootstrap))?;
+        let mut staged = Staged::begin(&self.root.locate(&prior(node_bootstrap, digest))?)?;
+        // Whoever owns the file may write to it meanwhile.
+        let mut file = File::from(fd).take(meta.size.saturating_add(1));
+        let mut hasher = sha2::Sha256::new();
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            let length = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(HostError::io(&place.real, "read")(errno_of(&error))),
+            };
+            hasher.update(&buffer[..length]);
+            staged.append(&buffer[..length])?;
+        }
+        if Sha256::from_bytes(hasher.finalize().into()) != digest {
+            return Err(changed("different from a moment ago"));
+        }
+        staged.install(Ids::root(0o600)).map(drop)
+    }
+
+    /// Opens a content that was kept.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn open_prior(&self, node_bootstrap: &str, digest: Sha256) -> Result<File, HostError> {
+        let place = self.root.locate(&prior(node_bootstrap, digest))?;
+        let opened = place.open(Kind::File)?;
+        opened.map(|(fd, _)| File::from(fd)).ok_or_else(|| HostError::Changed {
+            path: place.real.clone(),
+            found: "missing".to_owned(),
+            expected: "what was there before".to_owned(),
+        })
+    }
+
+    /// The bytes of all contents that are kept.
+    fn kept(&self) -> Result<u64, HostError> {
+        let mut bytes = 0_u64;
+        for name in self.root.directories_in(STATE_DIR)? {
+            let directory = priors(&name);
+            for file in self.root.names_in(&directory)? {
+                let meta = self.root.locate(&format!("{directory}/{file}"))?.look()?;
+                bytes = bytes.saturating_add(meta.map_or(0, |meta| meta.size));
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Gives up what a NodeBootstrap claims here, and clears away what a killed run left half written. What was made
-    /// stays.
+    /// stays, and so does the ledger: one of the same name that is applied later still knows what it made.
     ///
     /// # Errors
     /// If the files cannot be removed.
-    pub fn forget(&self, node_bootstrap: &str) -> Result<(), HostError> {
+    pub fn give_up(&self, node_bootstrap: &str) -> Result<(), HostError> {
+        let mut ledger = self.ledger(node_bootstrap, None)?;
+        ledger.give_up(true);
+        if !ledger.is_empty() {
+            self.write_ledger(node_bootstrap, &ledger)?;
+        }
         for path in self.owed(node_bootstrap).unwrap_or_default().written {
             self.root.remove_leftover(&path)?;
         }
         let directory = format!("{STATE_DIR}/{node_bootstrap}");
         for name in self.root.names_in(&directory)? {
-            let place = self.root.locate(&format!("{directory}/{name}"))?;
-            self.root.remove_file(&place)?;
+            if name != "ledger.json" || ledger.is_empty() {
+                self.root.remove_file(&self.root.locate(&format!("{directory}/{name}"))?)?;
+            }
         }
+        if !ledger.is_empty() {
+            return Ok(());
+        }
+        let priors = priors(node_bootstrap);
+        for name in self.root.names_in(&priors)? {
+            self.root.remove_file(&self.root.locate(&format!("{priors}/{name}"))?)?;
+        }
+        self.root.remove_own_directory(&priors)?;
         self.root.remove_own_directory(&directory)
+    }
+
+    /// The NodeBootstraps that something is kept of.
+    ///
+    /// # Errors
+    /// If the state directory cannot be listed.
+    pub fn known(&self) -> Result<Vec<String>, HostError> {
+        let names = self.root.directories_in(STATE_DIR)?;
+        Ok(names.into_iter().filter(|name| !name.starts_with('.')).collect())
     }
 
     /// The revisions of all other NodeBootstraps on this host, and the names of those that cannot be read.

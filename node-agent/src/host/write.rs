@@ -3,15 +3,17 @@
 //! In: a [`Place`] and what shall be there. Out: it is there, on the disk, or an error and nothing half done: content
 //! is written to a file beside the target and renamed over it when content, owner and mode are right.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
     AtFlags, FlockOperation, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid, XattrFlags,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crds::names::STATE_DIR;
@@ -20,7 +22,7 @@ use super::root::{Kind, Meta, Place, errno_of};
 use super::{HostError, Root};
 
 /// Owner, group and mode as the kernel takes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
     /// The user.
     pub uid: u32,
@@ -39,6 +41,25 @@ impl Ids {
 
 /// The most entries that a recursive change looks at.
 pub const MAX_ENTRIES: usize = 100_000;
+/// Where nothing is searched for that belongs to an account: what is gone after a boot, what is the agent's own, and what
+/// is the containers', whose numbers are their own.
+const NOT_SEARCHED: &[&str] = &[
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    STATE_DIR,
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/docker",
+    "/var/lib/kubelet",
+];
+/// The most entries that are looked at for what belongs to an account.
+const MAX_SEARCHED: usize = 3_000_000;
+/// File systems that lie on this machine's own disks or in its memory (`linux/magic.h`): ext, xfs, btrfs, f2fs, zfs,
+/// overlay, tmpfs. A search of others may never end.
+const LOCAL: [u64; 7] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x794c_7630, 0x0102_1994];
 
 /// The longest file name that Linux takes.
 const MAX_NAME: usize = 255;
@@ -119,10 +140,23 @@ impl Staged {
     ///
     /// # Errors
     /// If any step fails; the target is then as before.
-    pub fn install(mut self, ids: Ids) -> Result<Meta, HostError> {
+    pub fn install(self, ids: Ids) -> Result<Meta, HostError> {
+        self.install_with(ids, &BTreeMap::new())
+    }
+
+    /// As [`Staged::install`], with extended attributes.
+    ///
+    /// # Errors
+    /// See [`Staged::install`].
+    pub fn install_with(
+        mut self,
+        ids: Ids,
+        attributes: &BTreeMap<String, String>,
+    ) -> Result<Meta, HostError> {
         let at = |action| HostError::io(&self.place.real, action);
-        // chown clears set-uid bits, so it comes first.
+        // chown clears set-uid bits and capabilities, so it comes first.
         rustix::fs::fchown(&self.file, uid(ids.uid), gid(ids.gid)).map_err(at("set the owner"))?;
+        set_attributes(&self.file, &self.place.real, attributes)?;
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(ids.mode)).map_err(at("set the mode"))?;
         rustix::fs::fsync(&self.file).map_err(at("write to the disk"))?;
         rustix::fs::renameat(self.place.fd(), self.name.as_str(), self.place.fd(), self.place.name.as_str())
@@ -228,6 +262,151 @@ impl Root {
         }
     }
 
+    /// Removes a directory, if nothing is in it and nothing is mounted on it; whether it is gone.
+    ///
+    /// # Errors
+    /// If the kernel refuses for another reason.
+    pub fn remove_directory(&self, place: &Place) -> Result<bool, HostError> {
+        if !place.has_directory() {
+            return Ok(true);
+        }
+        match rustix::fs::unlinkat(place.fd(), place.name.as_str(), AtFlags::REMOVEDIR) {
+            Ok(()) => sync_directory(place).map(|()| true),
+            Err(Errno::NOENT) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
+            Err(errno) => Err(HostError::io(&place.real, "remove the directory")(errno)),
+        }
+    }
+
+    /// The extended attributes of a file, by name, as hexadecimal digits; not its SELinux label, which follows the path.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn attributes(&self, place: &Place) -> Result<BTreeMap<String, String>, HostError> {
+        let at = |action| HostError::io(&place.real, action);
+        let mut attributes = BTreeMap::new();
+        let Some((fd, _)) = place.open(Kind::File)? else { return Ok(attributes) };
+        let mut names = vec![0; 64 << 10];
+        let length = match rustix::fs::flistxattr(&fd, &mut names[..]) {
+            Ok(length) => length,
+            Err(Errno::OPNOTSUPP) => return Ok(attributes),
+            Err(errno) => return Err(at("list extended attributes")(errno)),
+        };
+        for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            if name == SELINUX.as_bytes() {
+                continue;
+            }
+            let mut value = vec![0; 64 << 10];
+            let length = match rustix::fs::fgetxattr(&fd, name, &mut value[..]) {
+                Ok(length) => length,
+                // Gone since the list was read.
+                Err(Errno::NODATA) => continue,
+                Err(errno) => return Err(at("read extended attributes")(errno)),
+            };
+            attributes.insert(String::from_utf8_lossy(name).into_owned(), hex::encode(&value[..length]));
+        }
+        Ok(attributes)
+    }
+
+    /// Gives a file back owner, group, mode and extended attributes.
+    ///
+    /// # Errors
+    /// See [`Root::set_access`].
+    pub fn put_access_back(
+        &self,
+        place: &Place,
+        ids: Ids,
+        attributes: &BTreeMap<String, String>,
+    ) -> Result<(), HostError> {
+        self.set_access(place, Kind::File, ids)?;
+        match place.open(Kind::File)? {
+            Some((fd, _)) if !attributes.is_empty() => set_attributes(&fd, &place.real, attributes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives an entry of whatever kind back its owner, if nobody has changed it since it was `made` so; whether it did.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn give_back(&self, place: &Place, made: (u32, u32), before: Ids) -> Result<bool, HostError> {
+        let Some(meta) = place.look()? else { return Ok(false) };
+        if (meta.uid, meta.gid) != made || check_links(place, &meta).is_err() {
+            return Ok(false);
+        }
+        let at = |action| HostError::io(&place.real, action);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::empty()).map_err(at("open"))?;
+        rustix::fs::chownat(&fd, "", uid(before.uid), gid(before.gid), AtFlags::EMPTY_PATH)
+            .map_err(at("set the owner"))?;
+        // The change of owner took set-uid and set-gid bits with it; what others have made of the mode is theirs.
+        let lost = before.mode & 0o6000;
+        if matches!(meta.kind, Kind::File) && lost != 0 && meta.mode == before.mode & !0o6000 {
+            self.set_access(place, Kind::File, before)?;
+        }
+        sync_directory(place)?;
+        Ok(true)
+    }
+
+    /// The first path found that belongs to a user, or, without one, to a group; `None` if nothing does. Only file
+    /// systems of this machine are searched, and none of the folders in `skip`.
+    ///
+    /// # Errors
+    /// If there is too much to look at, or a directory cannot be read.
+    pub fn find_owned(
+        &self,
+        user: Option<u32>,
+        group: Option<u32>,
+        skip: &[&str],
+    ) -> Result<Option<String>, HostError> {
+        let top = self.open_directory("/")?.ok_or_else(|| HostError::io("/", "open")(Errno::NOENT))?;
+        let device = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| Meta::from(stat).inode.0);
+        let top_device = device(&top).map_err(HostError::io("/", "look"))?;
+        let mut ahead = vec![(String::new(), Rc::new(top), c".".to_owned(), top_device)];
+        let mut seen = 0;
+        while let Some((path, parent, name, parent_device)) = ahead.pop() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(directory) = rustix::fs::openat(&*parent, &*name, flags, Mode::empty()) else { continue };
+            let Ok(own_device) = device(&directory) else { continue };
+            if own_device != parent_device && !is_local(&directory) {
+                continue;
+            }
+            let directory = Rc::new(directory);
+            let at = || HostError::io(&path, "list the directory");
+            for entry in rustix::fs::Dir::read_from(&*directory).map_err(at())? {
+                let entry = entry.map_err(at())?;
+                let name = entry.file_name();
+                if matches!(name.to_bytes(), b"." | b"..") {
+                    continue;
+                }
+                seen += 1;
+                if seen > MAX_SEARCHED {
+                    return Err(HostError::TooManyEntries { path: "/".to_owned(), max: MAX_SEARCHED });
+                }
+                let below = format!("{path}/{}", name.to_string_lossy());
+                if skip.contains(&below.as_str()) {
+                    continue;
+                }
+                let Ok(stat) = rustix::fs::statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                    continue;
+                };
+                let meta = Meta::from(stat);
+                let belongs = match (user, group) {
+                    (Some(user), _) => meta.uid == user,
+                    (None, group) => group == Some(meta.gid),
+                };
+                if belongs {
+                    return Ok(Some(below));
+                }
+                if meta.kind == Kind::Directory {
+                    ahead.push((below, Rc::clone(&directory), name.to_owned(), own_device));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Opens a file of the agent's own, made if it is missing, and locks it: until it is closed no other run has it.
     /// `None`: another one has. `action`: what it is for, in words.
     ///
@@ -282,11 +461,11 @@ impl Root {
         sync_directory(&place)
     }
 
-    /// Removes a file of the agent's own.
+    /// Removes a file of the agent's own, or one that it made.
     ///
     /// # Errors
     /// If it is there and cannot be removed.
-    pub(super) fn remove_file(&self, place: &Place) -> Result<(), HostError> {
+    pub fn remove_file(&self, place: &Place) -> Result<(), HostError> {
         if !place.has_directory() {
             return Ok(());
         }
@@ -365,7 +544,8 @@ impl Root {
                         // Its other name may lie anywhere: a user could so be given any file of the disk.
                         swept.left.push(below.clone());
                     } else {
-                        swept.differ += 1;
+                        let ids = Ids { uid: meta.uid, gid: meta.gid, mode: meta.mode };
+                        swept.differ.insert(below.clone(), ids);
                         if change {
                             rustix::fs::chownat(&fd, "", uid(owner.0), gid(owner.1), AtFlags::EMPTY_PATH)
                                 .map_err(at("set the owner"))?;
@@ -400,10 +580,32 @@ pub enum Skip {
 pub struct Swept {
     /// Entries looked at.
     pub seen: usize,
-    /// Entries that had another owner.
-    pub differ: usize,
+    /// Entries that had another owner, by real path.
+    pub differ: BTreeMap<String, Ids>,
     /// Files that were left because of their hard links.
     pub left: Vec<String>,
+}
+
+/// What on the host belongs to a user (with processes), or else to a group: one path of it.
+///
+/// # Errors
+/// See [`Root::find_owned`].
+pub fn belongs(root: &Root, user: Option<u32>, group: Option<u32>) -> Result<Option<String>, HostError> {
+    if let Some(uid) = user {
+        for process in
+            root.directories_in("/proc")?.iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
+        {
+            // It may end at any moment.
+            let status =
+                root.read(&format!("/proc/{process}/status"), 64 << 10).ok().flatten().unwrap_or_default();
+            let status = String::from_utf8_lossy(&status).into_owned();
+            let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+            if line.is_some_and(|ids| ids.split_whitespace().any(|id| id.parse() == Ok(uid))) {
+                return Ok(Some(format!("/proc/{process}")));
+            }
+        }
+    }
+    root.find_owned(user, group, NOT_SEARCHED)
 }
 
 /// Refuses files that another name may lead to from anywhere.
@@ -416,6 +618,24 @@ pub(crate) fn check_links(place: &Place, meta: &Meta) -> Result<(), HostError> {
         }),
         _ => Ok(()),
     }
+}
+
+fn set_attributes(fd: impl AsFd, path: &str, attributes: &BTreeMap<String, String>) -> Result<(), HostError> {
+    for (name, value) in attributes {
+        // They were written by us; what is no hexadecimal number was damaged, and noticed, before.
+        let value = hex::decode(value).unwrap_or_default();
+        match rustix::fs::fsetxattr(&fd, name.as_str(), &value, XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(HostError::io(path, "set extended attributes")(errno)),
+        }
+    }
+    Ok(())
+}
+
+// The number's type differs between architectures.
+#[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
+fn is_local(fd: impl AsFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u64 & 0xffff_ffff)))
 }
 
 fn is_mount(fd: impl AsFd) -> bool {

@@ -169,7 +169,8 @@ impl Cluster {
                 secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
         }
         let created = String::new();
-        Ok(Request { name: name.to_owned(), created, revision, payload: Payload::from(payload) })
+        let payload = Payload::from(payload);
+        Ok(Request { name: name.to_owned(), created, revision, payload, from_pod: true })
     }
 
     async fn limited<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, FetchError> {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use crds::NodeBootstrapReport;
 use crds::report::{
-    ChangeSummary, Disruption, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
+    ChangeSummary, Disruption, Leave, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
 };
 use kube::Client;
 use tokio::sync::watch;
@@ -640,13 +640,41 @@ impl<'a> Agent<'a> {
         self.target = None;
         let revision = self.said.revision.clone();
         let Some(lock) = self.lock(spec, &revision, stop).await else { return Next::Rest };
-        if let Err(error) = lock.and_then(|_lock| engine::forget(&self.host, &self.settings.node_bootstrap)) {
-            // What is left says only that something was claimed; leaving goes on.
-            warn!(%error, "claims of this NodeBootstrap stay on the host");
-        }
-        let revision = self.said.revision.clone();
-        self.say(spec, &revision, &Outcome::Left, &[]).await;
+        let put_back = match (lock, spec.leave) {
+            (Ok(lock), Some(Leave::Revert)) => match self.revert(lock, stop).await {
+                Ok(made) => Some(made),
+                Err(failure) if failure.is_stop() => return Next::Rest,
+                Err(failure) => return self.fail(spec, &revision, &failure, &[]).await,
+            },
+            (lock, _) => {
+                let given_up =
+                    lock.and_then(|_lock| engine::give_up(&self.host, &self.settings.node_bootstrap));
+                if let Err(error) = given_up {
+                    // What is left says only that something was claimed; leaving goes on.
+                    warn!(%error, "claims of this NodeBootstrap stay on the host");
+                }
+                None
+            }
+        };
+        self.say(spec, &revision, &Outcome::Left(put_back.as_deref()), &[]).await;
         Next::Rest
+    }
+
+    /// Puts back what was there before; what was done.
+    async fn revert(&self, lock: Lock, stop: &CancellationToken) -> Result<Vec<Change>, Failure> {
+        let node_bootstrap = &self.settings.node_bootstrap;
+        let refused = |error: HostError| Failure {
+            reason: error.reason().to_owned(),
+            message: error.to_string(),
+            made: Vec::new(),
+        };
+        let request = engine::revert(&self.host, node_bootstrap, true).map_err(refused)?;
+        let plan = engine::plan(&self.host, &request).await.map_err(refused)?;
+        let observer = Logged::new(self.pulse);
+        let made = engine::apply(&self.host, &request, &plan, lock, &observer, stop).await?;
+        let _lock = self.host.state.lock(|| {}).await.map_err(refused)?;
+        engine::give_up(&self.host, node_bootstrap).map_err(refused)?;
+        Ok(made)
     }
 
     async fn fail(

@@ -83,9 +83,11 @@ fn plan_inside(resource: &str, place: &Place, ids: Ids, planner: &mut Planner<'_
             swept.left.len()
         ));
     }
-    if swept.differ > 0 {
-        let entries =
-            if swept.differ == 1 { "1 entry".to_owned() } else { format!("{} entries", swept.differ) };
+    if !swept.differ.is_empty() {
+        let entries = match swept.differ.len() {
+            1 => "1 entry".to_owned(),
+            more => format!("{more} entries"),
+        };
         let change = Change {
             resource: resource.to_owned(),
             change: format!("owner of {entries} inside to {}", planner.shown_owner(owner)),

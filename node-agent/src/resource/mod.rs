@@ -8,6 +8,7 @@ pub(crate) mod binary;
 pub(crate) mod directory;
 pub(crate) mod file;
 pub(crate) mod group;
+pub(crate) mod removal;
 pub(crate) mod unit;
 pub(crate) mod user;
 
@@ -27,6 +28,7 @@ use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
 use crate::host::write::{Ids, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
+use crate::ledger::Item;
 
 /// One change to the host, in words. No content is ever in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,6 +41,29 @@ pub struct Change {
     pub found: String,
     /// How much it disturbs.
     pub disruption: Disruption,
+}
+
+/// The mode of directories that are made above an entry.
+pub(crate) const PARENT_MODE: u32 = 0o755;
+
+/// How a change begins that leaves a thing of an earlier revision as it is.
+const LEFT: &str = "left as it is: ";
+
+impl Change {
+    /// That a thing which an earlier revision made is left as it is.
+    pub(crate) fn left(resource: &str, why: &str) -> Self {
+        Self {
+            resource: resource.to_owned(),
+            change: format!("{LEFT}{why}"),
+            found: "is no longer named".to_owned(),
+            disruption: Disruption::None,
+        }
+    }
+
+    /// Whether it leaves a thing of an earlier revision as it is.
+    pub fn is_left(&self) -> bool {
+        self.change.starts_with(LEFT)
+    }
 }
 
 impl From<&Change> for ChangeSummary {
@@ -69,25 +94,86 @@ pub struct Step {
     pub change: Change,
     /// How.
     pub(crate) action: Action,
+    /// The entry of the ledger that is done with after it; `None`: it makes what the revision names.
+    pub(crate) undoes: Option<Item>,
 }
 
 /// How a change is made: everything that is needed, so that nothing is decided while it is made.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
-    AddGroup { name: String, gid: u32 },
+    AddGroup {
+        name: String,
+        gid: u32,
+    },
     AddUser(accounts::User),
     ChangeUser(accounts::User),
-    MakeDirectory { path: String, ids: Ids },
-    SetAccess { path: String, kind: Kind, ids: Ids },
-    OwnBelow { path: String, owner: (u32, u32), skip: SkipList },
-    WriteFile { path: String, content: Hidden, ids: Ids },
-    Download { path: String, urls: Vec<String>, digest: Sha256, ids: Ids },
+    MakeDirectory {
+        path: String,
+        ids: Ids,
+    },
+    SetAccess {
+        path: String,
+        kind: Kind,
+        ids: Ids,
+    },
+    OwnBelow {
+        path: String,
+        owner: (u32, u32),
+        skip: SkipList,
+    },
+    WriteFile {
+        path: String,
+        content: Hidden,
+        ids: Ids,
+    },
+    Download {
+        path: String,
+        urls: Vec<String>,
+        digest: Sha256,
+        ids: Ids,
+    },
     Reload,
-    Enable { unit: String, again: bool },
-    Disable { unit: String },
-    Start { unit: String },
-    Stop { unit: String },
-    Restart { unit: String },
+    Enable {
+        unit: String,
+        again: bool,
+    },
+    Disable {
+        unit: String,
+    },
+    Start {
+        unit: String,
+    },
+    Stop {
+        unit: String,
+    },
+    Restart {
+        unit: String,
+    },
+    RemoveGroup {
+        name: String,
+        gid: u32,
+    },
+    RemoveUser(accounts::User),
+    RemoveFile {
+        path: String,
+    },
+    /// `otherwise`: who gets it if something is in it.
+    RemoveDirectory {
+        path: String,
+        otherwise: Option<(u32, u32)>,
+    },
+    /// `content`: the digest of what was there before, if that is not there now.
+    PutBack {
+        path: String,
+        content: Option<Sha256>,
+        ids: Ids,
+        attributes: BTreeMap<String, String>,
+    },
+    GiveBack {
+        made: (u32, u32),
+        owners: BTreeMap<String, Ids>,
+    },
+    Leave,
 }
 
 /// Content that no log shows.
@@ -136,6 +222,8 @@ impl Payload {
 pub(crate) struct Planner<'a> {
     pub(crate) host: &'a Host,
     pub(crate) payload: &'a Payload,
+    /// The NodeBootstrap's name.
+    node_bootstrap: &'a str,
     /// The states of all units that the revision or an earlier run speaks of.
     pub(crate) units: &'a BTreeMap<String, UnitState>,
     /// With those that steps add.
@@ -161,12 +249,13 @@ pub(crate) struct Planner<'a> {
 impl<'a> Planner<'a> {
     pub(crate) fn new(
         host: &'a Host,
-        payload: &'a Payload,
+        request: &'a Request,
         units: &'a BTreeMap<String, UnitState>,
     ) -> Result<Self, HostError> {
         Ok(Self {
             host,
-            payload,
+            payload: &request.payload,
+            node_bootstrap: &request.revision.node_bootstrap,
             units,
             accounts: Accounts::load(&host.root)?,
             steps: Vec::new(),
@@ -263,7 +352,30 @@ impl<'a> Planner<'a> {
     }
 
     pub(crate) fn step(&mut self, change: Change, action: Action) {
-        self.steps.push(Step { change, action });
+        self.steps.push(Step { change, action, undoes: None });
+    }
+
+    /// A step after which an entry of the ledger is done with. Recursive changes leave what it is about alone.
+    pub(crate) fn undo(&mut self, item: &Item, change: Change, action: Action) -> Step {
+        if let (Item::Path(path), false) = (item, matches!(action, Action::Leave)) {
+            Rc::make_mut(&mut self.skip.0).entry(path.clone()).or_insert(Skip::Entry);
+        }
+        Step { change, action, undoes: Some(item.clone()) }
+    }
+
+    /// Whether what was at a path before is kept.
+    pub(crate) fn has_prior(&self, digest: Sha256) -> bool {
+        self.host.state.has_prior(self.node_bootstrap, digest).unwrap_or(false)
+    }
+
+    /// Where a path of the revision really lies.
+    pub(crate) fn real(&self, path: &str) -> Option<String> {
+        self.places.get(path).map(|place| place.real.clone())
+    }
+
+    /// The recursive directories, and who gets what is inside, by real path.
+    pub(crate) fn recursive(&self) -> &BTreeMap<String, (u32, u32)> {
+        &self.recursive
     }
 
     pub(crate) fn problem(&mut self, resource: impl fmt::Display, reason: &'static str, message: String) {
@@ -354,7 +466,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let (uid, gid) = self.inherited(&path).unwrap_or_default();
-            let ids = Ids { uid, gid, mode: 0o755 };
+            let ids = Ids { uid, gid, mode: PARENT_MODE };
             let change = Change {
                 resource: format!("directory {path}"),
                 change: format!("create above {wanted_by}, {}", self.shown(ids)),
@@ -384,8 +496,14 @@ impl<'a> Planner<'a> {
     }
 
     /// Who gets what is inside recursive directories: of the nearest above, as its entry says.
-    fn inherited(&self, real: &str) -> Option<(u32, u32)> {
-        self.recursive.iter().rev().find(|(top, _)| is_below(real, top)).map(|(_, owner)| *owner)
+    pub(crate) fn inherited(&self, real: &str) -> Option<(u32, u32)> {
+        self.recursion(real).map(|(_, owner)| owner)
+    }
+
+    /// The nearest recursive directory above, and who gets what is inside.
+    pub(crate) fn recursion(&self, real: &str) -> Option<(String, (u32, u32))> {
+        let nearest = self.recursive.iter().rev().find(|(top, _)| is_below(real, top));
+        nearest.map(|(top, owner)| (top.clone(), *owner))
     }
 
     /// Takes out what is reached by a link that this very plan gives into a user's hands: it could never be verified.

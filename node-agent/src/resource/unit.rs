@@ -111,7 +111,9 @@ fn plan_reload(planner: &mut Planner<'_>) {
         return;
     }
     let writes = planner.steps.iter().any(|step| match &step.action {
-        Action::WriteFile { path, .. } => UNIT_PATH.iter().any(|directory| is_below(path, directory)),
+        Action::WriteFile { path, .. } | Action::RemoveFile { path } | Action::PutBack { path, .. } => {
+            UNIT_PATH.iter().any(|directory| is_below(path, directory))
+        }
         _ => false,
     });
     let stale = planner.units.iter().find(|(_, state)| state.need_reload).map(|(name, _)| name);
@@ -301,8 +303,10 @@ fn plan_restarts(owed: &BTreeSet<String>, decided: &BTreeSet<String>, planner: &
 pub(crate) fn to_observe<'a>(
     resources: impl Iterator<Item = &'a Resource>,
     owed: &BTreeSet<String>,
+    more: impl Iterator<Item = String>,
 ) -> Vec<String> {
     let mut names = owed.clone();
+    names.extend(more);
     for resource in resources {
         match resource {
             Resource::Unit(unit) if !unit.name.is_template() => _ = names.insert(unit.name.to_string()),

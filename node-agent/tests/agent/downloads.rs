@@ -275,4 +275,12 @@ async fn what_is_far_too_large_is_not_read() {
     std::fs::File::options().write(true).open(&program).unwrap().set_len(8 << 40).unwrap();
     machine.apply(&spec).await.unwrap();
     assert_eq!(std::fs::read(&program).unwrap(), PROGRAM);
+
+    // There before us, it could not be put back, so it is not replaced.
+    let machine = Machine::new();
+    let program = machine.path("/usr/local/sbin/kubelet");
+    std::fs::File::create(&program).unwrap().set_len(8 << 40).unwrap();
+    let failure = machine.apply(&spec).await.unwrap_err();
+    assert_eq!(failure.reason, "PriorsFull");
+    assert_eq!(program.metadata().unwrap().len(), 8 << 40);
 }

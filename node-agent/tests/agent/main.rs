@@ -12,5 +12,6 @@ mod paths;
 mod plans;
 mod pods;
 mod properties;
+mod reverts;
 mod support;
 mod units;

@@ -246,3 +246,60 @@ fn a_run_stopped_anywhere_is_finished_by_the_next() {
         })
     });
 }
+
+#[test]
+fn apply_then_revert_leaves_the_host_as_it_was() {
+    check((spec(), before()), |(spec, before)| {
+        let Ok(request) = try_request("workers", spec, &Default::default()) else { return Ok(false) };
+        let machine = machine(&before);
+        run(async {
+            let tree = machine.tree();
+            if machine.apply(&request).await.is_err() {
+                return Ok(false);
+            }
+            let is_changed = machine.tree() != tree;
+            let made = machine.revert("workers").await;
+            let made = made.map_err(|failure| TestCaseError::fail(format!("{failure:?}")))?;
+            prop_assert!(!made.iter().any(|change| change.is_left()), "{:?}", made);
+            prop_assert_eq!(machine.tree(), tree, "{:?}", made);
+            Ok(is_changed)
+        })
+    });
+}
+
+#[test]
+fn an_entry_that_leaves_the_spec_leaves_the_host_as_if_it_had_never_been_there() {
+    let lists = ["directories", "files", "units"];
+    check((spec(), before(), any::<proptest::sample::Index>()), |(spec, before, index)| {
+        let all: Vec<(&str, usize)> = lists
+            .iter()
+            .flat_map(|list| (0..spec[list].as_array().map_or(0, Vec::len)).map(move |at| (*list, at)))
+            .collect();
+        if all.is_empty() {
+            return Ok(false);
+        }
+        let (list, at) = all[index.index(all.len())];
+        let mut less = spec.clone();
+        less[list].as_array_mut().expect("a list").remove(at);
+        let (Ok(more), Ok(less)) = (
+            try_request("workers", spec, &Default::default()),
+            try_request("workers", less, &Default::default()),
+        ) else {
+            return Ok(false);
+        };
+        let (with, without) = (machine(&before), machine(&before));
+        run(async {
+            if without.apply(&less).await.is_err() || with.apply(&more).await.is_err() {
+                return Ok(false);
+            }
+            let plan = with.plan(&less).await;
+            let made = with.apply(&less).await;
+            let made = made.map_err(|failure| TestCaseError::fail(format!("{failure:?}")))?;
+            prop_assert_eq!(lines(&made), lines(plan.changes()));
+            prop_assert_eq!(with.tree(), without.tree(), "{:?}", made);
+            with.revert("workers").await.map_err(|failure| TestCaseError::fail(format!("{failure:?}")))?;
+            prop_assert_eq!(with.tree(), machine(&before).tree());
+            Ok(!made.is_empty())
+        })
+    });
+}

@@ -231,6 +231,35 @@ impl Machine {
         self.apply_until(request, usize::MAX).await
     }
 
+    /// Takes a NodeBootstrap off the machine, as the pod does.
+    pub(crate) async fn revert(&self, name: &str) -> Result<Vec<Change>, Failure> {
+        self.revert_until(name, usize::MAX).await
+    }
+
+    /// As [`Machine::revert`], until so many changes were made.
+    pub(crate) async fn revert_until(&self, name: &str, changes: usize) -> Result<Vec<Change>, Failure> {
+        self.take_off(name, true, changes).await
+    }
+
+    /// Takes a NodeBootstrap off the machine, as the command line does.
+    pub(crate) async fn revert_by_hand(&self, name: &str) -> Result<Vec<Change>, Failure> {
+        self.take_off(name, false, usize::MAX).await
+    }
+
+    async fn take_off(&self, name: &str, from_pod: bool, changes: usize) -> Result<Vec<Change>, Failure> {
+        let request = engine::revert(&self.host(), name, from_pod).expect("a ledger");
+        let made = self.apply_until(&request, changes).await?;
+        engine::give_up(&self.host(), name).expect("given up");
+        Ok(made)
+    }
+
+    /// A user's number.
+    pub(crate) fn uid(&self, name: &str) -> u32 {
+        let passwd = self.read("/etc/passwd");
+        let line = passwd.lines().find(|line| line.starts_with(&format!("{name}:"))).expect("a user");
+        line.split(':').nth(2).expect("a number").parse().expect("a number")
+    }
+
     /// Applies until so many changes were made, and stops then.
     pub(crate) async fn apply_until(
         &self,
@@ -315,6 +344,7 @@ pub(crate) fn try_request(name: &str, mut spec: Value, values: &Values) -> Resul
         created: "2026-01-01T00:00:00Z".to_owned(),
         revision: rendered.revision,
         payload: Payload::from(rendered.payload),
+        from_pod: true,
     })
 }
 

@@ -7,6 +7,7 @@ mod input;
 mod interruptions;
 mod nodes;
 mod removal;
+mod reverts;
 mod rollout;
 mod security;
 mod services;
@@ -67,6 +68,9 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     interruptions::a_malformed_object_stops_no_other,
     removal::a_deleted_node_bootstrap_leaves_no_object,
     removal::a_dead_node_holds_deletion_up_for_the_leave_timeout_only,
+    reverts::reverted_three_machines_are_as_before,
+    reverts::an_entry_that_leaves_the_spec_is_put_back,
+    reverts::a_machine_that_was_away_is_reverted_by_hand,
     removal::uninstalled_in_the_right_order_nothing_is_left,
     removal::uninstalled_with_node_bootstraps_there,
     removal::uninstalled_with_the_namespace_first,

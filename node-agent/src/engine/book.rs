@@ -1,0 +1,178 @@
+//! Keeps the ledger: what a run will make is written down before its first change, and settled after its last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::Sha256;
+use sha2::Digest;
+
+use super::{Plan, Request};
+use crate::host::accounts::Accounts;
+use crate::host::systemd::UnitState;
+use crate::host::write::Ids;
+use crate::host::{Host, HostError, Kind, items};
+use crate::ledger::{Item, Ledger, Provenance, Shape};
+use crate::resource::{Action, Step};
+
+/// What a plan knows for the ledger.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notes {
+    /// As it was when the plan was made.
+    pub(crate) ledger: Ledger,
+    /// What the revision claims.
+    pub(crate) claimed: BTreeSet<Item>,
+    /// Its recursive directories, and who gets what is inside.
+    pub(crate) recursive: BTreeMap<String, (u32, u32)>,
+    /// Units that are restarted for the content of a thing.
+    pub(crate) restarts: Vec<(Item, Vec<String>)>,
+    /// Entries that are done with.
+    pub(crate) settled: Vec<Item>,
+    /// Owners that a recursive directory is answerable for from now on.
+    pub(crate) handed: Vec<(String, String, Ids)>,
+    /// The states of units.
+    pub(crate) units: BTreeMap<String, UnitState>,
+}
+
+impl Notes {
+    /// Whether the ledger knows all that the revision claims.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.claimed.iter().all(|item| self.ledger.get(item).is_some_and(|entry| entry.done))
+    }
+}
+
+/// Writes down what a plan will make. Contents that it replaces are kept first.
+pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), HostError> {
+    let node_bootstrap = &request.revision.node_bootstrap;
+    let notes = &plan.notes;
+    let mut ledger = notes.ledger.clone();
+    let accounts = Accounts::load(&host.root)?;
+    let look = |item: &Item| items::look(host, &accounts, &notes.units, item);
+    for item in &notes.settled {
+        ledger.release(item);
+    }
+    for (directory, owner) in &notes.recursive {
+        ledger.intend_inside(directory, BTreeMap::new(), *owner);
+    }
+    for (directory, path, before) in &notes.handed {
+        ledger.remember_inside(directory, path, *before);
+    }
+    for step in plan.steps.iter().filter(|step| step.undoes.is_none()) {
+        if let Action::OwnBelow { path, owner, skip } = &step.action {
+            let place = host.root.locate(path)?;
+            let swept = host.root.sweep(&place, *owner, &|path| skip.of(path), false)?;
+            ledger.intend_inside(path, swept.differ, *owner);
+            continue;
+        }
+        let Some(item) = item_of(step) else { continue };
+        // A directory above an entry is made without being named; a unit is restarted without being ours.
+        let is_ours = notes.claimed.contains(&item) || matches!(step.action, Action::MakeDirectory { .. });
+        if !is_ours {
+            continue;
+        }
+        let found = look(&item)?;
+        let made = made_by(&step.action, &found);
+        ledger.intend(item.clone(), found.clone(), made.clone());
+        keep(host, node_bootstrap, &ledger, &item, &found, &made)?;
+    }
+    for item in &notes.claimed {
+        let is_known = ledger.get(item).is_some_and(|entry| !entry.given_up);
+        if is_known || matches!(item, Item::Inside(_)) {
+            continue;
+        }
+        let found = look(item)?;
+        if !matches!(found, Shape::Absent | Shape::Other) {
+            ledger.intend(item.clone(), found.clone(), found);
+        }
+    }
+    for (item, units) in &notes.restarts {
+        ledger.restarts(item, units.iter().cloned());
+    }
+    if plan.steps.is_empty() {
+        ledger.settle();
+    }
+    host.state.write_ledger(node_bootstrap, &ledger)
+}
+
+/// All is done, and what was put back is no longer ours.
+pub(super) fn close(host: &Host, request: &Request, plan: &Plan) -> Result<(), HostError> {
+    let Request { revision, .. } = request;
+    let mut ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster))?;
+    for item in plan.steps.iter().filter_map(|step| step.undoes.as_ref()) {
+        ledger.release(item);
+    }
+    ledger.settle();
+    host.state.write_ledger(&revision.node_bootstrap, &ledger)
+}
+
+/// Keeps the content of a file that is about to be replaced, if it is what was there before.
+fn keep(
+    host: &Host,
+    node_bootstrap: &str,
+    ledger: &Ledger,
+    item: &Item,
+    found: &Shape,
+    made: &Shape,
+) -> Result<(), HostError> {
+    let digest = |shape: &Shape| match shape {
+        Shape::File { digest, .. } => Some(*digest),
+        _ => None,
+    };
+    let prior = match ledger.get(item).map(|entry| &entry.provenance) {
+        Some(Provenance::Modified(prior)) => digest(prior),
+        _ => None,
+    };
+    if let (Item::Path(path), Some(Provenance::Modified(Shape::Other))) =
+        (item, ledger.get(item).map(|entry| &entry.provenance))
+    {
+        let place = host.root.locate(path)?;
+        let size = place.look()?.map_or(0, |meta| meta.size);
+        return Err(HostError::PriorsFull { path: path.clone(), size, kept: 0 });
+    }
+    match (item, digest(found)) {
+        (Item::Path(path), Some(now)) if Some(now) == prior && digest(made) != prior => {
+            host.state.keep_prior(node_bootstrap, &host.root.locate(path)?, now)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn item_of(step: &Step) -> Option<Item> {
+    Some(match &step.action {
+        Action::AddGroup { name, .. } => Item::Group(name.clone()),
+        Action::AddUser(user) | Action::ChangeUser(user) => Item::User(user.name.clone()),
+        Action::MakeDirectory { path, .. }
+        | Action::SetAccess { path, .. }
+        | Action::WriteFile { path, .. }
+        | Action::Download { path, .. } => Item::Path(path.clone()),
+        Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
+        Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
+        Action::OwnBelow { .. }
+        | Action::Reload
+        | Action::Restart { .. }
+        | Action::RemoveGroup { .. }
+        | Action::RemoveUser(_)
+        | Action::RemoveFile { .. }
+        | Action::RemoveDirectory { .. }
+        | Action::PutBack { .. }
+        | Action::GiveBack { .. }
+        | Action::Leave => return None,
+    })
+}
+
+/// How a thing that is found so will be after an action.
+fn made_by(action: &Action, found: &Shape) -> Shape {
+    let file = |ids: Ids, digest: Sha256| Shape::File { ids, digest, attributes: BTreeMap::new() };
+    match (action, found) {
+        (Action::AddGroup { gid, .. }, _) => Shape::Group(*gid),
+        (Action::AddUser(user) | Action::ChangeUser(user), _) => Shape::User(user.clone()),
+        (Action::MakeDirectory { ids, .. }, _)
+        | (Action::SetAccess { ids, kind: Kind::Directory, .. }, _) => Shape::Directory(*ids),
+        (Action::SetAccess { ids, .. }, Shape::File { digest, .. }) => file(*ids, *digest),
+        (Action::WriteFile { content, ids, .. }, _) => {
+            file(*ids, Sha256::from_bytes(sha2::Sha256::digest(&content.0).into()))
+        }
+        (Action::Download { digest, ids, .. }, _) => file(*ids, *digest),
+        (Action::Enable { .. } | Action::Start { .. }, _) => Shape::Is(true),
+        (Action::Disable { .. } | Action::Stop { .. }, _) => Shape::Is(false),
+        _ => found.clone(),
+    }
+}

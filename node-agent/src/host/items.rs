@@ -1,0 +1,56 @@
+//! How the things of a ledger are on the host now.
+//!
+//! In: an [`Item`]. Out: its [`Shape`].
+
+use std::collections::BTreeMap;
+
+use super::accounts::Accounts;
+use super::state::MAX_PRIORS;
+use super::systemd::UnitState;
+use super::write::Ids;
+use super::{Host, HostError, Kind};
+use crate::ledger::{Item, Shape};
+
+/// How a thing is. `units`: the states of those that are asked for.
+///
+/// # Errors
+/// If the way to it cannot be trusted, or it cannot be read.
+pub fn look(
+    host: &Host,
+    accounts: &Accounts,
+    units: &BTreeMap<String, UnitState>,
+    item: &Item,
+) -> Result<Shape, HostError> {
+    let unit = |name: &String| units.get(name).cloned().unwrap_or_default();
+    Ok(match item {
+        Item::Group(name) => accounts.group(name).map_or(Shape::Absent, Shape::Group),
+        Item::User(name) => accounts.user(name).cloned().map_or(Shape::Absent, Shape::User),
+        Item::Enabled(name) => Shape::Is(unit(name).is_enabled()),
+        Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
+        // What is inside is looked at one by one.
+        Item::Inside(_) => Shape::Other,
+        Item::Path(path) => {
+            let place = host.root.locate(path)?;
+            let Some(meta) = place.look()? else { return Ok(Shape::Absent) };
+            let ids = Ids { uid: meta.uid, gid: meta.gid, mode: meta.mode };
+            match meta.kind {
+                Kind::Directory => Shape::Directory(ids),
+                // Whatever it is, it can neither be kept nor be ours; to read it might take hours.
+                Kind::File if meta.size > MAX_PRIORS => Shape::Other,
+                Kind::File => {
+                    let Some(digest) = host.digests.of(&place)? else { return Ok(Shape::Absent) };
+                    Shape::File { ids, digest, attributes: host.root.attributes(&place)? }
+                }
+                Kind::Link | Kind::Special => Shape::Other,
+            }
+        }
+    })
+}
+
+/// The units whose state is needed to look at these.
+pub fn units<'a>(items: impl Iterator<Item = &'a Item>) -> impl Iterator<Item = String> {
+    items.filter_map(|item| match item {
+        Item::Enabled(unit) | Item::Active(unit) => Some(unit.clone()),
+        Item::Group(_) | Item::User(_) | Item::Path(_) | Item::Inside(_) => None,
+    })
+}

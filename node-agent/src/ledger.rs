@@ -1,0 +1,428 @@
+//! The ledger: what one NodeBootstrap made on this host, and what was there before. Pure.
+//!
+//! In: what was found, and what is about to be made. Out: for each thing its [`Provenance`], from which a removal knows
+//! what to put back. An entry is written down before the first change of a run and settled after the last; of a run that
+//! was killed between, the host itself tells how far it came: each thing is as it was found, or as it was to be made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::Sha256;
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+
+use crate::host::accounts::User;
+use crate::host::write::Ids;
+
+/// The format that this build writes. One with a higher number is refused, not misread.
+pub const FORMAT: u32 = 1;
+
+/// One thing on the host that can be put back by itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Item {
+    /// A group, by name.
+    Group(String),
+    /// A user, by name.
+    User(String),
+    /// What lies at a path, links resolved.
+    Path(String),
+    /// Owner and group of all that is inside a directory.
+    Inside(String),
+    /// Whether a unit starts at boot.
+    Enabled(String),
+    /// Whether a unit runs.
+    Active(String),
+}
+
+/// How a thing is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Shape {
+    /// Not there.
+    Absent,
+    /// A group with this number.
+    Group(u32),
+    /// A user.
+    User(User),
+    /// A directory.
+    Directory(Ids),
+    /// A file; of its content only the digest, the content itself is kept as a prior.
+    File {
+        /// Owner, group, mode.
+        ids: Ids,
+        /// The digest of its content.
+        digest: Sha256,
+        /// Its extended attributes, as hexadecimal digits.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        attributes: BTreeMap<String, String>,
+    },
+    /// What is inside a directory has this owner and group.
+    Owned(u32, u32),
+    /// What was inside a directory, by real path, as it was before each got another owner.
+    Owners(BTreeMap<String, Ids>),
+    /// Whether a unit runs, or starts at boot.
+    Is(bool),
+    /// Something that is never made or replaced: a link, a device.
+    Other,
+}
+
+impl Shape {
+    /// Owner, group and mode of a file or directory.
+    pub fn ids(&self) -> Option<Ids> {
+        match self {
+            Self::Directory(ids) | Self::File { ids, .. } => Some(*ids),
+            _ => None,
+        }
+    }
+
+    /// Whether both are the same but for extended attributes, some of which a change of owner or mode takes with it.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File { ids, digest, .. }, Self::File { ids: others, digest: of_other, .. }) => {
+                (ids, digest) == (others, of_other)
+            }
+            _ => self == other,
+        }
+    }
+
+    fn give_to(&mut self, (uid, gid): (u32, u32)) {
+        if let Self::Directory(ids) | Self::File { ids, .. } = self {
+            (ids.uid, ids.gid) = (uid, gid);
+        }
+    }
+}
+
+/// Where a thing comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Provenance {
+    /// It was not there.
+    Created,
+    /// It was there as it shall be: it is never taken away.
+    Adopted,
+    /// It was there, and different.
+    Modified(Shape),
+}
+
+/// What is known of one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Where it comes from.
+    pub provenance: Provenance,
+    /// What was, or is to be, made of it.
+    pub made: Shape,
+    /// Whether that was done. If not, the host tells.
+    pub done: bool,
+    /// Given up: what was made stays, unless it is claimed again or put back by hand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
+    /// Units that were restarted when its content changed; they run with what is put back only after another restart.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub restart: BTreeSet<String>,
+}
+
+impl Entry {
+    /// How it was before; `None`: as it is now.
+    pub fn prior(&self) -> Option<&Shape> {
+        match &self.provenance {
+            Provenance::Created => Some(&Shape::Absent),
+            Provenance::Adopted => None,
+            Provenance::Modified(prior) => Some(prior),
+        }
+    }
+
+    /// Whether what is found is what this run or the one before left: nobody else had a hand in it.
+    fn explains(&self, found: &Shape) -> bool {
+        self.done || found.is_alike(&self.made) || self.prior().is_some_and(|prior| found.is_alike(prior))
+    }
+}
+
+/// What one NodeBootstrap made on this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// The cluster's id; empty: a bare machine.
+    pub cluster: String,
+    entries: BTreeMap<Item, Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    format: u32,
+    sha256: Sha256,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    cluster: String,
+    entries: Vec<(Item, Entry)>,
+}
+
+impl Ledger {
+    /// One that knows nothing yet.
+    pub fn of(cluster: &str) -> Self {
+        Self { cluster: cluster.to_owned(), ..Self::default() }
+    }
+
+    /// Reads a ledger: a line with format and digest, then one with all entries.
+    ///
+    /// # Errors
+    /// In words, if it is damaged or of a newer format.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("its first line has no end")?;
+        let (head, rest) = bytes.split_at(end);
+        let format: serde_json::Value = serde_json::from_slice(head).map_err(|error| error.to_string())?;
+        match format.get("format").and_then(serde_json::Value::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => {
+                return Err(format!(
+                    "format {format} is not {FORMAT}, the one that this agent knows: use the agent that wrote it"
+                ));
+            }
+            None => return Err("its first line names no format".to_owned()),
+        }
+        let head: Head = serde_json::from_slice(head).map_err(|error| error.to_string())?;
+        let body = &rest[1..];
+        if head.sha256 != digest_of(body) {
+            return Err("its digest is not that of its content: it was cut or changed".to_owned());
+        }
+        let Body { cluster, entries } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        Ok(Self { cluster, entries: entries.into_iter().collect() })
+    }
+
+    /// The bytes of a ledger.
+    pub fn encode(&self) -> Vec<u8> {
+        let entries = self.entries.iter().map(|(item, entry)| (item.clone(), entry.clone())).collect();
+        let body = Body { cluster: self.cluster.clone(), entries };
+        // Only maps with keys that are no strings cannot be written; there is none.
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let head = Head { format: FORMAT, sha256: digest_of(&body) };
+        let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes.extend(body);
+        bytes
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = (&Item, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// What is known of a thing.
+    pub fn get(&self, item: &Item) -> Option<&Entry> {
+        self.entries.get(item)
+    }
+
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The digests of the contents that were there before.
+    pub fn priors(&self) -> BTreeSet<Sha256> {
+        let digest = |entry: &Entry| match entry.prior() {
+            Some(Shape::File { digest, .. }) => Some(*digest),
+            _ => None,
+        };
+        self.entries.values().filter_map(digest).collect()
+    }
+
+    /// Notes that a thing which is `found` so will be `made` so. What was there before it was ours stays known.
+    pub fn intend(&mut self, item: Item, found: Shape, made: Shape) {
+        let old = self.entries.remove(&item).filter(|old| old.explains(&found));
+        let restart = old.as_ref().map(|old| old.restart.clone()).unwrap_or_default();
+        let provenance = match old {
+            Some(Entry { provenance: Provenance::Adopted, made: adopted, .. })
+                if !adopted.is_alike(&made) && found != Shape::Absent =>
+            {
+                Provenance::Modified(self.before_recursion(&item, found))
+            }
+            Some(old) => old.provenance,
+            None => match self.before_recursion(&item, found) {
+                Shape::Absent => Provenance::Created,
+                found if found.is_alike(&made) => Provenance::Adopted,
+                found => Provenance::Modified(found),
+            },
+        };
+        self.entries.insert(item, Entry { provenance, made, done: false, given_up: false, restart });
+    }
+
+    /// What is found, with the owner that it had before a recursive change gave it another; from here on it has an entry
+    /// of its own.
+    fn before_recursion(&mut self, item: &Item, mut found: Shape) -> Shape {
+        if let (Item::Path(path), Some(ids)) = (item, found.ids())
+            && let Some(before) = self.take_owner(path, ids)
+        {
+            found.give_to(before);
+        }
+        found
+    }
+
+    /// Forgets who owned a path before recursive changes; tells it, if nobody changed the owner since.
+    fn take_owner(&mut self, path: &str, now: Ids) -> Option<(u32, u32)> {
+        let mut first = None;
+        for entry in self.entries.values_mut() {
+            let made = entry.made.clone();
+            if let Provenance::Modified(Shape::Owners(owners)) = &mut entry.provenance
+                && let Some(before) = owners.remove(path)
+                && made == Shape::Owned(now.uid, now.gid)
+            {
+                first = Some((before.uid, before.gid));
+            }
+        }
+        first
+    }
+
+    /// Notes that what is inside a directory will be given to an owner: `found` is what differs, by real path. What has
+    /// an entry of its own is remembered there.
+    pub fn intend_inside(&mut self, directory: &str, found: BTreeMap<String, Ids>, owner: (u32, u32)) {
+        let item = Item::Inside(directory.to_owned());
+        let mut owners = match self.entries.remove(&item).map(|old| old.provenance) {
+            Some(Provenance::Modified(Shape::Owners(owners))) => owners,
+            _ => BTreeMap::new(),
+        };
+        for (path, mut ids) in found {
+            match self.entries.get_mut(&Item::Path(path.clone())) {
+                Some(entry) => entry.made.give_to(owner),
+                None => {
+                    if let Some(before) = self.take_owner(&path, ids) {
+                        (ids.uid, ids.gid) = before;
+                    }
+                    owners.entry(path).or_insert(ids);
+                }
+            }
+        }
+        let provenance = Provenance::Modified(Shape::Owners(owners));
+        let made = Shape::Owned(owner.0, owner.1);
+        let entry = Entry { provenance, made, done: false, given_up: false, restart: BTreeSet::new() };
+        self.entries.insert(item, entry);
+    }
+
+    /// Notes who owned a path before, which a recursive directory is answerable for from now on.
+    pub fn remember_inside(&mut self, directory: &str, path: &str, before: Ids) {
+        let above = self.entries.get_mut(&Item::Inside(directory.to_owned()));
+        if let Some(Entry { provenance: Provenance::Modified(Shape::Owners(owners)), .. }) = above {
+            owners.entry(path.to_owned()).or_insert(before);
+        }
+    }
+
+    /// Notes units that are restarted when the content of a thing changes.
+    pub fn restarts(&mut self, item: &Item, units: impl Iterator<Item = String>) {
+        if let Some(entry) = self.entries.get_mut(item) {
+            entry.restart.extend(units);
+        }
+    }
+
+    /// All that was intended is done.
+    pub fn settle(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.done = true);
+    }
+
+    /// A thing is no longer ours: it was put back, or is left.
+    pub fn release(&mut self, item: &Item) {
+        self.entries.remove(item);
+    }
+
+    /// What was made stays. It is put back neither when it is not claimed any more nor with what is claimed later, unless
+    /// it is claimed again itself, or asked for by hand.
+    pub fn give_up(&mut self, given_up: bool) {
+        self.entries.values_mut().for_each(|entry| entry.given_up = given_up);
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> Sha256 {
+    Sha256::from_bytes(sha2::Sha256::digest(bytes).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: u8, uid: u32) -> Shape {
+        let ids = Ids { uid, gid: uid, mode: 0o644 };
+        Shape::File { ids, digest: Sha256::from_bytes([content; 32]), attributes: BTreeMap::new() }
+    }
+
+    fn path(path: &str) -> Item {
+        Item::Path(path.to_owned())
+    }
+
+    fn provenance(ledger: &Ledger, item: &Item) -> Provenance {
+        ledger.get(item).expect("known").provenance.clone()
+    }
+
+    #[test]
+    fn what_was_there_first_is_what_is_put_back() {
+        let mut ledger = Ledger::default();
+        ledger.intend(path("/new"), Shape::Absent, file(1, 0));
+        ledger.intend(path("/same"), file(1, 0), file(1, 0));
+        ledger.intend(path("/other"), file(9, 7), file(1, 0));
+        ledger.settle();
+        // A repair, and an edit of the spec.
+        for (item, found) in [("/new", Shape::Absent), ("/same", file(8, 0)), ("/other", file(8, 0))] {
+            ledger.intend(path(item), found, file(1, 0));
+        }
+        ledger.settle();
+        assert_eq!(provenance(&ledger, &path("/new")), Provenance::Created);
+        assert_eq!(provenance(&ledger, &path("/same")), Provenance::Adopted);
+        ledger.intend(path("/same"), file(1, 0), file(2, 0));
+        ledger.intend(path("/other"), file(1, 0), file(2, 0));
+        assert_eq!(provenance(&ledger, &path("/same")), Provenance::Modified(file(1, 0)));
+        assert_eq!(provenance(&ledger, &path("/other")), Provenance::Modified(file(9, 7)));
+    }
+
+    #[test]
+    fn what_somebody_put_where_a_killed_run_was_to_make_something_is_theirs() {
+        let mut ledger = Ledger::default();
+        ledger.intend(path("/f"), Shape::Absent, file(1, 0));
+        let mut killed = ledger.clone();
+        killed.intend(path("/f"), file(1, 0), file(1, 0));
+        assert_eq!(provenance(&killed, &path("/f")), Provenance::Created, "the killed run came so far");
+        ledger.intend(path("/f"), file(9, 7), file(1, 0));
+        assert_eq!(provenance(&ledger, &path("/f")), Provenance::Modified(file(9, 7)));
+    }
+
+    #[test]
+    fn each_path_has_one_memory_of_its_owner() {
+        let ids = |uid| Ids { uid, gid: uid, mode: 0o644 };
+        let owners = |ledger: &Ledger| match provenance(ledger, &Item::Inside("/d".to_owned())) {
+            Provenance::Modified(Shape::Owners(owners)) => owners,
+            other => panic!("{other:?}"),
+        };
+        let mut ledger = Ledger::default();
+        ledger.intend_inside("/d", BTreeMap::from([("/d/f".to_owned(), ids(7))]), (5, 5));
+        ledger.settle();
+        // An entry of its own takes it over, and gives it back.
+        ledger.intend(path("/d/f"), file(1, 5), file(2, 0));
+        assert_eq!(provenance(&ledger, &path("/d/f")), Provenance::Modified(file(1, 7)));
+        assert!(owners(&ledger).is_empty());
+        ledger.release(&path("/d/f"));
+        ledger.remember_inside("/d", "/d/f", ids(7));
+        assert_eq!(owners(&ledger), BTreeMap::from([("/d/f".to_owned(), ids(7))]));
+        // What we made ourselves is ours with another owner too.
+        ledger.intend(path("/d/g"), Shape::Absent, file(1, 5));
+        ledger.intend_inside("/d", BTreeMap::from([("/d/g".to_owned(), ids(5))]), (6, 6));
+        assert_eq!(ledger.get(&path("/d/g")).map(|entry| entry.made.clone()), Some(file(1, 6)));
+        assert_eq!(owners(&ledger).len(), 1);
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_trusted_is_refused() {
+        let mut ledger = Ledger { cluster: "c".to_owned(), ..Ledger::default() };
+        ledger.intend(path("/f"), file(9, 7), file(1, 0));
+        ledger.intend_inside("/d", BTreeMap::new(), (5, 5));
+        let bytes = ledger.encode();
+        assert_eq!(Ledger::decode(&bytes), Ok(ledger));
+        for length in 0..bytes.len() {
+            assert!(Ledger::decode(&bytes[..length]).is_err(), "cut to {length}");
+        }
+        for at in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            assert!(Ledger::decode(&bytes).is_err(), "changed at {at}");
+        }
+        let newer = String::from_utf8(bytes).unwrap().replace("{\"format\":1,", "{\"format\":2,");
+        let refused = Ledger::decode(newer.as_bytes()).unwrap_err();
+        assert!(refused.starts_with("format 2 is not 1"), "{refused}");
+    }
+}

@@ -1,0 +1,387 @@
+//! What an earlier revision made and this one does not name any more: it is put back as it was before.
+//!
+//! In: the ledger, and what the revision claims. Out: steps that put back, each for one entry. What was there before
+//! stays, what something else has changed since is left and said, and what the revision itself still needs is kept.
+//! A whole NodeBootstrap is taken off a host in the same way: by a revision that claims nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::report::Disruption;
+use crds::revision::Resource;
+
+use super::{Action, Change, PARENT_MODE, Planner, Step, is_below};
+use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
+use crate::host::items;
+use crate::host::systemd::UnitState;
+use crate::host::write::Ids;
+use crate::ledger::{Entry, Item, Ledger, Provenance, Shape};
+
+/// The programs that the agent's own pod runs under: from the pod they are never stopped.
+const NODE_UNITS: &[&str] = &[
+    "kubelet",
+    "containerd",
+    "crio",
+    "cri-o",
+    "docker",
+    "cri-docker",
+    "k3s",
+    "k3s-agent",
+    "rke2-server",
+    "rke2-agent",
+];
+/// The largest unit file that is searched for what it needs.
+const MAX_UNIT: u64 = 1 << 20;
+
+/// What is put back, in the order in which that is done.
+#[derive(Debug, Default)]
+pub(crate) struct Removal {
+    /// Units that stop, files and directories: before new files are written.
+    pub(crate) first: Vec<Step>,
+    /// Units that start, and users and groups, when nothing of theirs is left.
+    pub(crate) last: Vec<Step>,
+    /// Directories that no entry names any more, though what one names lies below.
+    pub(crate) kept: Vec<Item>,
+    /// Entries that are done with: what they speak of is as it was before.
+    pub(crate) settled: Vec<Item>,
+    /// Owners that a recursive directory of the revision is answerable for from now on: directory, path, before.
+    pub(crate) handed: Vec<(String, String, Ids)>,
+}
+
+/// The items of a revision's resources. `real`: where a path really lies.
+pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<String>) -> BTreeSet<Item> {
+    let mut claims = BTreeSet::new();
+    for resource in resources {
+        let path = super::path_of(resource).and_then(|path| real(&path));
+        claims.extend(path.clone().map(Item::Path));
+        match resource {
+            Resource::Group(group) => _ = claims.insert(Item::Group(group.name.to_string())),
+            Resource::User(user) => _ = claims.insert(Item::User(user.name.to_string())),
+            Resource::Directory(directory) if directory.recursive => claims.extend(path.map(Item::Inside)),
+            Resource::Unit(unit) => {
+                // What the entry leaves out is left as it is, also where it named it before.
+                claims.extend([Item::Enabled(unit.name.to_string()), Item::Active(unit.name.to_string())]);
+            }
+            Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) => {}
+        }
+    }
+    claims
+}
+
+/// The units whose state is needed.
+pub(crate) fn to_observe(ledger: &Ledger) -> impl Iterator<Item = String> {
+    let restarts = ledger.entries().flat_map(|(_, entry)| entry.restart.iter().cloned());
+    let files = ledger.entries().filter_map(|(item, _)| unit_of(item)).map(str::to_owned);
+    items::units(ledger.entries().map(|(item, _)| item)).chain(restarts).chain(files)
+}
+
+/// The unit whose file it is.
+fn unit_of(item: &Item) -> Option<&str> {
+    let Item::Path(path) = item else { return None };
+    let (directory, name) = path.rsplit_once('/')?;
+    (directory == UNIT_DIRECTORY && name.contains('.')).then_some(name)
+}
+
+/// Plans what becomes of the entries that the revision does not claim. `named`: accounts that it still speaks of.
+pub(crate) fn plan(
+    ledger: &Ledger,
+    claimed: &BTreeSet<Item>,
+    named: &BTreeSet<String>,
+    from_pod: bool,
+    planner: &mut Planner<'_>,
+) -> Removal {
+    let mut removal = Removal::default();
+    let unclaimed: Vec<(&Item, &Entry)> = ledger
+        .entries()
+        .filter(|(item, entry)| !entry.given_up && !claimed.contains(*item))
+        .filter(|(item, _)| !matches!(item, Item::Group(name) | Item::User(name) if named.contains(name)))
+        .collect();
+    let spared = spared(&unclaimed, from_pod, planner);
+    let (mut links, mut stops, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut files, mut insides, mut directories) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut users, mut groups, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    for (item, entry) in unclaimed {
+        if let Item::Inside(directory) = item {
+            match inside(directory, entry, claimed, planner, &mut removal.handed) {
+                Some((change, action)) => insides.push((item, change, action)),
+                None => removal.settled.push(item.clone()),
+            }
+            continue;
+        }
+        let Some(prior) = entry.prior() else {
+            removal.settled.push(item.clone());
+            continue;
+        };
+        let found = items::look(planner.host, &planner.accounts, planner.units, item);
+        let name = name_of(item, &entry.made);
+        let left = |why: &str| (item, Change::left(&name, why), Action::Leave);
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                files.push(left(&error.to_string()));
+                continue;
+            }
+        };
+        if found == *prior {
+            removal.settled.push(item.clone());
+            continue;
+        }
+        if !found.is_alike(&entry.made) {
+            files.push(left("something else has changed it since"));
+            continue;
+        }
+        if let Some(unit) = spared.iter().find_map(|(unit, text)| needs(item, unit, text).then_some(unit)) {
+            files.push(left(&format!(
+                "the agent's own pod runs under {unit}, which needs it: run nodebootstrap-agent revert on the host"
+            )));
+            continue;
+        }
+        match (item, prior) {
+            (Item::Path(path), Shape::Absent) => match entry.made {
+                Shape::Directory(made) if is_above(path, claimed) => {
+                    // It stays as those are that are made for what lies below, without an entry of their own.
+                    let (uid, gid) = planner.inherited(path).unwrap_or_default();
+                    let ids = Ids { uid, gid, mode: PARENT_MODE };
+                    if made != ids {
+                        let kind = crate::host::Kind::Directory;
+                        let action = Action::SetAccess { path: path.clone(), kind, ids };
+                        kept.push((change(&name, planner.shown(ids), "is no longer named"), action));
+                    }
+                    removal.kept.push(item.clone());
+                }
+                Shape::Directory(_) => {
+                    let otherwise = planner.inherited(path);
+                    let action = Action::RemoveDirectory { path: path.clone(), otherwise };
+                    directories.push((item, change(&name, "remove, if nothing else is in it", MADE), action));
+                }
+                _ => {
+                    let action = Action::RemoveFile { path: path.clone() };
+                    files.push((item, change(&name, "remove", MADE), action));
+                    // Below it lies the distribution's own, from here on.
+                    if unit_of(item).is_some_and(|unit| has_another_file(unit, planner)) {
+                        restart(item, entry, &name, planner);
+                    }
+                }
+            },
+            (Item::Path(path), Shape::Directory(ids)) => {
+                let ids = handed_down(path, *ids, planner, &mut removal.handed);
+                let what = format!("{} again", planner.shown(ids));
+                let kind = crate::host::Kind::Directory;
+                let action = Action::SetAccess { path: path.clone(), kind, ids };
+                directories.push((item, change(&name, what, MADE), action));
+            }
+            (Item::Path(path), Shape::File { ids, digest, attributes }) => {
+                let same = matches!(found, Shape::File { digest: now, .. } if now == *digest);
+                let kept = same || planner.has_prior(*digest);
+                if !kept {
+                    files.push(left("what was there before was not kept"));
+                    continue;
+                }
+                let ids = handed_down(path, *ids, planner, &mut removal.handed);
+                let content = (!same).then_some(*digest);
+                let what = if same { "" } else { "content, " };
+                let what = format!("{what}{} as before", planner.shown(ids));
+                let action =
+                    Action::PutBack { path: path.clone(), content, ids, attributes: attributes.clone() };
+                files.push((item, change(&name, what, MADE), action));
+                if !same {
+                    restart(item, entry, &name, planner);
+                }
+            }
+            (Item::Group(group), Shape::Absent) => {
+                if let Shape::Group(gid) = entry.made {
+                    let action = Action::RemoveGroup { name: group.clone(), gid };
+                    let step = change(&name, "remove, unless something else needs it", MADE);
+                    groups.push((item, step, action));
+                }
+            }
+            (Item::User(_), Shape::Absent) => {
+                if let Shape::User(user) = &entry.made {
+                    let step = change(&name, "remove, unless something else needs it", MADE);
+                    users.push((item, step, Action::RemoveUser(user.clone())));
+                }
+            }
+            (Item::User(_), Shape::User(user)) => {
+                let what = format!("home {}, shell {} as before", user.home, user.shell);
+                users.push((item, change(&name, what, MADE), Action::ChangeUser(user.clone())));
+            }
+            (Item::Enabled(unit), Shape::Is(before)) => {
+                let (word, action) = match before {
+                    true => ("enable", Action::Enable { unit: unit.clone(), again: false }),
+                    false => ("disable", Action::Disable { unit: unit.clone() }),
+                };
+                links.push((item, change(&name, format!("{word}, as before"), MADE), action));
+            }
+            (Item::Active(unit), Shape::Is(false)) => {
+                let step =
+                    Change { disruption: Disruption::Restart, ..change(&name, "stop, as before", MADE) };
+                stops.push((item, step, Action::Stop { unit: unit.clone() }));
+            }
+            (Item::Active(unit), Shape::Is(true)) => {
+                starts.push((
+                    item,
+                    change(&name, "start, as before", MADE),
+                    Action::Start { unit: unit.clone() },
+                ));
+            }
+            _ => files.push(left("it is of another kind than before")),
+        }
+    }
+    // What is inside goes before what it is in.
+    directories.sort_by(|(a, ..), (b, ..)| b.cmp(a));
+    let mut undo = |(item, change, action)| planner.undo(item, change, action);
+    let steps = links.into_iter().chain(stops).chain(files).chain(insides).chain(directories);
+    removal.first = steps.map(&mut undo).collect();
+    removal.first.extend(kept.into_iter().map(|(change, action)| Step { change, action, undoes: None }));
+    // A user goes before its group.
+    removal.last = starts.into_iter().chain(users).chain(groups).map(undo).collect();
+    removal
+}
+
+const MADE: &str = "was made by an earlier revision";
+
+fn change(resource: &str, change: impl Into<String>, found: &str) -> Change {
+    Change {
+        resource: resource.to_owned(),
+        change: change.into(),
+        found: found.to_owned(),
+        disruption: Disruption::None,
+    }
+}
+
+fn name_of(item: &Item, made: &Shape) -> String {
+    match (item, made) {
+        (Item::Group(name), _) => format!("group {name}"),
+        (Item::User(name), _) => format!("user {name}"),
+        (Item::Path(path), Shape::Directory(_)) | (Item::Inside(path), _) => format!("directory {path}"),
+        (Item::Path(path), _) => format!("file {path}"),
+        (Item::Enabled(name) | Item::Active(name), _) => format!("unit {name}"),
+    }
+}
+
+/// Whether something that the revision claims lies below a path.
+fn is_above(path: &str, claimed: &BTreeSet<Item>) -> bool {
+    let next = claimed.range(Item::Path(format!("{path}/"))..).next();
+    next.is_some_and(|next| matches!(next, Item::Path(next) if is_below(next, path)))
+}
+
+/// What a path's owner shall be: that of a recursive directory which it lies in from now on, or the one before.
+fn handed_down(
+    path: &str,
+    before: Ids,
+    planner: &Planner<'_>,
+    handed: &mut Vec<(String, String, Ids)>,
+) -> Ids {
+    let Some((top, (uid, gid))) = planner.recursion(path) else { return before };
+    handed.push((top, path.to_owned(), before));
+    Ids { uid, gid, ..before }
+}
+
+/// Plans to give back what is inside a directory that is not recursive any more.
+fn inside(
+    directory: &str,
+    entry: &Entry,
+    claimed: &BTreeSet<Item>,
+    planner: &Planner<'_>,
+    handed: &mut Vec<(String, String, Ids)>,
+) -> Option<(Change, Action)> {
+    let (Provenance::Modified(Shape::Owners(owners)), Shape::Owned(uid, gid)) =
+        (&entry.provenance, &entry.made)
+    else {
+        return None;
+    };
+    let made = (*uid, *gid);
+    let mut back = BTreeMap::new();
+    for (path, before) in owners {
+        if claimed.contains(&Item::Path(path.clone())) {
+            continue;
+        }
+        if let Some((top, _)) = planner.recursion(path) {
+            handed.push((top, path.clone(), *before));
+            continue;
+        }
+        let meta = planner.host.root.locate(path).and_then(|place| place.look()).ok().flatten();
+        if meta.is_some_and(|meta| (meta.uid, meta.gid) == made) && made != (before.uid, before.gid) {
+            back.insert(path.clone(), *before);
+        }
+    }
+    if back.is_empty() {
+        return None;
+    }
+    let entries = if back.len() == 1 { "1 entry".to_owned() } else { format!("{} entries", back.len()) };
+    let change =
+        change(&format!("directory {directory}"), format!("owner of {entries} inside as before"), MADE);
+    Some((change, Action::GiveBack { made, owners: back }))
+}
+
+/// Units that read what is put back run with it only after a restart.
+fn restart(item: &Item, entry: &Entry, name: &str, planner: &mut Planner<'_>) {
+    let units: Vec<String> =
+        entry.restart.iter().map(String::as_str).chain(unit_of(item)).map(str::to_owned).collect();
+    for unit in units {
+        if planner.units.get(&unit).is_some_and(UnitState::is_running) {
+            planner.restarts.entry(unit).or_default().push(format!("{name}, put back"));
+        }
+    }
+}
+
+/// Whether a unit has a file besides the one in /etc.
+fn has_another_file(unit: &str, planner: &Planner<'_>) -> bool {
+    UNIT_PATH.iter().filter(|directory| **directory != UNIT_DIRECTORY).any(|directory| {
+        let place = planner.host.root.locate_through_links(&format!("{directory}/{unit}"));
+        place.and_then(|place| place.look()).is_ok_and(|meta| meta.is_some())
+    })
+}
+
+/// The units that this pod runs under and that an earlier revision started, with their files' text.
+fn spared(unclaimed: &[(&Item, &Entry)], from_pod: bool, planner: &Planner<'_>) -> Vec<(String, String)> {
+    if !from_pod {
+        return Vec::new();
+    }
+    let units = unclaimed.iter().filter_map(|(item, _)| match item {
+        Item::Active(unit) | Item::Enabled(unit) => Some(unit.as_str()),
+        other => unit_of(other),
+    });
+    let units: BTreeSet<&str> = units
+        .filter(|unit| NODE_UNITS.iter().any(|known| unit.strip_suffix(".service") == Some(known)))
+        .filter(|unit| planner.units.get(*unit).is_some_and(|state| !state.has_stopped()))
+        .collect();
+    let text = |unit: &str| {
+        let path = format!("{UNIT_DIRECTORY}/{unit}");
+        let text = planner.host.root.read(&path, MAX_UNIT).ok().flatten().unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    units.into_iter().map(|unit| (unit.to_owned(), text(unit))).collect()
+}
+
+/// Whether a unit would not start again without this.
+fn needs(item: &Item, unit: &str, text: &str) -> bool {
+    match item {
+        Item::Enabled(name) | Item::Active(name) => name == unit,
+        Item::Path(path) => unit_of(item) == Some(unit) || text.contains(path.as_str()),
+        Item::User(name) | Item::Group(name) => text.lines().any(|line| {
+            line.split_once('=')
+                .is_some_and(|(key, value)| matches!(key.trim(), "User" | "Group") && value.trim() == name)
+        }),
+        Item::Inside(_) => false,
+    }
+}
+
+/// Accounts that something of a revision belongs to.
+pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for resource in resources {
+        let access = match resource {
+            Resource::Directory(directory) => &directory.access,
+            Resource::File(file) => &file.access,
+            Resource::Binary(binary) => &binary.access,
+            Resource::User(user) => {
+                // Without one it has that of its own name.
+                named.insert(user.group.as_ref().map_or(user.name.to_string(), ToString::to_string));
+                continue;
+            }
+            Resource::Group(_) | Resource::Unit(_) => continue,
+        };
+        named.extend([access.owner.to_string(), access.group.to_string()]);
+    }
+    named
+}

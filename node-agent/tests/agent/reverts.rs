@@ -1,0 +1,225 @@
+//! What is taken out of a spec, and what is left when all of it is: as it was before, and nothing of others is touched.
+
+use serde_json::{Value, json};
+
+use crate::support::{Machine, lines, request};
+
+const UNIT: &str = "[Service]\nExecStart=/x\n[Install]\nWantedBy=a.target\n";
+
+fn everything() -> Value {
+    json!({
+        "groups": [{"name": "k"}],
+        "users": [{"name": "k", "home": "/etc/k"}],
+        "directories": [
+            {"path": "/etc/k", "owner": "k", "group": "k", "recursive": true},
+            {"path": "/etc/k/deep", "owner": "k", "group": "k", "mode": "0700"},
+        ],
+        "files": [
+            {"path": "/etc/k/deep/f", "content": "x", "owner": "k", "mode": "0600"},
+            {"path": "/etc/motd", "content": "ours"},
+        ],
+        "units": [{"name": "k.service", "content": UNIT, "enabled": true, "active": true}],
+    })
+}
+
+/// A machine on which some of it is there already, and different.
+fn used() -> Machine {
+    let machine = Machine::new();
+    machine.write("/etc/motd", "theirs");
+    machine.set("/etc/motd", 1, 50, 0o640);
+    machine.directory("/etc/k/old");
+    machine.write("/etc/k/old/data", "data");
+    machine.set("/etc/k/old/data", 77, 77, 0o4755);
+    machine.link("/etc/k/link", "/etc/passwd");
+    machine
+}
+
+#[tokio::test]
+async fn reverted_the_host_is_as_it_was_before() {
+    let machine = used();
+    let before = machine.tree();
+    machine.apply(&request(everything())).await.unwrap();
+    assert_ne!(machine.tree(), before);
+    assert_eq!(machine.read("/etc/motd"), "ours");
+    let made = machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before, "{made:?}");
+    assert!(made.iter().all(|change| !change.is_left()), "{made:?}");
+    let asked = machine.systemd.take_asked();
+    assert!(
+        asked.ends_with(&["disable k.service", "stop k.service", "reload"].map(str::to_owned)),
+        "{asked:?}"
+    );
+    let state = machine.untouched().into_keys().filter(|path| path.contains("lib/nodebootstrap/workers"));
+    assert_eq!(state.count(), 0, "nothing is kept of it");
+}
+
+#[tokio::test]
+async fn killed_at_any_change_of_a_revert_the_next_one_finishes() {
+    let machine = used();
+    let before = machine.tree();
+    machine.apply(&request(everything())).await.unwrap();
+    let all = machine.revert("workers").await.unwrap().len();
+    assert!(all > 8, "{all}");
+    for killed_after in 0..all {
+        let machine = used();
+        machine.apply(&request(everything())).await.unwrap();
+        assert!(machine.revert_until("workers", killed_after).await.unwrap_err().is_stop());
+        machine.revert("workers").await.unwrap();
+        assert_eq!(machine.tree(), before, "after {killed_after}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_leaves_the_spec_takes_only_its_own_with_it() {
+    let machine = used();
+    machine.apply(&request(everything())).await.unwrap();
+    let mut less = everything();
+    less["files"] = json!([]);
+    let made = machine.apply(&request(less.clone())).await.unwrap();
+    assert_eq!(
+        lines(&made),
+        ["file /etc/k/deep/f: remove", "file /etc/motd: content, daemon:staff 0640 as before"]
+    );
+    assert_eq!((machine.read("/etc/motd").as_str(), machine.access("/etc/motd")), ("theirs", (1, 50, 0o640)));
+    assert!(machine.is_there("/etc/k/deep") && machine.plan(&request(less)).await.is_empty());
+
+    // Named again, it is theirs that is known still.
+    machine.apply(&request(everything())).await.unwrap();
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), used().tree());
+}
+
+#[tokio::test]
+async fn what_others_have_changed_since_is_left_and_said() {
+    let machine = used();
+    machine.apply(&request(everything())).await.unwrap();
+    machine.write("/etc/motd", "changed by hand");
+    machine.write("/etc/k/deep/theirs", "put there by hand");
+    machine.set("/etc/k/deep/theirs", 0, 0, 0o644);
+    let passwd = machine.read("/etc/passwd").replace("k:x", "ann:x:1000:1000::/home/ann:/bin/sh\nk:x");
+    machine.write("/etc/passwd", &passwd);
+    machine.write("/etc/elsewhere", "of k");
+    let uid = machine.uid("k");
+    machine.set("/etc/elsewhere", uid, 0, 0o644);
+    let made = machine.revert("workers").await.unwrap();
+    let left: Vec<_> = lines(made.iter().filter(|change| change.is_left()));
+    assert_eq!(
+        left,
+        [
+            "file /etc/motd: left as it is: something else has changed it since",
+            "directory /etc/k/deep: left as it is: something else is in it",
+            "user k: left as it is: /etc/elsewhere belongs to it",
+            "group k: left as it is: /etc/k/deep belongs to it",
+        ]
+    );
+    assert_eq!(machine.read("/etc/motd"), "changed by hand");
+    assert!(
+        machine.read("/etc/passwd").contains("ann:x:1000") && machine.read("/etc/passwd").contains("k:x")
+    );
+}
+
+#[tokio::test]
+async fn what_was_there_as_it_shall_be_stays() {
+    let machine = Machine::new();
+    machine.write("/etc/motd", "ours");
+    let spec = |content: &str| {
+        request(json!({"files": [{"path": "/etc/motd", "content": content}], "groups": [{"name": "staff"}]}))
+    };
+    let before = machine.tree();
+    assert!(machine.apply(&spec("ours")).await.unwrap().is_empty());
+    // Somebody removes it, and we make it again: it is theirs still.
+    std::fs::remove_file(machine.path("/etc/motd")).unwrap();
+    machine.apply(&spec("ours")).await.unwrap();
+    assert!(machine.revert("workers").await.unwrap().is_empty());
+    assert_eq!(machine.tree(), before);
+    // Changed by an edit of the spec, it is put back.
+    machine.apply(&spec("ours")).await.unwrap();
+    machine.apply(&spec("new")).await.unwrap();
+    assert_eq!(
+        lines(&machine.revert("workers").await.unwrap()),
+        ["file /etc/motd: content, root:root 0644 as before"]
+    );
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn deleted_with_retain_it_still_knows_what_it_made() {
+    let machine = used();
+    let before = machine.tree();
+    machine.apply(&request(everything())).await.unwrap();
+    let after = machine.tree();
+    node_agent::engine::give_up(&machine.host(), "workers").unwrap();
+    // One of the same name that claims less takes nothing away that was left on purpose.
+    let less = request(json!({"groups": [{"name": "k"}]}));
+    assert!(machine.apply(&less).await.unwrap().is_empty());
+    assert_eq!(machine.tree(), after);
+    // By hand all of it is put back.
+    machine.revert_by_hand("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn from_the_pod_nothing_is_taken_that_the_pod_runs_under() {
+    let machine = Machine::new();
+    let spec = || {
+        request(json!({
+            "files": [{"path": "/usr/local/sbin/kubelet", "content": "program"}, {"path": "/etc/other", "content": "x"}],
+            "units": [{"name": "kubelet.service", "content": "[Service]\nExecStart=/usr/local/sbin/kubelet --v=2\n", "active": true}],
+        }))
+    };
+    let before = machine.tree();
+    machine.apply(&spec()).await.unwrap();
+    let made = machine.revert("workers").await.unwrap();
+    let left: Vec<_> =
+        made.iter().filter(|change| change.is_left()).map(|change| change.resource.as_str()).collect();
+    assert_eq!(
+        left,
+        ["file /etc/systemd/system/kubelet.service", "file /usr/local/sbin/kubelet", "unit kubelet.service"]
+    );
+    assert!(machine.is_there("/usr/local/sbin/kubelet") && !machine.is_there("/etc/other"));
+    assert!(!machine.systemd.take_asked().iter().any(|asked| asked.starts_with("stop")));
+
+    machine.apply(&spec()).await.unwrap();
+    // What was left counts as having been there before; only a fresh machine shows the rest.
+    let machine = Machine::new();
+    machine.apply(&spec()).await.unwrap();
+    machine.revert_by_hand("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+    assert!(machine.systemd.take_asked().contains(&"stop kubelet.service".to_owned()));
+}
+
+#[tokio::test]
+async fn units_run_with_what_was_put_back() {
+    let machine = Machine::new();
+    machine.write("/etc/app.conf", "theirs");
+    machine.systemd.set("app.service", "active");
+    machine.write("/etc/systemd/system/app.service", UNIT);
+    let spec = json!({"files": [{"path": "/etc/app.conf", "content": "ours", "onChange": {"restart": ["app.service"]}}]});
+    machine.apply(&request(spec)).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
+    let made = machine.revert("workers").await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
+    assert_eq!(made.iter().map(|change| change.disruption).max(), Some(crds::report::Disruption::Restart));
+    assert_eq!(machine.read("/etc/app.conf"), "theirs");
+}
+
+#[tokio::test]
+async fn a_damaged_ledger_stops_everything_and_says_what_to_do() {
+    let machine = used();
+    let spec = request(everything());
+    machine.apply(&spec).await.unwrap();
+    let path = "/var/lib/nodebootstrap/workers/ledger.json";
+    assert_eq!(machine.access(path), (0, 0, 0o600));
+    let good = machine.read(path);
+    let tree = machine.tree();
+    for (bad, says) in [
+        (good[..good.len() / 2].to_owned(), "it was cut or changed"),
+        (good.replace("\"format\":1", "\"format\":2"), "format 2 is not 1"),
+    ] {
+        machine.write(path, &bad);
+        let error = node_agent::engine::plan(&machine.host(), &spec).await.map(drop).unwrap_err();
+        assert!(error.reason() == "LedgerDamaged" && error.to_string().contains(says), "{error}");
+        assert!(node_agent::engine::revert(&machine.host(), "workers", true).is_err());
+        assert_eq!(machine.tree(), tree);
+    }
+}
