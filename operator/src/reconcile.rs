@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crds::report::Conflict;
+use crds::report::{Conflict, RunMode};
 use crds::{NodeBootstrapSpec, NodeBootstrapStatus, Timeout, names};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -256,7 +256,7 @@ async fn enrol(
     let Look { nodes: candidates, next, .. } = &mut *look;
     let nodes = || candidates.iter().map(|candidate| candidate.node.as_ref());
     let conflicts = me.map(|me| conflict::by_node(me, &all, nodes())).unwrap_or_default();
-    if let Some(me) = me {
+    if let Some(me) = me.filter(|_| mode(Some(spec)) == RunMode::Apply) {
         // What the younger ones must leave alone is written before we claim it. They see the same when they look
         // themselves, whether they looked before us or do so after.
         for younger in all.iter().filter(|one| me.is_older_than(one)) {
@@ -299,6 +299,7 @@ fn decide(
         is_ending: node_bootstrap.deleting,
         leave_timeout: leave_timeout(spec).duration(),
         target,
+        mode: mode(spec),
         nodes,
         reports: &world.reports_of(name),
         has_daemon_set: world.daemon_sets.get(&Owned::key("DaemonSet", &names::agent(name))).is_some(),
@@ -313,6 +314,10 @@ fn candidates(world: &World, spec: Option<&NodeBootstrapSpec>) -> Vec<Candidate>
     let is_selected = |node: &Node| spec.is_some_and(|spec| selection::selects(spec, node));
     let nodes = world.nodes.all().into_iter();
     nodes.map(|node| Candidate { is_selected: is_selected(&node), node }).collect()
+}
+
+fn mode(spec: Option<&NodeBootstrapSpec>) -> RunMode {
+    spec.and_then(|spec| spec.mode).unwrap_or_default()
 }
 
 fn leave_timeout(spec: Option<&NodeBootstrapSpec>) -> Timeout {
@@ -369,6 +374,11 @@ async fn contenders(
     let mut contenders = Vec::new();
     for one in all {
         let mut claims = Claims::default();
+        if one.name != node_bootstrap.name && mode(one.spec.as_ref().ok()) == RunMode::Plan {
+            // It takes nothing from others. What its agents have on a host stays its own: it stands there in writing.
+            contenders.push(contender(world, &one, claims));
+            continue;
+        }
         let rendering = match &one.spec {
             _ if one.name == node_bootstrap.name => rendering.clone(),
             Ok(spec) if !one.deleting => {
@@ -440,6 +450,7 @@ async fn tell(
     let status = status::fold(&status::Facts {
         generation: node_bootstrap.generation,
         target: look.rendering.target.as_ref().map(|target| target.name.as_str()),
+        mode: mode(Some(spec)),
         members: &members,
         problem: look.rendering.problem.clone().or_else(|| look.refusal.clone()),
         hold: look.hold.as_ref(),
