@@ -26,7 +26,7 @@ use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::write::Staged;
 use crate::host::{Host, HostError};
-use crate::resource::{Action, Planner, binary, directory, file, group, unit, user};
+use crate::resource::{Action, Planner, binary, directory, disk, file, group, unit, user};
 
 /// Downloads that run at once.
 const MAX_DOWNLOADS: usize = 4;
@@ -172,15 +172,20 @@ pub trait Observer {
 /// Compares a host with what it shall have. Changes nothing.
 ///
 /// # Errors
-/// If the host cannot be observed at all; what is wrong with single resources stands in [`Plan::problems`].
+/// If the host's accounts cannot be read; all else that is wrong stands in [`Plan::problems`].
 pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let revision = &request.revision;
-    let owed = host.state.owed(&revision.node_bootstrap)?;
+    // What cannot be seen is told beside what else is wrong.
+    let mut unseen = Vec::new();
+    let owed = or_none("state", host.state.owed(&revision.node_bootstrap), &mut unseen);
     let resources = &revision.resources;
-    let (others, unreadable) = host.state.others(&revision.node_bootstrap)?;
+    let others = host.state.others(&revision.node_bootstrap);
+    let (others, unreadable) = or_none("state", others, &mut unseen);
     // Also the units of others: two names may lead to one.
     let all = resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
-    let units = host.systemd.observe(&unit::to_observe(all, &owed.restarts)).await?;
+    let units = host.systemd.observe(&unit::to_observe(all, &owed.restarts)).await;
+    let answers = units.is_ok();
+    let units = or_none("systemd", units, &mut unseen);
     let mut planner = Planner::new(host, &request.payload, &units)?;
     for name in unreadable {
         planner.warn(format!(
@@ -214,7 +219,14 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             binary::plan(binary, &mut planner);
         }
     }
-    unit::plan(resources, &owed.restarts, &mut planner);
+    let written = unit::plan_files(resources, &mut planner);
+    if answers {
+        unit::plan(resources, written, &owed.restarts, &mut planner);
+    }
+    disk::check(&mut planner);
+    for (what, error) in &unseen {
+        planner.refused(what, error);
+    }
     planner.warn_of_exposure();
     let Planner { steps, problems, warnings, .. } = planner;
     let (steps, held_back) = if problems.is_empty() {
@@ -223,6 +235,18 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
     Ok(Plan { steps, problems, held_back, warnings, owed })
+}
+
+/// What was seen; nothing, and the reason noted, if it could not be.
+fn or_none<T: Default>(
+    what: &'static str,
+    seen: Result<T, HostError>,
+    unseen: &mut Vec<(&'static str, HostError)>,
+) -> T {
+    seen.unwrap_or_else(|error| {
+        unseen.push((what, error));
+        T::default()
+    })
 }
 
 /// Fetches all that a plan needs and the host does not have, a few at once. One that fails ends all. The host's lock
