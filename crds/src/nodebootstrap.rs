@@ -383,7 +383,7 @@ pub const MAX_RESULTS: usize = 100;
 pub struct NodeCounts {
     /// Nodes that the selector matches.
     pub selected: u32,
-    /// Nodes whose agent says that they run updateRevision.
+    /// Nodes whose agent says that they run updateRevision, or that nothing of it would be changed.
     pub updated: u32,
     /// Nodes that are being changed now.
     pub updating: u32,

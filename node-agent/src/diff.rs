@@ -9,7 +9,7 @@ use std::time::Duration;
 use crds::revision::{Content, Resource, Revision};
 use similar::TextDiff;
 
-use crate::engine::{Plan, Request};
+use crate::engine::{Plan, Request, Step};
 use crate::host::Host;
 use crate::resource::Action;
 
@@ -25,23 +25,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// One for each step of a plan; `None` where no content changes.
 pub fn of_plan(host: &Host, request: &Request, plan: &Plan) -> Vec<Option<String>> {
     let secrets = secrets(host, request);
-    let of_step = |step: &crate::engine::Step| match &step.action {
-        Action::WriteFile { path, content, .. } => {
-            of_file(host, path, &content.0, secrets.contains(&step.change.resource))
-        }
-        Action::AddGroup { .. }
-        | Action::AddUser(_)
-        | Action::ChangeUser(_)
-        | Action::MakeDirectory { .. }
-        | Action::SetAccess { .. }
-        | Action::OwnBelow { .. }
-        | Action::Download { .. }
-        | Action::Reload
-        | Action::Enable { .. }
-        | Action::Disable { .. }
-        | Action::Start { .. }
-        | Action::Stop { .. }
-        | Action::Restart { .. } => None,
+    let of_step = |step: &Step| {
+        let Action::WriteFile { path, content, .. } = &step.action else { return None };
+        of_file(host, path, &content.0, secrets.contains(&step.change.resource))
     };
     plan.steps.iter().map(of_step).collect()
 }

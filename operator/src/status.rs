@@ -363,7 +363,9 @@ fn count(verdicts: &[Verdict<'_>], facts: &Facts<'_>) -> NodeCounts {
         .filter(|member| {
             let answer = member.report.and_then(|report| report.answer_for(member.node));
             answer.is_some_and(|answer| {
-                answer.phase == ReportPhase::Ready && facts.target == Some(answer.revision.as_str())
+                let has_it = answer.phase == ReportPhase::Ready
+                    || (answer.phase == ReportPhase::Planned && answer.changes == 0);
+                has_it && facts.target == Some(answer.revision.as_str())
             })
         })
         .count() as u32;
@@ -899,7 +901,7 @@ mod tests {
             "Planned",
             "3 of 3 nodes planned: b and c would be changed, 1 of them with disruption Restart",
         );
-        assert_eq!((status.nodes.planned, status.nodes.updated), (3, 0));
+        assert_eq!((status.nodes.planned, status.nodes.updated), (3, 1), "a has it, as its agent says");
         assert_eq!(find(&status, RECONCILING).unwrap().status, "False");
         assert_eq!(fold_in(RunMode::Plan, &nodes, &status, 60), status, "at rest nothing is written");
 
