@@ -76,7 +76,7 @@ impl Systemd for Handle {
 
     fn observe<'a>(&'a self, units: &'a [String]) -> Answer<'a, BTreeMap<String, UnitState>> {
         Box::pin(async move {
-            if self.0.silent.get() {
+            if self.0.silent.get() && !units.is_empty() {
                 return Err(HostError::Systemd("systemd cannot be asked".to_owned()));
             }
             let on_disk = {
