@@ -114,7 +114,8 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
 fn look(place: &Place, touch: Touch) -> Result<(Disk, Option<String>), HostError> {
     let disk = Disk::of(place)?;
     let entry = place.locked().map(|locked| (locked, place.real.as_str()));
-    let directory = place.directory_locked().map(|locked| (locked, place.parent()));
+    let nearest = place.ancestors().next_back().map_or("/", |(path, _)| path);
+    let directory = place.directory_locked().map(|locked| (locked, nearest));
     let locked = match touch {
         Touch::Replace(_) => entry.or(directory),
         // A new entry is what an append-only directory takes.
@@ -173,14 +174,13 @@ impl<'a> Load<'a> {
             );
             return Some((biggest.to_owned(), "NoSpace", message));
         }
-        (disk.free < self.bytes + RESERVE).then(|| {
-            let message = format!(
-                "with all else that goes there its disk needs {} KiB, {} KiB of which stay free, and has {} KiB: free some space, or choose another path",
-                (self.bytes + RESERVE).div_ceil(1024),
-                RESERVE / 1024,
-                disk.free / 1024
-            );
-            (biggest.to_owned(), "NoSpace", message)
-        })
+        let free = disk.free.filter(|free| *free < self.bytes + RESERVE)?;
+        let message = format!(
+            "with all else that goes there its disk needs {} KiB, {} KiB of which stay free, and has {} KiB: free some space, or choose another path",
+            (self.bytes + RESERVE).div_ceil(1024),
+            RESERVE / 1024,
+            free / 1024
+        );
+        Some((biggest.to_owned(), "NoSpace", message))
     }
 }

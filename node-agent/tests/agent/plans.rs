@@ -1,5 +1,6 @@
 //! What a plan says, and that it is what happens.
 
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde_json::json;
 
 use crate::support::{Machine, lines, reasons, request};
@@ -207,6 +208,7 @@ async fn a_disk_without_room_is_told_before_anything_is_begun() {
     let machine = Machine::new();
     let _small = machine.mount("/opt/small", "size=1500k");
     let _few = machine.mount("/opt/few", "size=4m,nr_inodes=3");
+    let _unbounded = machine.mount("/opt/unbounded", "size=0,nr_inodes=0");
     let files = |folder: &str, count: usize, bytes: usize| {
         let file = |n| json!({"path": format!("{folder}/{n}"), "content": "x".repeat(bytes)});
         json!({"files": (0..count).map(file).collect::<Vec<_>>()})
@@ -217,45 +219,69 @@ async fn a_disk_without_room_is_told_before_anything_is_begun() {
         "with all else that goes there its disk needs 1610 KiB, 1024 KiB of which stay free, and has 1500 KiB: free some space, or choose another path"
     );
     refused(&machine, files("/opt/few", 2, 1), &["file /opt/few/0: NoSpace"]).await;
-    for spec in [files("/opt/small", 2, 200_000), files("/opt/few", 1, 1)] {
+    for spec in [files("/opt/small", 2, 200_000), files("/opt/few", 1, 1), files("/opt/unbounded", 3, 1)] {
         machine.apply(&request(spec)).await.unwrap();
+    }
+}
+
+/// A file that root cannot change, until this is dropped.
+struct Locked(std::fs::File, IFlags);
+
+impl Locked {
+    fn new(machine: &Machine, path: &str, flag: IFlags) -> Self {
+        let locked = Self(std::fs::File::open(machine.path(path)).unwrap(), flag);
+        locked.set(true);
+        locked
+    }
+
+    fn set(&self, on: bool) {
+        let mut flags = ioctl_getflags(&self.0).unwrap();
+        flags.set(self.1, on);
+        ioctl_setflags(&self.0, flags).unwrap();
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }
 
 #[tokio::test]
 async fn what_is_locked_against_root_is_told_with_what_unlocks_it() {
-    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
     let machine = Machine::on_disk();
     machine.directory("/opt/log");
+    machine.directory("/opt/fixed");
     machine.write("/opt/f", "old");
-    let lock = |path: &str, flag: IFlags, on: bool| {
-        let file = std::fs::File::open(machine.path(path)).unwrap();
-        let mut flags = ioctl_getflags(&file).unwrap();
-        flags.set(flag, on);
-        ioctl_setflags(&file, flags).unwrap();
-    };
-    let locks =
-        [("/etc/passwd", IFlags::IMMUTABLE), ("/opt/f", IFlags::IMMUTABLE), ("/opt/log", IFlags::APPEND)];
-    for (path, flag) in locks {
-        lock(path, flag, true);
-    }
+    let lock = |path: &str, flag: IFlags| Locked::new(&machine, path, flag);
+    let locks = [
+        lock("/etc/passwd", IFlags::IMMUTABLE),
+        lock("/opt/fixed", IFlags::IMMUTABLE),
+        lock("/opt/f", IFlags::IMMUTABLE),
+        lock("/opt/log", IFlags::APPEND),
+    ];
     let spec = json!({
         "users": [{"name": "new", "group": "daemon"}],
-        "directories": [{"path": "/opt/log/d"}],
+        "directories": [{"path": "/opt/log/d"}, {"path": "/opt/fixed/a/b"}],
         "files": [{"path": "/opt/f", "content": "new"}, {"path": "/opt/log/f", "content": "new"}],
     });
-    let expected = ["user new: Locked", "file /opt/f: Locked", "file /opt/log/f: Locked"];
+    let expected = [
+        "user new: Locked",
+        "directory /opt/fixed/a: Locked",
+        "directory /opt/fixed/a/b: Locked",
+        "file /opt/f: Locked",
+        "file /opt/log/f: Locked",
+    ];
     let told = refused(&machine, spec.clone(), &expected).await;
     assert_eq!(
-        told[1..],
+        told[2..],
         [
+            "/opt/fixed is immutable: run chattr -i /opt/fixed on the host, or take it out of the spec",
             "/opt/f is immutable: run chattr -i /opt/f on the host, or take it out of the spec",
             "/opt/log can only be appended to: run chattr -a /opt/log on the host, or take it out of the spec",
         ]
     );
-    for (path, flag) in locks {
-        lock(path, flag, false);
-    }
+    drop(locks);
     machine.apply(&request(spec)).await.unwrap();
 }
 
