@@ -28,6 +28,8 @@ enum Touch {
     Make,
     /// It stays, with another owner or mode.
     Set,
+    /// What is inside gets another owner.
+    Own,
     /// Something is made or removed inside.
     Inside,
 }
@@ -51,7 +53,7 @@ pub(crate) fn check(planner: &mut Planner<'_>) {
     let mut finder = root.finder();
     let mut loads: BTreeMap<u64, Load<'_>> = BTreeMap::new();
     let mut found: Vec<(String, &'static str, String)> = Vec::new();
-    let mut told = BTreeSet::new();
+    let (mut told, mut counted) = (BTreeSet::new(), BTreeSet::new());
     let own = ("state", STATE_DIR.to_owned(), Touch::Inside);
     let touches = planner.steps.iter().flat_map(|step| touches(step, &mut finder, cache)).chain([own]);
     let touches: Vec<_> = touches.collect();
@@ -64,7 +66,10 @@ pub(crate) fn check(planner: &mut Planner<'_>) {
             Ok((disk, locked)) => {
                 let load = loads.entry(disk.device).or_default();
                 load.disk = Some(disk);
-                load.add(resource, touch, &place);
+                // The account files are replaced again and again.
+                if counted.insert(path) {
+                    load.add(resource, touch, &place);
+                }
                 locked.map(|message| ("Locked", message))
             }
         };
@@ -93,9 +98,8 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
             ["/etc/passwd", "/etc/shadow"].map(&mut account_file).into()
         }
         Action::MakeDirectory { path, .. } => vec![(resource, path.clone(), Touch::Make)],
-        Action::SetAccess { path, .. } | Action::OwnBelow { path, .. } => {
-            vec![(resource, path.clone(), Touch::Set)]
-        }
+        Action::SetAccess { path, .. } => vec![(resource, path.clone(), Touch::Set)],
+        Action::OwnBelow { path, .. } => vec![(resource, path.clone(), Touch::Own)],
         Action::WriteFile { path, content, .. } => {
             vec![(resource, path.clone(), Touch::Replace(content.0.len() as u64))]
         }
@@ -121,6 +125,7 @@ fn look(place: &Place, touch: Touch) -> Result<(Disk, Option<String>), HostError
         // A new entry is what an append-only directory takes.
         Touch::Make => directory.filter(|(locked, _)| *locked == Locked::Immutable),
         Touch::Set => entry,
+        Touch::Own => None,
         Touch::Inside => entry.filter(|(locked, _)| *locked == Locked::Immutable),
     };
     let message = locked.map(|(locked, path)| {
@@ -153,7 +158,7 @@ impl<'a> Load<'a> {
         let bytes = match touch {
             Touch::Replace(bytes) => bytes,
             Touch::Make | Touch::Inside => 0,
-            Touch::Set => return,
+            Touch::Set | Touch::Own => return,
         };
         self.bytes += bytes;
         self.entries += u64::from(!is_there);
