@@ -14,6 +14,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::report::RunMode;
 use crate::value::{AccountName, AccountPath, AccountRef, HostPath, Mode, Sha256, Timeout, UnitName, Url};
 
 /// The most entries of each list of a spec but binaries. What bounds it is how much the API server lets CEL cost.
@@ -51,6 +52,13 @@ pub const MAX_BINARIES: usize = 100;
     validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units")
 )]
 pub struct NodeBootstrapSpec {
+    /// Apply: the nodes are brought to what the spec says, and kept so. Plan: nothing is changed on any node, neither
+    /// what is new nor what was changed by hand; the status says how many nodes would be changed and how much would be
+    /// disturbed, and each node's Report lists the changes in their order, or every reason why they cannot be made.
+    /// Apply then makes those. Default: Apply. Example: Plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<RunMode>,
+
     /// The nodes that are meant, by their labels. Give this or allNodes. Only linux nodes are ever selected.
     /// Example: {matchLabels: {kubernetes.io/os: linux}}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -392,12 +400,15 @@ pub const MAX_RESULTS: usize = 100;
 pub struct NodeCounts {
     /// Nodes that the selector matches.
     pub selected: u32,
-    /// Nodes whose agent says that they run updateRevision.
+    /// Nodes whose agent says that they run updateRevision, or that nothing of it would be changed.
     pub updated: u32,
     /// Nodes that are being changed now.
     pub updating: u32,
-    /// Nodes that wait: for the first word of their agent, or for their turn to be disrupted.
+    /// Nodes that wait: for the first word of their agent, for its plan, or for their turn to be disrupted.
     pub pending: u32,
+    /// Nodes whose changes are planned, in mode Plan.
+    #[serde(default)]
+    pub planned: u32,
     /// Nodes that run updateRevision, proven, and that answer.
     pub ready: u32,
     /// Nodes that cannot take updateRevision.
@@ -433,10 +444,12 @@ pub enum NodePhase {
     Failed,
     /// It does not answer.
     Unreachable,
-    /// It waits for the first word of its agent, or for its turn.
+    /// It waits for the first word of its agent, for its plan, or for its turn.
     Pending,
     /// It is being changed.
     Updating,
+    /// What would be changed on it is known, and nothing is: the mode is Plan.
+    Planned,
     /// It runs the revision, proven.
     Ready,
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_CHANGES: usize = 50;
 /// The most warnings that a Report lists.
 pub const MAX_WARNINGS: usize = 10;
+/// The most problems that a Report lists.
+pub const MAX_PROBLEMS: usize = 20;
 /// The most conflicts that a Report lists.
 pub const MAX_CONFLICTS: usize = 10;
 
@@ -49,6 +51,9 @@ pub struct NodeBootstrapReportSpec {
     /// Name of the ControllerRevision that the node shall have. Empty: none yet.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub revision: String,
+    /// Plan: the agent says what it would change, and changes nothing, whatever the permit. Default: Apply.
+    #[serde(default, skip_serializing_if = "RunMode::is_apply")]
+    pub mode: RunMode,
     /// What the agent may do now. Default: the standing permit, id 0 and disruption None.
     #[serde(default)]
     pub permit: Permit,
@@ -61,6 +66,24 @@ pub struct NodeBootstrapReportSpec {
     /// Set when the node leaves the NodeBootstrap: what shall become of what was made on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Leave>,
+}
+
+/// Whether changes are made or only planned.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum RunMode {
+    /// The nodes are brought to what the spec says, and kept so.
+    #[default]
+    Apply,
+    /// Nothing is changed on any node; what would be is told.
+    Plan,
+}
+
+impl RunMode {
+    /// Whether changes are made.
+    pub fn is_apply(&self) -> bool {
+        *self == Self::Apply
+    }
 }
 
 /// What the operator lets one node do.
@@ -133,7 +156,7 @@ pub struct NodeBootstrapReportStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub message: String,
-    /// The changes that are pending, or that were made last: at most 50.
+    /// The changes that are pending or planned, in the order in which they are made, or that were made last: at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -141,6 +164,12 @@ pub struct NodeBootstrapReportStatus {
     /// How many changes there are in all.
     #[serde(default)]
     pub changes_total: u32,
+    /// Why the revision cannot be had on this host, every reason at once: at most 20. While there is one, nothing is
+    /// begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(length(max = 512)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub problems: Vec<String>,
     /// What should be looked at but stops nothing: at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), inner(length(max = 512)))]
@@ -177,6 +206,8 @@ pub enum ReportPhase {
     Applying,
     /// The plan needs more than the permit allows; nothing was begun.
     Waiting,
+    /// The mode is Plan: what would be changed is listed, and nothing was begun.
+    Planned,
     /// The host has the revision, verified.
     Ready,
     /// The revision cannot be had on this host; see reason and message. Tried again by itself.

@@ -7,12 +7,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use crds::NodeBootstrap;
+use crds::report::RunMode;
 use crds::revision::{Identity, Values, references, render};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::cell::RefCell;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::diff;
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
 use crate::host::state::Lock;
 use crate::host::{Host, is_root, local, raise_open_files};
@@ -196,6 +198,7 @@ fn privileged() -> Result<(), String> {
 struct Session {
     host: Host,
     request: Request,
+    mode: RunMode,
 }
 
 fn open_host(root: &str) -> Result<Host, String> {
@@ -229,7 +232,7 @@ fn open(args: &FileArgs) -> Result<Session, String> {
         payload: Payload::from(rendered.payload),
         from_pod: false,
     };
-    Ok(Session { host, request })
+    Ok(Session { host, request, mode: node_bootstrap.spec.mode.unwrap_or_default() })
 }
 
 /// Reads exactly one NodeBootstrap; documents of other kinds, as an example has them beside it, are passed over.
@@ -318,10 +321,12 @@ async fn observe(session: &Session) -> Result<Plan, String> {
 async fn plan(args: &FileArgs) -> Result<u8, String> {
     let session = open(args)?;
     let plan = observe(&session).await?;
+    let Session { host, request, .. } = &session;
+    let diffs = diff::of_plan(host, request, &plan);
     match args.output {
-        Format::Text => output::print(&output::plan_text(&session.request, &args.root, &plan)),
+        Format::Text => output::print(&output::plan_text(request, &args.root, &plan, &diffs)),
         Format::Json => {
-            output::print(&output::json_line(&output::plan_json(&session.request, &args.root, &plan)));
+            output::print(&output::json_line(&output::plan_json(request, &args.root, &plan, &diffs)));
         }
     }
     Ok(code_of(&plan))
@@ -357,7 +362,7 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
     }
     let lock = lock(&host, stop).await?;
     let request = engine::revert(&host, &args.name, false).map_err(|error| error.to_string())?;
-    let session = Session { host, request };
+    let session = Session { host, request, mode: RunMode::Apply };
     let plan = observe(&session).await?;
     let text = args.output == Format::Text;
     let outcome = engine::apply(&session.host, &session.request, &plan, lock, &Shown::new(text), stop).await;
@@ -379,12 +384,19 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
 
 async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> {
     let session = open(args)?;
-    let Session { host, request } = &session;
+    let Session { host, request, mode } = &session;
+    if *mode == RunMode::Plan {
+        return Err(format!(
+            "{}: its mode is Plan, so nothing is applied: run plan, or write mode: Apply",
+            args.file
+        ));
+    }
     let text = args.output == Format::Text;
     let shown = Shown::new(text);
     let mut is_first = true;
     let (plan, lock) = loop {
-        let lock = lock(host, stop).await?;
+        // Where it cannot be had the plan says why, beside what else is in the way.
+        let lock = lock(host, stop).await;
         let plan = observe(&session).await?;
         if std::mem::take(&mut is_first) && text {
             output::print(&output::title(request, &args.root));
@@ -394,8 +406,8 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
         if is_fetched || !plan.problems.is_empty() {
             break (plan, lock);
         }
+        drop(lock?);
         // Nobody waits for a download; what is there after it is looked at again.
-        drop(lock);
         if let Err(failure) = engine::fetch(host, &plan, &shown, stop).await {
             return failed(&session, &args.root, text, &plan, failure);
         }
@@ -412,7 +424,8 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
         }
         return Ok(ERROR);
     }
-    let outcome = engine::apply(host, request, &plan, lock, &shown, stop).await;
+    // Only now: a disk that takes no lock may be one of many reasons.
+    let outcome = engine::apply(host, request, &plan, lock?, &shown, stop).await;
     let starts = host.systemd.is_running()
         || !request.revision.resources.iter().any(|resource| resource.kind() == "unit");
     match (outcome, text) {
@@ -443,7 +456,7 @@ fn failed(session: &Session, root: &str, text: bool, plan: &Plan, failure: Failu
 async fn status(args: &FileArgs) -> Result<u8, String> {
     let session = open(args)?;
     let plan = observe(&session).await?;
-    let Session { host, request } = &session;
+    let Session { host, request, .. } = &session;
     let last = host.state.result(&request.revision.node_bootstrap).map_err(|error| error.to_string())?;
     let resources = states(request, &plan);
     match args.output {

@@ -31,7 +31,7 @@ use crate::host::write::Staged;
 use crate::host::{Host, HostError};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
-use crate::resource::{Action, Planner, binary, directory, file, group, path_of, removal, unit, user};
+use crate::resource::{Action, Planner, binary, directory, disk, file, group, path_of, removal, unit, user};
 
 use book::Notes;
 
@@ -184,17 +184,23 @@ pub trait Observer {
 /// Compares a host with what it shall have. Changes nothing.
 ///
 /// # Errors
-/// If the host cannot be observed at all; what is wrong with single resources stands in [`Plan::problems`].
+/// If the host's accounts cannot be read; all else that is wrong stands in [`Plan::problems`].
 pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let revision = &request.revision;
-    let owed = host.state.owed(&revision.node_bootstrap)?;
+    // What cannot be seen is told beside what else is wrong.
+    let mut unseen = Vec::new();
+    let owed = or_none("state", host.state.owed(&revision.node_bootstrap), &mut unseen);
     let resources = &revision.resources;
-    let (others, unreadable) = host.state.others(&revision.node_bootstrap)?;
+    let others = host.state.others(&revision.node_bootstrap);
+    let (others, unreadable) = or_none("state", others, &mut unseen);
     // Also the units of others: two names may lead to one.
     let all = resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
-    let ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster))?;
+    let ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster));
+    let ledger = or_none("state", ledger, &mut unseen);
     let to_observe = unit::to_observe(all, &owed.restarts, removal::to_observe(&ledger));
-    let units = host.systemd.observe(&to_observe).await?;
+    let units = host.systemd.observe(&to_observe).await;
+    let answers = units.is_ok();
+    let units = or_none("systemd", units, &mut unseen);
     let mut planner = Planner::new(host, request, &units)?;
     for name in unreadable {
         planner.warn(format!(
@@ -232,8 +238,15 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             binary::plan(binary, &mut planner);
         }
     }
-    unit::plan(resources, &owed.restarts, &mut planner);
+    let written = unit::plan_files(resources, &mut planner);
+    if answers {
+        unit::plan(resources, written, &owed.restarts, &mut planner);
+    }
     planner.steps.extend(removal.last);
+    disk::check(&mut planner);
+    for (what, error) in &unseen {
+        planner.refused(what, error);
+    }
     planner.warn_of_exposure();
     let restarts = resources.iter().filter_map(|resource| {
         let units = match resource {
@@ -260,6 +273,18 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
     Ok(Plan { steps, problems, held_back, warnings, owed, notes })
+}
+
+/// What was seen; nothing, and the reason noted, if it could not be.
+fn or_none<T: Default>(
+    what: &'static str,
+    seen: Result<T, HostError>,
+    unseen: &mut Vec<(&'static str, HostError)>,
+) -> T {
+    seen.unwrap_or_else(|error| {
+        unseen.push((what, error));
+        T::default()
+    })
 }
 
 /// Fetches all that a plan needs and the host does not have, a few at once. One that fails ends all. The host's lock

@@ -15,9 +15,11 @@
 //! | [`resource`] | one file a kind: what is, what shall be ► the steps between |
 //! | [`host`] | files, accounts, units, downloads |
 //! | [`report`] | what came of a pass ► the words for the Report (pure) |
+//! | [`diff`] | a plan ► how the content of files would change |
 //! | [`output`] | plans and outcomes ► text or JSON (pure, but for printing) |
 
 pub mod cli;
+pub mod diff;
 pub mod engine;
 pub mod host;
 pub mod ledger;

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `nodeBootstrap`, `revision`, `root` | all | what was looked at |
 //! | `changes` | plan, apply | list of `resource`, `change`, `found`, `disruption`; of apply: those that were made |
+//! | `diff` | each of `changes`, in plan | how the content changes, as a unified diff; or in brackets why it is not shown |
 //! | `disruption` | plan | the highest of its changes: `None`, `Restart` |
 //! | `warnings` | all | list of texts |
 //! | `errors` | all | list of `resource`, `reason`, `message` |
@@ -28,6 +29,8 @@ use crate::host::state::LastResult;
 const BOLD: Style = Style::new().bold();
 const GOOD: Style = AnsiColor::Green.on_default();
 const NOTE: Style = AnsiColor::Yellow.on_default();
+const GONE: Style = AnsiColor::Red.on_default();
+const FAINT: Style = Style::new().dimmed();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// How to print.
@@ -84,9 +87,13 @@ fn with(mut head: Value, more: Value) -> Value {
     head
 }
 
-/// A plan as JSON.
-pub fn plan_json(request: &Request, root: &str, plan: &Plan) -> Value {
-    let changes: Vec<&Change> = plan.changes().collect();
+/// A plan as JSON. `diffs`: one for each of its changes.
+pub fn plan_json(request: &Request, root: &str, plan: &Plan, diffs: &[Option<String>]) -> Value {
+    let with_diff = |(change, diff): (&Change, &Option<String>)| match diff {
+        Some(diff) => with(json!(change), json!({"diff": diff})),
+        None => json!(change),
+    };
+    let changes: Vec<Value> = plan.changes().zip(diffs).map(with_diff).collect();
     with(
         head(request, root),
         json!({
@@ -169,10 +176,26 @@ pub fn problems(problems: &[Problem]) -> String {
     })
 }
 
-/// A plan for a person.
-pub fn plan_text(request: &Request, root: &str, plan: &Plan) -> String {
+/// How content changes, below the change that it belongs to.
+fn diff_text(diff: &str) -> String {
+    diff.lines().fold(String::new(), |mut text, line| {
+        let style = match line.as_bytes().first() {
+            Some(b'+') => GOOD,
+            Some(b'-') => GONE,
+            _ => FAINT,
+        };
+        let _ = writeln!(text, "      {style}{line}{style:#}");
+        text
+    })
+}
+
+/// A plan for a person. `diffs`: one for each of its changes.
+pub fn plan_text(request: &Request, root: &str, plan: &Plan, diffs: &[Option<String>]) -> String {
     let mut text = title(request, root);
-    plan.changes().for_each(|entry| text.push_str(&change(entry)));
+    for (entry, diff) in plan.changes().zip(diffs) {
+        text.push_str(&change(entry));
+        text.push_str(&diff.as_deref().map(diff_text).unwrap_or_default());
+    }
     text.push_str(&warnings(&plan.warnings));
     text.push_str(&problems(&plan.problems));
     let last = match (plan.problems.len(), plan.steps.len(), plan.disruption()) {

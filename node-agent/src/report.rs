@@ -5,11 +5,11 @@
 
 use crds::names::AGENT;
 use crds::report::{
-    ChangeSummary, Conflict, Disruption, MAX_CHANGES, MAX_WARNINGS, NodeBootstrapReportSpec,
+    ChangeSummary, Conflict, Disruption, MAX_CHANGES, MAX_PROBLEMS, MAX_WARNINGS, NodeBootstrapReportSpec,
     NodeBootstrapReportStatus, ReportPhase,
 };
 
-use crate::engine::{Change, Failure};
+use crate::engine::{Change, Failure, Problem};
 use crate::host::facts::Facts;
 
 /// The longest message.
@@ -20,6 +20,8 @@ const MAX_TEXT: usize = 256;
 const MAX_ID: usize = 64;
 /// All changes together: a Report stays below 16 KiB.
 const MAX_CHANGES_BYTES: usize = 8 << 10;
+/// Said at the end of a plan: what happens next.
+const PLAN: &str = "; the mode is Plan, so nothing is changed";
 /// Said at the end of a failure: what happens next.
 const RETRY: &str = " (tried again by itself)";
 
@@ -37,6 +39,10 @@ pub enum Outcome<'a> {
     Locked,
     /// The changes need more than the permit allows.
     Waiting(&'a [Change]),
+    /// The changes that would be made, in mode Plan.
+    Planned(&'a [Change]),
+    /// Why no plan can be made: every reason.
+    Impossible(&'a [Problem]),
     /// The host has the revision.
     Ready {
         /// What this pass changed.
@@ -112,6 +118,34 @@ pub fn status(
                 ),
                 MAX_MESSAGE,
             );
+        }
+        Outcome::Planned(changes) => {
+            word.phase = ReportPhase::Planned;
+            list(&mut word, changes.iter().map(ChangeSummary::from));
+            word.reason = "Planned".to_owned();
+            let most = changes.iter().find(|change| change.disruption == word.disruption);
+            let what = match (most, word.disruption) {
+                (None, _) => "nothing to change".to_owned(),
+                (Some(_), Disruption::None) => {
+                    format!("{} planned, none disturbs anything", count(changes.len()))
+                }
+                (Some(Change { resource, change, .. }), disruption) => {
+                    format!(
+                        "{} planned, disruption {disruption:?} ({resource}: {change})",
+                        count(changes.len())
+                    )
+                }
+            };
+            word.message = format!("{}{PLAN}", cut(&what, MAX_MESSAGE - PLAN.len()));
+        }
+        Outcome::Impossible(problems) => {
+            word.phase = ReportPhase::Failed;
+            let all = problems.iter().map(|problem| format!("{}: {}", problem.resource, problem.message));
+            word.problems = all.take(MAX_PROBLEMS).map(|problem| cut(&problem, MAX_TEXT)).collect();
+            if let Some(failure) = Failure::of_problems(problems) {
+                word.reason = failure.reason;
+                word.message = format!("{}{RETRY}", cut(&failure.message, MAX_MESSAGE - RETRY.len()));
+            }
         }
         Outcome::Ready { made: [], .. } if was(ReportPhase::Ready) => {
             word.phase = ReportPhase::Ready;
@@ -298,6 +332,39 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_plan_is_told_in_its_order_with_what_it_disturbs_and_then_not_again() {
+        let restart = Change { disruption: Disruption::Restart, ..change("unit x.service") };
+        let changes = [change("file /a"), restart];
+        let ready = say(&Default::default(), "r1", &Outcome::Ready { made: &[], before: &[] }, "t0");
+        let word = say(&ready, "r1", &Outcome::Planned(&changes), "t1");
+        assert_eq!(
+            word.message,
+            "2 changes planned, disruption Restart (unit x.service: create); the mode is Plan, so nothing is changed"
+        );
+        let listed: Vec<_> = word.changes.iter().map(|change| change.resource.as_str()).collect();
+        assert_eq!((listed, word.disruption), (vec!["file /a", "unit x.service"], Disruption::Restart));
+        assert_eq!((word.phase, word.since.as_str()), (ReportPhase::Planned, "t1"));
+        assert_eq!(say(&word, "r1", &Outcome::Planned(&changes), "t2"), word);
+        let none = say(&word, "r1", &Outcome::Planned(&[]), "t3");
+        assert_eq!(none.message, "nothing to change; the mode is Plan, so nothing is changed");
+        // What was planned is no drift once it is made.
+        let made = say(&word, "r1", &Outcome::Ready { made: &changes, before: &[] }, "t4");
+        assert_eq!((made.message.as_str(), &made.changes), ("2 changes made", &word.changes));
+    }
+
+    #[test]
+    fn every_problem_is_told_also_where_one_line_cannot_hold_them() {
+        let long = "x".repeat(200);
+        let problems: Vec<_> = (0..5)
+            .map(|n| Problem { resource: format!("file /{n}"), reason: "NoDirectory", message: long.clone() })
+            .collect();
+        let word = say(&Default::default(), "r1", &Outcome::Impossible(&problems), "t1");
+        assert!(word.message.starts_with("5 problems: file /0") && !word.message.contains("/4"));
+        assert_eq!(word.problems[4], format!("file /4: {long}"));
+        assert_eq!((word.phase, word.reason.as_str()), (ReportPhase::Failed, "NoDirectory"));
+    }
+
     fn failure(message: &str, made: &[Change]) -> Failure {
         Failure { reason: "DownloadFailed".to_owned(), message: message.to_owned(), made: made.to_vec() }
     }
@@ -325,7 +392,11 @@ mod tests {
         let failed = failure(&long, &many);
         let warnings = vec![long.clone(); 100];
         let spec = NodeBootstrapReportSpec::default();
+        let problem = Problem { resource: long.clone(), reason: "HostError", message: long.clone() };
+        let problems = vec![problem; 100];
         for outcome in [
+            Outcome::Planned(&many),
+            Outcome::Impossible(&problems),
             Outcome::Applying { changes: &many, now: many.last() },
             Outcome::Waiting(&many),
             Outcome::Ready { made: &many, before: &[] },
@@ -344,6 +415,7 @@ mod tests {
                 let size = serde_json::to_vec(&word).unwrap().len();
                 assert!(size < 15 << 10, "{size} bytes: {outcome:.30?}");
                 assert!(word.message.len() <= MAX_MESSAGE && !word.message.contains('\n'));
+                assert!(word.problems.len() <= MAX_PROBLEMS);
                 assert!(word.changes.len() <= MAX_CHANGES && word.warnings.len() <= MAX_WARNINGS);
             }
         }

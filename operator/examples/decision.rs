@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::nodebootstrap::NodeSelector;
-use crds::report::{Disruption, Leave, Permit, ReportPhase};
+use crds::report::{Disruption, Leave, Permit, ReportPhase, RunMode};
 use crds::{NodeBootstrapSpec, NodeBootstrapStatus, names};
 use k8s_openapi::jiff::Timestamp;
 use operator::enrolment::{self, Candidate};
@@ -40,6 +40,7 @@ fn fill(world: &World, nodes: u32) {
             revision: TARGET.to_owned(),
             permit_id: 0,
             disruption: Disruption::Restart,
+            changes: 50,
             reason: String::new(),
             message: "50 changes made".to_owned(),
             machine_id,
@@ -54,6 +55,7 @@ fn fill(world: &World, nodes: u32) {
             node: name.clone(),
             node_uid: uid,
             revision: TARGET.to_owned(),
+            mode: RunMode::Apply,
             permit: Permit::default(),
             conflicts: Vec::new(),
             leave: None,
@@ -89,6 +91,7 @@ fn decide(world: &World, spec: &NodeBootstrapSpec) -> NodeBootstrapStatus {
         leave: Leave::Retain,
         leave_timeout: Duration::from_secs(600),
         target: Some(TARGET),
+        mode: RunMode::Apply,
         nodes: &nodes,
         reports: &reports,
         has_daemon_set: true,
@@ -110,6 +113,7 @@ fn decide(world: &World, spec: &NodeBootstrapSpec) -> NodeBootstrapStatus {
     status::fold(&status::Facts {
         generation: 1,
         target: Some(TARGET),
+        mode: RunMode::Apply,
         members: &members,
         problem: None,
         hold: enrolment.hold.as_ref(),

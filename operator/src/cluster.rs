@@ -431,7 +431,7 @@ fn new_report(
 
 /// The merge patch of an edit. The uid in it makes the API server refuse it for another Report of that name.
 fn edit_as_json(uid: &str, edit: &Edit) -> Value {
-    let Edit { node_bootstrap_created, revision, permit, conflicts, leave } = edit;
+    let Edit { node_bootstrap_created, revision, mode, permit, conflicts, leave } = edit;
     let mut metadata = json!({"uid": uid});
     let mut spec = serde_json::Map::new();
     if let Some(created) = node_bootstrap_created {
@@ -439,6 +439,9 @@ fn edit_as_json(uid: &str, edit: &Edit) -> Value {
     }
     if let Some(revision) = revision {
         spec.insert("revision".to_owned(), json!(revision));
+    }
+    if let Some(mode) = mode {
+        spec.insert("mode".to_owned(), json!(mode));
     }
     if let Some(permit) = permit {
         spec.insert("permit".to_owned(), json!(permit));
@@ -460,7 +463,7 @@ fn edit_as_json(uid: &str, edit: &Edit) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crds::report::{Conflict, Disruption, Permit};
+    use crds::report::{Conflict, Disruption, Permit, RunMode};
     use k8s_openapi::jiff::Timestamp;
 
     #[test]
@@ -470,6 +473,7 @@ mod tests {
         let all = Edit {
             node_bootstrap_created: Some(Timestamp::UNIX_EPOCH),
             revision: Some("r".into()),
+            mode: Some(RunMode::Plan),
             permit: Some(Permit { id: 2, disruption: Disruption::Restart }),
             conflicts: Some(vec![Conflict { resource: "file /x".into(), with: "o".into() }]),
             leave: Some(Some((Leave::Retain, Timestamp::from_second(1).unwrap()))),
@@ -481,6 +485,7 @@ mod tests {
                 "spec": {
                     "nodeBootstrapCreated": "1970-01-01T00:00:00Z",
                     "revision": "r",
+                    "mode": "Plan",
                     "permit": {"id": 2, "disruption": "Restart"},
                     "conflicts": [{"resource": "file /x", "with": "o"}],
                     "leave": "Retain",

@@ -52,7 +52,8 @@ pub struct Contender {
     /// Its `creationTimestamp`.
     pub created: Timestamp,
     /// What it claims: by the revision that it wants, and by any that its Reports still name. So a thing is free only
-    /// when the last Report of the older one has left it, and no agent is told to take what another still writes.
+    /// when the last Report of the older one has left it, and no agent is told to take what another still writes. Of
+    /// another one in mode Plan: nothing, since it changes nothing.
     pub claims: Claims,
     /// Whether it is, or is about to be, on a node.
     pub is_on: Box<dyn Fn(&Node) -> bool + Send + Sync>,

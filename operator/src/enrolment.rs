@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::report::{Conflict, Leave, Permit, ReportPhase};
+use crds::report::{Conflict, Leave, Permit, ReportPhase, RunMode};
 use crds::{NodeBootstrapReportSpec, names};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub leave_timeout: Duration,
     /// The revision that nodes shall have; `None` if there has never been a good one.
     pub target: Option<&'a str>,
+    /// Whether nodes are changed, or only planned for.
+    pub mode: RunMode,
     /// All nodes of the cluster.
     pub nodes: &'a [Candidate],
     /// The Reports whose names start with the NodeBootstrap's.
@@ -99,6 +101,8 @@ pub struct Edit {
     pub node_bootstrap_created: Option<Timestamp>,
     /// The revision that the node shall have.
     pub revision: Option<String>,
+    /// Whether the agent makes changes or only plans them.
+    pub mode: Option<RunMode>,
     /// What the agent may do.
     pub permit: Option<Permit>,
     /// What the node must leave alone.
@@ -217,7 +221,7 @@ fn permits<'a>(
         is_control_plane: node.is_control_plane,
         is_reachable: is_reachable(node, facts.agents.get(report.node.as_str()).copied()),
         is_leaving,
-        is_blocked: !conflicts_of(&report.node).is_empty(),
+        is_blocked: facts.mode == RunMode::Plan || !conflicts_of(&report.node).is_empty(),
         revision: &report.revision,
         permit: report.permit,
         answer: report.answer_for(node),
@@ -236,9 +240,11 @@ fn permits<'a>(
         let withdrawn = rollout.withdraw.remove(&report.node);
         let granted =
             rollout.grant.as_ref().filter(|(node, _)| *node == report.node).map(|(_, permit)| *permit);
+        let mode = (report.mode != facts.mode).then_some(facts.mode);
+        let takes = is_new_conflict || withdrawn.is_some() || mode == Some(RunMode::Plan);
         // An agent without a conflict that is told of a revision and of one that it conflicts with learns of both in
-        // one write.
-        let step = match (is_new_conflict || withdrawn.is_some(), granted.is_some()) {
+        // one write; and never of a revision without the mode that it is meant for.
+        let step = match (takes, granted.is_some()) {
             (true, _) => TAKE,
             (false, true) => GIVE,
             (false, false) => CHANGE,
@@ -247,6 +253,7 @@ fn permits<'a>(
             node_bootstrap_created: (report.node_bootstrap_created != Some(facts.created))
                 .then_some(facts.created),
             revision: (report.revision != target).then(|| target.to_owned()),
+            mode,
             permit: withdrawn.or(granted),
             conflicts: (report.conflicts != conflicts).then(|| conflicts.to_vec()),
             leave: report.leave.is_some().then_some(None),
@@ -274,6 +281,7 @@ fn join(facts: &Facts<'_>, has_report: &HashSet<&str>, enrolment: &mut Enrolment
             node_name: node.name.clone(),
             node_uid: node.uid.clone(),
             revision: target.to_owned(),
+            mode: facts.mode,
             permit: Permit::default(),
             conflicts: facts.conflicts.get(&node.name).cloned().unwrap_or_default(),
             leave: None,
@@ -347,6 +355,7 @@ mod tests {
             node: node.into(),
             node_uid: format!("uid-{node}"),
             revision: revision.into(),
+            mode: RunMode::Apply,
             permit: Permit::default(),
             conflicts: Vec::new(),
             leave: None,
@@ -361,6 +370,7 @@ mod tests {
             revision: TARGET.into(),
             permit_id: 0,
             disruption: Disruption::Restart,
+            changes: 1,
             reason: String::new(),
             message: String::new(),
             machine_id: "m".into(),
@@ -375,6 +385,7 @@ mod tests {
         reports: Vec<Report>,
         is_ending: bool,
         target: Option<&'static str>,
+        mode: RunMode,
         conflicts: BTreeMap<String, Vec<Conflict>>,
     }
 
@@ -387,6 +398,7 @@ mod tests {
                 reports,
                 is_ending: false,
                 target: Some(TARGET),
+                mode: RunMode::Apply,
                 conflicts: BTreeMap::new(),
             }
         }
@@ -406,6 +418,7 @@ mod tests {
                 leave: Leave::Retain,
                 leave_timeout: Duration::from_secs(600),
                 target: self.target,
+                mode: self.mode,
                 nodes: &self.nodes.iter().map(candidate).collect::<Vec<_>>(),
                 reports: &reports,
                 has_daemon_set: self.has_daemon_set,
@@ -581,6 +594,39 @@ mod tests {
         assert_eq!(enrolment.steps[GIVE], [delete("a")]);
         world.agent = AgentState::Down("CrashLoopBackOff".into());
         assert!(world.decide().leaving.contains("a"), "that one may have begun");
+    }
+
+    #[test]
+    fn in_mode_plan_permits_are_taken_back_with_the_word_and_nobody_gets_one() {
+        let mut world = World::new(
+            vec![node("a", &["pool"]), node("b", &["pool"]), node("c", &["pool"])],
+            vec![report("a", "nb-1"), report("b", TARGET)],
+        );
+        world.reports[0].permit = Permit { id: 3, disruption: Disruption::Restart };
+        world.reports[1].answer = answer("b", ReportPhase::Waiting);
+        world.mode = RunMode::Plan;
+        let steps = world.decide().steps;
+        // The revision never comes without the mode: the agent would begin it.
+        let taken = Edit {
+            revision: Some(TARGET.into()),
+            mode: Some(RunMode::Plan),
+            permit: Some(Permit { id: 4, disruption: Disruption::None }),
+            ..Edit::default()
+        };
+        let told = Edit { mode: Some(RunMode::Plan), ..Edit::default() };
+        assert_eq!(steps[TAKE], [edit("a", taken), edit("b", told)]);
+        assert!(matches!(&steps[CHANGE][..], [Write::Create { spec, .. }] if spec.mode == RunMode::Plan));
+        assert!(steps[GIVE].is_empty());
+
+        world.reports = vec![report("a", TARGET), report("b", TARGET), report("c", TARGET)];
+        for report in &mut world.reports {
+            report.mode = RunMode::Plan;
+            report.answer = answer(&report.node, ReportPhase::Planned);
+        }
+        assert_eq!(world.decide().steps, [const { Vec::new() }; 4], "at rest nothing is written");
+        world.mode = RunMode::Apply;
+        let told = |node: &str| edit(node, Edit { mode: Some(RunMode::Apply), ..Edit::default() });
+        assert_eq!(world.decide().steps, [vec![], vec![told("a"), told("b"), told("c")], vec![], vec![]]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crds::names::STATE_DIR;
 use crds::nodebootstrap::{NodePhase, NodeResult};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::status::{self, CONFLICT, READY, STALLED};
+use crate::status::{self, CONFLICT, PLANNED, READY, STALLED};
 
 /// The most Events about single nodes in one pass; the status has the rest.
 const MAX_NODES: usize = 10;
@@ -66,6 +66,7 @@ pub fn between(
     });
     if let Some(ready) = flipped {
         notices.push(match (ready.status.as_str(), ready.reason.as_str()) {
+            ("True", PLANNED) => Notice::normal(PLANNED, &ready.message),
             ("True", _) => Notice::normal("Ready", &ready.message),
             (_, "Progressing") => Notice::normal("Progressing", &ready.message),
             (_, reason) => Notice::warning(reason, &ready.message, None),
@@ -155,6 +156,8 @@ mod tests {
         assert_eq!(reasons(&working, &failing), ["NodeFailed", "NodeFailed"]);
         assert_eq!(reasons(&failing, &ready), ["Ready"]);
         assert_eq!(reasons(&ready, &working), ["Progressing"]);
+        let planned = status(("True", "Planned"), ("False", "Moving"), &[]);
+        assert_eq!(reasons(&working, &planned), ["Planned"], "nobody takes it for Ready");
         for one in [&working, &failing, &ready] {
             assert_eq!(reasons(one, one), [""; 0]);
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crds::names;
-use crds::report::{Conflict, Disruption, Leave, Permit, ReportPhase};
+use crds::report::{Conflict, Disruption, Leave, Permit, ReportPhase, RunMode};
 use crds::{
     NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus, NodeBootstrapSpec,
     NodeBootstrapStatus,
@@ -206,6 +206,8 @@ pub struct Report {
     pub node_uid: String,
     /// The revision that the node shall have.
     pub revision: String,
+    /// Whether the agent makes changes or only plans them.
+    pub mode: RunMode,
     /// What the agent may do.
     pub permit: Permit,
     /// What the node must leave alone.
@@ -227,8 +229,10 @@ pub struct Answer {
     pub revision: String,
     /// The last permit that it acted on.
     pub permit_id: i64,
-    /// How much the pending changes disturb.
+    /// How much the pending or planned changes disturb.
     pub disruption: Disruption,
+    /// How many changes are pending or planned, or were made last.
+    pub changes: u32,
     /// One word for the cause.
     pub reason: String,
     /// One line.
@@ -283,6 +287,7 @@ impl Report {
             node: spec.node_name,
             node_uid: spec.node_uid,
             revision: spec.revision,
+            mode: spec.mode,
             permit: spec.permit,
             conflicts: spec.conflicts,
             leave: spec.leave,
@@ -292,6 +297,7 @@ impl Report {
                 revision: status.revision,
                 permit_id: status.permit_id,
                 disruption: status.disruption,
+                changes: status.changes_total,
                 reason: status.reason,
                 message: status.message,
                 machine_id: status.machine_id,

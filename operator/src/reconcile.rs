@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crds::nodebootstrap::DeletionPolicy;
-use crds::report::{Conflict, Leave};
+use crds::report::{Conflict, Leave, RunMode};
 use crds::{NodeBootstrapSpec, NodeBootstrapStatus, Timeout, names};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -257,7 +257,7 @@ async fn enrol(
     let Look { nodes: candidates, next, .. } = &mut *look;
     let nodes = || candidates.iter().map(|candidate| candidate.node.as_ref());
     let conflicts = me.map(|me| conflict::by_node(me, &all, nodes())).unwrap_or_default();
-    if let Some(me) = me {
+    if let Some(me) = me.filter(|_| mode(Some(spec)) == RunMode::Apply) {
         // What the younger ones must leave alone is written before we claim it. They see the same when they look
         // themselves, whether they looked before us or do so after.
         for younger in all.iter().filter(|one| me.is_older_than(one)) {
@@ -301,6 +301,7 @@ fn decide(
         leave: leave(spec),
         leave_timeout: leave_timeout(spec).duration(),
         target,
+        mode: mode(spec),
         nodes,
         reports: &world.reports_of(name),
         has_daemon_set: world.daemon_sets.get(&Owned::key("DaemonSet", &names::agent(name))).is_some(),
@@ -322,6 +323,10 @@ fn leave(spec: Option<&NodeBootstrapSpec>) -> Leave {
         DeletionPolicy::Retain => Leave::Retain,
         DeletionPolicy::Revert => Leave::Revert,
     }
+}
+
+fn mode(spec: Option<&NodeBootstrapSpec>) -> RunMode {
+    spec.and_then(|spec| spec.mode).unwrap_or_default()
 }
 
 fn leave_timeout(spec: Option<&NodeBootstrapSpec>) -> Timeout {
@@ -378,6 +383,11 @@ async fn contenders(
     let mut contenders = Vec::new();
     for one in all {
         let mut claims = Claims::default();
+        if one.name != node_bootstrap.name && mode(one.spec.as_ref().ok()) == RunMode::Plan {
+            // It takes nothing from others. What its agents have on a host stays its own: it stands there in writing.
+            contenders.push(contender(world, &one, claims));
+            continue;
+        }
         let rendering = match &one.spec {
             _ if one.name == node_bootstrap.name => rendering.clone(),
             Ok(spec) if !one.deleting => {
@@ -449,6 +459,7 @@ async fn tell(
     let status = status::fold(&status::Facts {
         generation: node_bootstrap.generation,
         target: look.rendering.target.as_ref().map(|target| target.name.as_str()),
+        mode: mode(Some(spec)),
         members: &members,
         problem: look.rendering.problem.clone().or_else(|| look.refusal.clone()),
         hold: look.hold.as_ref(),

@@ -22,7 +22,7 @@ pub struct Seat<'a> {
     pub is_reachable: bool,
     /// Whether it is leaving: it gets nothing more, but what it was given counts until it answers or is gone.
     pub is_leaving: bool,
-    /// Whether a conflict keeps it from changing anything.
+    /// Whether a conflict, or mode Plan, keeps it from changing anything.
     pub is_blocked: bool,
     /// The revision in its Report.
     pub revision: &'a str,
@@ -117,11 +117,9 @@ fn withdrawal(target: &str, seat: &Seat<'_>) -> Option<Permit> {
 fn held_by(target: &str, seat: &Seat<'_>) -> Option<Hold> {
     let node = seat.node.to_owned();
     let is_settled = if seat.permit.disruption == Disruption::None {
-        // Taken back: the agent has seen it, or has gone on to what was written together with it.
-        seat.permit.id == 0
-            || seat
-                .answer
-                .is_some_and(|answer| answer.permit_id == seat.permit.id || answer.revision == seat.revision)
+        // Taken back: the agent has seen it. That it speaks of this revision is not enough: mode Plan and conflicts take
+        // a permit back without a new one.
+        seat.permit.id == 0 || seat.answer.is_some_and(|answer| answer.permit_id == seat.permit.id)
     } else {
         answered(seat).is_some()
     };
@@ -144,7 +142,11 @@ fn answered(seat: &Seat<'_>) -> Option<ReportPhase> {
         ReportPhase::Ready | ReportPhase::Failed if is_for_it => Some(answer.phase),
         // One that has left is done with whatever it was given.
         ReportPhase::Left => Some(ReportPhase::Left),
-        ReportPhase::Ready | ReportPhase::Failed | ReportPhase::Applying | ReportPhase::Waiting => None,
+        ReportPhase::Ready
+        | ReportPhase::Failed
+        | ReportPhase::Applying
+        | ReportPhase::Waiting
+        | ReportPhase::Planned => None,
     }
 }
 
@@ -200,6 +202,7 @@ mod tests {
                 revision: revision.to_string(),
                 permit_id,
                 disruption,
+                changes: 1,
                 reason: String::new(),
                 message: String::new(),
                 machine_id: String::new(),
@@ -408,6 +411,7 @@ mod tests {
             revision: "r".into(),
             permit_id,
             disruption: Disruption::Restart,
+            changes: 1,
             reason: String::new(),
             message: String::new(),
             machine_id: String::new(),
@@ -437,6 +441,24 @@ mod tests {
         let holder = Seat { permit: Permit { id: 1, disruption: Disruption::Restart }, ..silent };
         let rollout = decide("r", &[holder, other]);
         assert_eq!((rollout.grant, rollout.hold), (None, Some(Hold::Silent { node: "a".into() })));
+    }
+
+    #[test]
+    fn a_permit_that_mode_plan_took_back_counts_until_its_agent_has_seen_that() {
+        let applying = answer(ReportPhase::Applying, 1);
+        let permit = Permit { id: 1, disruption: Disruption::Restart };
+        let blocked = Seat { is_blocked: true, ..seat("a", permit, Some(&applying)) };
+        let taken = Permit { id: 2, disruption: Disruption::None };
+        let rollout = decide("r", &[blocked]);
+        assert_eq!((rollout.withdraw.get("a"), rollout.grant), (Some(&taken), None));
+        // Apply again, at once: the agent may still be at what the permit allowed.
+        let waiting = answer(ReportPhase::Waiting, 0);
+        let other = seat("b", Permit::default(), Some(&waiting));
+        let back = seat("a", taken, Some(&applying));
+        assert_eq!(decide("r", &[back, other]).hold, Some(Hold::Busy { node: "a".into() }));
+        let planned = answer(ReportPhase::Planned, 2);
+        let seen = Seat { answer: Some(&planned), ..back };
+        assert_eq!(decide("r", &[seen, other]).grant.unwrap().0, "b");
     }
 
     #[test]

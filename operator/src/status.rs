@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crds::nodebootstrap::{MAX_RESULTS, NodeCounts, NodePhase, NodeResult};
-use crds::report::{Disruption, ReportPhase};
+use crds::report::{Disruption, ReportPhase, RunMode};
 use crds::{NodeBootstrapStatus, Timeout};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -30,6 +30,10 @@ const AGENT_STARTING: &str = "AgentStarting";
 const NOT_REPORTED: &str = "NotReported";
 /// Reason: the node needs a permit, and another has it.
 const WAITS_FOR_TURN: &str = "WaitsForTurn";
+/// Reason: what would be changed is known.
+pub const PLANNED: &str = "Planned";
+/// Reason: the agent has yet to say what it would change.
+const PLANNING: &str = "Planning";
 /// Reason: the spec has never been good.
 const NO_REVISION: &str = "NoRevision";
 
@@ -75,6 +79,8 @@ pub struct Facts<'a> {
     pub generation: i64,
     /// The revision that the nodes shall have; `None` if there has never been a good one.
     pub target: Option<&'a str>,
+    /// Whether nodes are changed, or only planned for.
+    pub mode: RunMode,
     /// Every selected node, in any order.
     pub members: &'a [Member<'a>],
     /// What keeps the operator from doing its part.
@@ -106,7 +112,8 @@ impl Word {
 struct Verdict<'a> {
     node: &'a str,
     phase: NodePhase,
-    revision: &'a str,
+    /// What its agent answered, for this or another revision.
+    answer: Option<&'a Answer>,
     reason: Cow<'a, str>,
     message: Cow<'a, str>,
     /// What its agent says that it does, if it does something.
@@ -124,7 +131,10 @@ impl Verdict<'_> {
         NodeResult {
             node: self.node.to_owned(),
             phase: self.phase,
-            revision: Some(clip(self.revision, MAX_REVISION)).filter(|name| !name.is_empty()),
+            revision: self
+                .answer
+                .map(|answer| clip(&answer.revision, MAX_REVISION))
+                .filter(|name| !name.is_empty()),
             reason: clip(&self.reason, MAX_REASON),
             message: clip(&self.message, MAX_MESSAGE),
         }
@@ -240,7 +250,7 @@ fn verdict<'a>(
     let found = |phase: NodePhase, reason: Cow<'a, str>, message: Cow<'a, str>| Verdict {
         node: &node.name,
         phase,
-        revision: answer.map(|answer| answer.revision.as_str()).unwrap_or_default(),
+        answer,
         reason,
         message,
         doing: answer
@@ -299,31 +309,46 @@ fn verdict<'a>(
         }
         AgentState::Ready | AgentState::Starting => {}
     }
-    if !is_target(answer) {
-        return with(NodePhase::Updating, "NewRevision", "the agent has the new revision to look at");
-    }
-    match answer.phase {
-        ReportPhase::Ready => with(NodePhase::Ready, &answer.reason, ""),
-        ReportPhase::Failed => with(NodePhase::Failed, &answer.reason, &answer.message),
-        ReportPhase::Waiting if report.permit.disruption > Disruption::None => {
+    match (facts.mode, answer.phase) {
+        (RunMode::Plan, ReportPhase::Planned) if is_target(answer) => {
+            with(NodePhase::Planned, PLANNED, &answer.message)
+        }
+        (RunMode::Plan, ReportPhase::Failed) if is_target(answer) => {
+            with(NodePhase::Failed, &answer.reason, &answer.message)
+        }
+        (RunMode::Plan, _) => with(NodePhase::Pending, PLANNING, "the agent is to say what it would change"),
+        (RunMode::Apply, _) if !is_target(answer) => {
+            with(NodePhase::Updating, "NewRevision", "the agent has the new revision to look at")
+        }
+        (RunMode::Apply, ReportPhase::Planned) => {
+            with(NodePhase::Updating, "NewMode", "the agent is to make the changes that it planned")
+        }
+        (RunMode::Apply, ReportPhase::Ready) => with(NodePhase::Ready, &answer.reason, ""),
+        (RunMode::Apply, ReportPhase::Failed) => with(NodePhase::Failed, &answer.reason, &answer.message),
+        (RunMode::Apply, ReportPhase::Waiting) if report.permit.disruption > Disruption::None => {
             with(NodePhase::Updating, "Permitted", &answer.message)
         }
-        ReportPhase::Waiting => with(NodePhase::Pending, WAITS_FOR_TURN, &answer.message),
+        (RunMode::Apply, ReportPhase::Waiting) => with(NodePhase::Pending, WAITS_FOR_TURN, &answer.message),
         // An agent that tries again has not succeeded yet: its failure stands until it has, or there is something new
         // to try. So neither conditions nor Events go back and forth with each attempt.
-        ReportPhase::Applying => match failed_before.get(node.name.as_str()) {
+        (RunMode::Apply, ReportPhase::Applying) => match failed_before.get(node.name.as_str()) {
             Some(before) => with(NodePhase::Failed, &before.reason, &before.message),
             None => with(NodePhase::Updating, &answer.reason, &answer.message),
         },
-        ReportPhase::Left => with(NodePhase::Updating, "Returned", "the node has come back"),
+        (RunMode::Apply, ReportPhase::Left) => {
+            with(NodePhase::Updating, "Returned", "the node has come back")
+        }
     }
 }
 
 /// Whether a node came after all the others had been proven at this revision, and is not done yet. Its Report is then
 /// younger than the condition.
 fn joined_later(member: &Member<'_>, facts: &Facts<'_>) -> bool {
-    let was_ready = find(facts.before, READY).filter(|condition| condition.status == "True");
-    let is_same_revision = facts.target.is_some() && facts.before.current_revision.as_deref() == facts.target;
+    let is_plan = facts.mode == RunMode::Plan;
+    let was_ready = find(facts.before, READY)
+        .filter(|condition| condition.status == "True" && (condition.reason == PLANNED) == is_plan);
+    let before = if is_plan { &facts.before.update_revision } else { &facts.before.current_revision };
+    let is_same_revision = facts.target.is_some() && before.as_deref() == facts.target;
     is_same_revision
         && was_ready.is_some_and(|condition| {
             member.report.is_none_or(|report| report.created > condition.last_transition_time.0)
@@ -338,7 +363,9 @@ fn count(verdicts: &[Verdict<'_>], facts: &Facts<'_>) -> NodeCounts {
         .filter(|member| {
             let answer = member.report.and_then(|report| report.answer_for(member.node));
             answer.is_some_and(|answer| {
-                answer.phase == ReportPhase::Ready && facts.target == Some(answer.revision.as_str())
+                let has_it = answer.phase == ReportPhase::Ready
+                    || (answer.phase == ReportPhase::Planned && answer.changes == 0);
+                has_it && facts.target == Some(answer.revision.as_str())
             })
         })
         .count() as u32;
@@ -347,6 +374,7 @@ fn count(verdicts: &[Verdict<'_>], facts: &Facts<'_>) -> NodeCounts {
         updated,
         updating: of(NodePhase::Updating),
         pending: of(NodePhase::Pending),
+        planned: of(NodePhase::Planned),
         ready: of(NodePhase::Ready),
         failed: of(NodePhase::Failed),
         unreachable: of(NodePhase::Unreachable),
@@ -357,12 +385,16 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
     if let Some(problem) = &facts.problem {
         return Word::new(false, problem.reason.clone(), problem.message.clone());
     }
-    let NodeCounts { selected, ready, failed, unreachable, .. } = counts;
+    let NodeCounts { selected, ready, planned, failed, unreachable, .. } = counts;
     if selected == 0 {
         return Word::new(true, "NoNodes", "no node matches the selector");
     }
     let Some(target) = facts.target else {
         return Word::new(false, "Progressing", "the first revision is being made");
+    };
+    let so_far = match facts.mode {
+        RunMode::Apply => format!("{ready} of {selected} nodes ready"),
+        RunMode::Plan => format!("{planned} of {selected} nodes planned"),
     };
     let of = |phase: NodePhase| -> Vec<&str> {
         verdicts.iter().filter(|one| one.phase == phase).map(|one| one.node).collect()
@@ -375,10 +407,8 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
     }
     let silent = of(NodePhase::Unreachable);
     if silent.len() > MAX_UNREACHABLE {
-        let message = format!(
-            "{ready} of {selected} nodes ready; {}",
-            named(&silent, unreachable as usize, "does not answer", "do not answer")
-        );
+        let message =
+            format!("{so_far}; {}", named(&silent, unreachable as usize, "does not answer", "do not answer"));
         return Word::new(false, "NodesUnreachable", message);
     }
     // What is not done yet; of these, only nodes that were there when Ready became True make it False.
@@ -389,8 +419,7 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
         format!("; {}", named(&silent, silent.len(), "does not answer", "do not answer"))
     };
     if undone.iter().all(|one| one.joined_later) {
-        let done = format!("{ready} of {selected} nodes run {target}");
-        if undone.is_empty() && ready == 0 {
+        if undone.is_empty() && ready + planned == 0 {
             return Word::new(false, "NodesUnreachable", format!("no node is ready{also_silent}"));
         }
         let names: Vec<_> = undone.iter().map(|one| one.node).collect();
@@ -399,15 +428,22 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
         } else {
             format!(
                 "; {}",
-                named(
-                    &names,
-                    names.len(),
-                    "has joined and is being set up",
-                    "have joined and are being set up"
-                )
+                match facts.mode {
+                    RunMode::Apply => named(
+                        &names,
+                        names.len(),
+                        "has joined and is being set up",
+                        "have joined and are being set up"
+                    ),
+                    RunMode::Plan => named(&names, names.len(), "has joined", "have joined"),
+                }
             )
         };
-        return Word::new(true, "NodesReady", format!("{done}{joined}{also_silent}"));
+        let (reason, done) = match facts.mode {
+            RunMode::Apply => ("NodesReady", format!("{ready} of {selected} nodes run {target}")),
+            RunMode::Plan => (PLANNED, format!("{so_far}: {}", outlook(verdicts))),
+        };
+        return Word::new(true, reason, format!("{done}{joined}{also_silent}"));
     }
     let held = match facts.hold {
         Some(Hold::Silent { node }) => {
@@ -416,7 +452,27 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
         Some(Hold::Stopped { .. } | Hold::Busy { .. }) | None => String::new(),
     };
     let what = activity(&undone);
-    Word::new(false, "Progressing", format!("{ready} of {selected} nodes ready; {what}{also_silent}{held}"))
+    Word::new(false, "Progressing", format!("{so_far}; {what}{also_silent}{held}"))
+}
+
+/// What mode Apply would change on the nodes that are planned, in words.
+fn outlook(verdicts: &[Verdict<'_>]) -> String {
+    let would_change: Vec<_> = verdicts
+        .iter()
+        .filter(|one| one.phase == NodePhase::Planned)
+        .filter_map(|one| Some((one.node, one.answer.filter(|answer| answer.changes > 0)?.disruption)))
+        .collect();
+    if would_change.is_empty() {
+        return "nothing would be changed".to_owned();
+    }
+    let nodes: Vec<_> = would_change.iter().map(|(node, _)| *node).collect();
+    let changed = named(&nodes, nodes.len(), "would be changed", "would be changed");
+    let most = would_change.iter().map(|(_, disruption)| *disruption).max().unwrap_or_default();
+    match would_change.iter().filter(|(_, disruption)| *disruption > Disruption::None).count() {
+        0 => format!("{changed}, none disturbed"),
+        count if count == nodes.len() => format!("{changed}, with disruption {most:?}"),
+        count => format!("{changed}, {count} of them with disruption {most:?}"),
+    }
 }
 
 /// What happens on nodes that are not done, in words.
@@ -427,6 +483,7 @@ fn activity(undone: &[&Verdict<'_>]) -> String {
     for one in undone {
         let (single, many) = match (one.phase, one.reason.as_ref()) {
             (NodePhase::Updating, _) => ("is being changed".into(), "are being changed"),
+            (_, PLANNING) => ("is being planned for".into(), "are being planned for"),
             (_, WAITS_FOR_TURN) => ("waits for its turn".into(), "wait for their turn"),
             (_, NO_REVISION) => ("waits for a revision".into(), "wait for a revision"),
             (_, AGENT_STARTING) => ("waits for its agent to start".into(), "wait for their agents to start"),
@@ -597,6 +654,7 @@ mod tests {
             node: node.name.clone(),
             node_uid: node.uid.clone(),
             revision: TARGET.into(),
+            mode: RunMode::Apply,
             permit: Permit::default(),
             conflicts: Vec::new(),
             leave: None,
@@ -606,6 +664,7 @@ mod tests {
                 revision: TARGET.into(),
                 permit_id: 0,
                 disruption: Disruption::None,
+                changes: 0,
                 reason: String::new(),
                 message: message.into(),
                 machine_id: String::new(),
@@ -631,6 +690,15 @@ mod tests {
         before: &NodeBootstrapStatus,
         now: i64,
     ) -> NodeBootstrapStatus {
+        fold_in(RunMode::Apply, cluster, before, now)
+    }
+
+    fn fold_in(
+        mode: RunMode,
+        cluster: &[(Node, Report, AgentState)],
+        before: &NodeBootstrapStatus,
+        now: i64,
+    ) -> NodeBootstrapStatus {
         let members: Vec<_> = cluster
             .iter()
             .map(|(node, report, agent)| Member { node, report: Some(report), agent })
@@ -638,6 +706,7 @@ mod tests {
         fold(&Facts {
             generation: 1,
             target: Some(TARGET),
+            mode,
             members: &members,
             problem: None,
             hold: None,
@@ -803,10 +872,71 @@ mod tests {
         assert_eq!(ready_of(&fold_of(&nodes, &failed, 30)).0, "True");
     }
 
+    /// An agent that planned so many changes.
+    fn plans(entry: &mut (Node, Report, AgentState), changes: u32, disruption: Disruption) {
+        let answer = entry.1.answer.as_mut().unwrap();
+        *answer = Answer { phase: ReportPhase::Planned, changes, disruption, ..answer.clone() };
+    }
+
+    #[test]
+    fn mode_plan_tells_what_would_be_changed_and_proves_nothing() {
+        use ReportPhase::Ready;
+        let mut nodes = cluster(&[("a", Ready, ""), ("b", Ready, ""), ("c", Ready, "")]);
+        let applied = fold_of(&nodes, &NodeBootstrapStatus::default(), 10);
+        // The word goes out: no agent has planned yet.
+        let status = fold_in(RunMode::Plan, &nodes, &applied, 20);
+        expect(&status, "False", "Progressing", "0 of 3 nodes planned; a, b and c are being planned for");
+        assert_eq!((status.nodes.pending, status.nodes.ready), (3, 0));
+        nodes.iter_mut().for_each(|entry| plans(entry, 0, Disruption::None));
+        let status = fold_in(RunMode::Plan, &nodes, &status, 30);
+        expect(&status, "True", "Planned", "3 of 3 nodes planned: nothing would be changed");
+        plans(&mut nodes[1], 4, Disruption::None);
+        let status = fold_in(RunMode::Plan, &nodes, &status, 40);
+        expect(&status, "True", "Planned", "3 of 3 nodes planned: b would be changed, none disturbed");
+        plans(&mut nodes[2], 2, Disruption::Restart);
+        let status = fold_in(RunMode::Plan, &nodes, &status, 50);
+        expect(
+            &status,
+            "True",
+            "Planned",
+            "3 of 3 nodes planned: b and c would be changed, 1 of them with disruption Restart",
+        );
+        assert_eq!((status.nodes.planned, status.nodes.updated), (3, 1), "a has it, as its agent says");
+        assert_eq!(find(&status, RECONCILING).unwrap().status, "False");
+        assert_eq!(fold_in(RunMode::Plan, &nodes, &status, 60), status, "at rest nothing is written");
+
+        // One that joins does not make it False; one that cannot have it does.
+        let mut joined = cluster(&[("d", ReportPhase::Applying, "")]);
+        joined[0].1.created = time(70);
+        nodes.append(&mut joined);
+        let with_d = fold_in(RunMode::Plan, &nodes, &status, 71);
+        let (is, _, message) = ready_of(&with_d);
+        assert_eq!(is, "True");
+        assert!(message.starts_with("3 of 4 nodes planned: b and c") && message.ends_with("; d has joined"));
+        let answer = nodes[3].1.answer.as_mut().unwrap();
+        (answer.phase, answer.message) = (ReportPhase::Failed, "2 problems: group k: x; file /y: z".into());
+        expect(
+            &fold_in(RunMode::Plan, &nodes, &with_d, 72),
+            "False",
+            "NodesFailed",
+            "d: 2 problems: group k: x; file /y: z (1 of 4 nodes failed)",
+        );
+
+        // Nothing of it was proven; and Apply begins where the agents are.
+        nodes.truncate(3);
+        let other = NodeBootstrapStatus { current_revision: Some("before".into()), ..status.clone() };
+        let planned = fold_in(RunMode::Plan, &nodes, &other, 80);
+        assert_eq!(planned.current_revision.as_deref(), Some("before"));
+        let status = fold_of(&nodes, &status, 90);
+        expect(&status, "False", "Progressing", "0 of 3 nodes ready; a, b and c are being changed");
+        assert_eq!(status.results[0].reason, "NewMode");
+    }
+
     fn phase() -> impl Strategy<Value = ReportPhase> {
         prop_oneof![
             Just(ReportPhase::Applying),
             Just(ReportPhase::Waiting),
+            Just(ReportPhase::Planned),
             Just(ReportPhase::Ready),
             Just(ReportPhase::Failed),
             Just(ReportPhase::Left),
@@ -837,6 +967,7 @@ mod tests {
         #[test]
         fn it_is_bounded_and_the_order_of_nodes_means_nothing(
             drawn in prop::collection::vec(any_node(), 0..150),
+            is_plan in any::<bool>(),
             seed in any::<u64>(),
         ) {
             let mut nodes: Vec<_> = drawn
@@ -859,7 +990,8 @@ mod tests {
                 })
                 .collect();
             let before = NodeBootstrapStatus::default();
-            let status = fold_of(&nodes, &before, 1);
+            let mode = if is_plan { RunMode::Plan } else { RunMode::Apply };
+            let status = fold_in(mode, &nodes, &before, 1);
             prop_assert!(status.results.len() <= MAX_RESULTS);
             prop_assert!(status.results.is_sorted_by_key(|one| one.phase));
             for result in &status.results {
@@ -870,15 +1002,16 @@ mod tests {
             }
             prop_assert!(serde_json::to_vec(&status).unwrap().len() < 112 * 1024);
             let counts = status.nodes;
-            let sum = counts.updating + counts.pending + counts.ready + counts.failed + counts.unreachable;
-            prop_assert_eq!(sum, counts.selected);
+            let NodeCounts { selected, updated: _, updating, pending, planned, ready, failed, unreachable } = counts;
+            prop_assert_eq!(updating + pending + planned + ready + failed + unreachable, selected);
+            prop_assert_eq!(if is_plan { ready + updating } else { planned }, 0);
             prop_assert_eq!(counts.selected as usize, nodes.len());
 
             nodes.sort_by_key(|(node, _, _)| {
                 let number: u64 = node.name.parse().unwrap();
                 number.wrapping_mul(seed | 1)
             });
-            prop_assert_eq!(fold_of(&nodes, &before, 1), status);
+            prop_assert_eq!(fold_in(mode, &nodes, &before, 1), status);
         }
 
         #[test]

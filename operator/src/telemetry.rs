@@ -111,11 +111,12 @@ impl Metrics {
 
     /// How many nodes of a NodeBootstrap are in which phase; `None`: it is gone.
     pub fn nodes(&self, node_bootstrap: &str, counts: Option<NodeCounts>) {
-        let NodeCounts { selected: _, updated: _, updating, pending, ready, failed, unreachable } =
+        let NodeCounts { selected: _, updated: _, updating, pending, planned, ready, failed, unreachable } =
             counts.unwrap_or_default();
         for (phase, count) in [
             ("updating", updating),
             ("pending", pending),
+            ("planned", planned),
             ("ready", ready),
             ("failed", failed),
             ("unreachable", unreachable),

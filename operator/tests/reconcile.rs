@@ -221,6 +221,7 @@ impl Lab {
             "revision": object["spec"]["revision"],
             "permitId": object["spec"]["permit"]["id"],
             "disruption": if phase == ReportPhase::Waiting { Disruption::Restart } else { Disruption::None },
+            "changesTotal": if phase == ReportPhase::Planned { 2 } else { 0 },
             "machineId": "m",
             "nodeUid": object["spec"]["nodeUid"],
         });
@@ -394,6 +395,77 @@ async fn the_younger_is_told_of_a_conflict_before_the_older_s_revision_goes_out(
     let freed = place(&writes, "PATCH nodebootstrapreports/younger.n1");
     assert!(place(&writes, "PATCH nodebootstrapreports/older.n1") < freed);
     assert_eq!(writes[freed].1["spec"], json!({"conflicts": []}));
+}
+
+fn in_mode(mode: &str, mut spec: Value) -> Value {
+    spec["mode"] = json!(mode);
+    spec
+}
+
+#[tokio::test(start_paused = true)]
+async fn mode_plan_is_no_new_revision_and_there_and_back_each_take_one_write_a_node() {
+    let lab = Lab::new();
+    lab.node("n1", "True");
+    lab.pod("workers", "n1");
+    let created = "2026-01-01T00:00:00Z";
+    lab.node_bootstrap("workers", created, 1, in_mode("Plan", motd("/etc/motd")));
+    lab.look("workers").await.unwrap();
+    let writes = lab.writes();
+    let (_, report) = &writes[place(&writes, "POST nodebootstrapreports")];
+    assert_eq!(report["spec"]["mode"], "Plan", "the first word of all");
+    lab.answer("workers.n1", ReportPhase::Planned);
+    lab.look("workers").await.unwrap();
+    lab.writes();
+    let status = lab.status("workers");
+    assert_eq!(message(&status), "1 of 1 nodes planned: n1 would be changed, none disturbed");
+    assert_eq!((status.nodes.planned, &status.current_revision), (1, &None));
+    let planned = status.update_revision;
+    for (generation, mode, other) in [(2, "Apply", ReportPhase::Ready), (3, "Plan", ReportPhase::Planned)] {
+        lab.look("workers").await.unwrap();
+        assert_eq!(lab.writes(), [], "at rest nothing is written");
+        lab.node_bootstrap("workers", created, generation, in_mode(mode, motd("/etc/motd")));
+        lab.look("workers").await.unwrap();
+        let writes = lab.writes();
+        let told: Vec<_> = writes.iter().filter(|(write, _)| !write.contains("nodebootstraps/")).collect();
+        assert!(
+            matches!(&told[..], [(write, _), (event, _)] if write == "PATCH nodebootstrapreports/workers.n1" && event == "POST events"),
+            "{told:?}"
+        );
+        assert_eq!(told[0].1["spec"], json!({"mode": mode}));
+        lab.answer("workers.n1", other);
+        lab.look("workers").await.unwrap();
+        lab.writes();
+        assert_eq!(lab.status("workers").update_revision, planned);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_mode_plan_an_older_one_takes_nothing_from_a_younger_one() {
+    let lab = Lab::new();
+    lab.node("n1", "True");
+    lab.node_bootstrap("older", "2026-01-01T00:00:00Z", 1, motd("/etc/a"));
+    lab.node_bootstrap("younger", "2026-01-02T00:00:00Z", 1, motd("/etc/motd"));
+    for name in ["older", "younger", "older", "younger"] {
+        lab.look(name).await.unwrap();
+    }
+    lab.writes();
+    lab.node_bootstrap("older", "2026-01-01T00:00:00Z", 2, in_mode("Plan", motd("/etc/motd")));
+    for name in ["older", "younger", "older", "younger"] {
+        lab.look(name).await.unwrap();
+    }
+    let writes = lab.writes();
+    assert!(writes.iter().all(|(write, _)| !write.contains("nodebootstrapreports/younger")), "{writes:?}");
+
+    lab.node_bootstrap("older", "2026-01-01T00:00:00Z", 3, motd("/etc/motd"));
+    lab.look("older").await.unwrap();
+    let writes = lab.writes();
+    let told = place(&writes, "PATCH nodebootstrapreports/younger.n1");
+    assert!(told < place(&writes, "PATCH nodebootstrapreports/older.n1"), "as ever, before it is taken");
+
+    // The younger one is told what Apply would tell it.
+    lab.node_bootstrap("younger", "2026-01-02T00:00:00Z", 2, in_mode("Plan", motd("/etc/motd")));
+    lab.look("younger").await.unwrap();
+    assert!(message(&lab.status("younger")).contains("older and younger"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -141,7 +141,8 @@ fn what_is_no_input_of_a_host_is_not_in_the_name() {
     let mut spec = full();
     spec["nodeSelector"] = json!({"matchLabels": {"pool": "blue"}});
     spec["leaveTimeout"] = json!("1h");
-    assert_eq!(name_of(&spec), base, "whom it selects, and how long it waits, changes no host");
+    spec["mode"] = json!("Plan");
+    assert_eq!(name_of(&spec), base, "whom it selects, how long it waits, and planning change no host");
     // A default that is written out is the default.
     let mut spec = full();
     spec["groups"][1]["system"] = json!(true);

@@ -7,6 +7,7 @@
 //! | [`accounts`] | users and groups |
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
+//! | [`disk`] | a place ► whether its disk takes more, and what is locked on it |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
 //! | [`items`] | a thing of the ledger ► how it is now |
 //! | [`state`] | what the agent itself keeps on the host |
@@ -17,6 +18,7 @@
 pub mod accounts;
 pub mod cache;
 pub mod digest;
+pub mod disk;
 pub mod download;
 mod error;
 pub mod facts;

@@ -6,6 +6,8 @@
 //!        └ also: every 30 s, and when inotify tells that something of ours was touched
 //! ```
 //!
+//! In mode Plan it ends with the plan, without the lock: the host is only looked at.
+//!
 //! In: the Report's spec. Out: the host, and the Report's status. While the API is away the loop goes on with what it
 //! has in memory. No answer of the API, and no missing object, ever leads to a removal.
 
@@ -21,6 +23,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use crds::NodeBootstrapReport;
 use crds::report::{
     ChangeSummary, Disruption, Leave, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
+    RunMode,
 };
 use kube::Client;
 use tokio::sync::watch;
@@ -28,7 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::engine::{self, Change, Failure, Observer, Plan, Request};
+use crate::engine::{self, Change, Failure, Observer, Plan, Problem, Request};
 use crate::host::notify::Notify;
 use crate::host::state::Lock;
 use crate::host::systemd::STABLE;
@@ -397,10 +400,16 @@ impl<'a> Agent<'a> {
         }
         // Also with the revision before, while the new one cannot be read: that is what the host has.
         match self.target.clone() {
-            Some(target) if !self.failed => match self.bring(&spec, &target, stop).await {
-                Next::Rest => next,
-                other => other,
-            },
+            Some(target) if !self.failed => {
+                let done = match spec.mode {
+                    RunMode::Apply => self.bring(&spec, &target, stop).await,
+                    RunMode::Plan => self.plan_only(&spec, &target).await,
+                };
+                match done {
+                    Next::Rest => next,
+                    other => other,
+                }
+            }
             _ => next,
         }
     }
@@ -427,6 +436,22 @@ impl<'a> Agent<'a> {
         self.fail(spec, &spec.revision, &failure, &[]).await
     }
 
+    /// Says what would be changed, or every reason why it cannot be. Nothing is written to the host, so that not even its
+    /// lock is taken.
+    async fn plan_only(&mut self, spec: &NodeBootstrapReportSpec, target: &Request) -> Next {
+        let plan = match engine::plan(&self.host, target).await {
+            Ok(plan) => plan,
+            Err(error) => return self.refused(spec, target, &error).await,
+        };
+        if !plan.problems.is_empty() {
+            return self.impossible(spec, target, &plan).await;
+        }
+        self.listen(target);
+        let changes: Vec<Change> = plan.changes().cloned().collect();
+        self.say(spec, &target.name, &Outcome::Planned(&changes), &plan.warnings).await;
+        Next::Rest
+    }
+
     /// Makes the host what a revision says, as far as the permit goes.
     async fn bring(
         &mut self,
@@ -439,26 +464,23 @@ impl<'a> Agent<'a> {
         let (plan, changes, lock) = loop {
             let Some(lock) = self.lock(spec, &target.name, stop).await else { return Next::Rest };
             let look = async {
-                let lock = lock?;
                 let plan = engine::plan(&self.host, target).await?;
                 let has_downloads = plan.has_downloads(&self.host)?;
-                Ok::<_, HostError>((plan, has_downloads, lock))
+                Ok::<_, HostError>((plan, has_downloads))
             };
-            let (plan, has_downloads, lock) = match look.await {
+            let (plan, has_downloads) = match look.await {
                 Ok(seen) => seen,
-                Err(error) => {
-                    let failure = Failure {
-                        reason: error.reason().to_owned(),
-                        message: error.to_string(),
-                        made: Vec::new(),
-                    };
-                    return self.fail(spec, &target.name, &failure, &[]).await;
-                }
+                Err(error) => return self.refused(spec, target, &error).await,
             };
-            if let Some(failure) = Failure::of_problems(&plan.problems) {
+            if !plan.problems.is_empty() {
                 drop(lock);
-                return self.fail(spec, &target.name, &failure, &plan.warnings).await;
+                return self.impossible(spec, target, &plan).await;
             }
+            // Only now: a disk that takes no lock may be one of many reasons.
+            let lock = match lock {
+                Ok(lock) => lock,
+                Err(error) => return self.refused(spec, target, &error).await,
+            };
             let changes: Vec<Change> = plan.changes().cloned().collect();
             if !report::is_permitted(plan.disruption(), permit) {
                 drop(lock);
@@ -687,6 +709,24 @@ impl<'a> Agent<'a> {
         self.failed = true;
         warn!(revision, reason = failure.reason, message = failure.message, "failed");
         self.say(spec, revision, &Outcome::Failed(failure), warnings).await;
+        Next::Retry
+    }
+
+    /// The host cannot be looked at.
+    async fn refused(&mut self, spec: &NodeBootstrapReportSpec, target: &Request, error: &HostError) -> Next {
+        let failure =
+            Failure { reason: error.reason().to_owned(), message: error.to_string(), made: Vec::new() };
+        self.fail(spec, &target.name, &failure, &[]).await
+    }
+
+    /// The plan has problems.
+    async fn impossible(&mut self, spec: &NodeBootstrapReportSpec, target: &Request, plan: &Plan) -> Next {
+        self.failed = true;
+        for problem in &plan.problems {
+            let Problem { resource, reason, message } = problem;
+            warn!(revision = target.name, resource, reason, message, "cannot be had");
+        }
+        self.say(spec, &target.name, &Outcome::Impossible(&plan.problems), &plan.warnings).await;
         Next::Retry
     }
 

@@ -15,9 +15,14 @@ pub(crate) fn plan(directories: &[&Directory], planner: &mut Planner<'_>) {
         .collect();
     placed.sort_by(|(a, _), (b, _)| a.real.cmp(&b.real));
     for (place, directory) in placed {
-        // A problem with its owner was told when it was announced.
-        if let Some(ids) = planner.announced(&place.real) {
-            plan_one(directory, &place, ids, planner);
+        match planner.announced(&place.real) {
+            Some(ids) => plan_one(directory, &place, ids, planner),
+            // The problem with its owner was told when it was announced; what lies in it is judged as if it had none.
+            None => place
+                .missing_paths()
+                .iter()
+                .chain([&place.real])
+                .for_each(|path| planner.will_have_directory(path)),
         }
     }
 }

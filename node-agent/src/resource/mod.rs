@@ -6,6 +6,7 @@
 
 pub(crate) mod binary;
 pub(crate) mod directory;
+pub(crate) mod disk;
 pub(crate) mod file;
 pub(crate) mod group;
 pub(crate) mod removal;

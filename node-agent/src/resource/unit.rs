@@ -13,23 +13,29 @@ use crate::host::install::{self, LINK_FOLDERS, Link, UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 
-/// Plans all units. `owed`: units whose restart an earlier run did not get to.
-pub(crate) fn plan(resources: &[Resource], owed: &BTreeSet<String>, planner: &mut Planner<'_>) {
-    let units: Vec<&Unit> = resources
-        .iter()
-        .filter_map(|resource| match resource {
-            Resource::Unit(unit) => Some(unit),
-            _ => None,
-        })
-        .collect();
+fn units(resources: &[Resource]) -> impl Iterator<Item = &Unit> {
+    resources.iter().filter_map(|resource| match resource {
+        Resource::Unit(unit) => Some(unit),
+        _ => None,
+    })
+}
+
+/// Plans the units' own files; those without a problem, and whether the content of each changes.
+pub(crate) fn plan_files<'r>(resources: &'r [Resource], planner: &mut Planner<'_>) -> Vec<(&'r Unit, bool)> {
+    units(resources).filter_map(|unit| Some((unit, plan_file(unit, planner)?))).collect()
+}
+
+/// Plans all else about units. `ready`: those whose files are planned; `owed`: units whose restart an earlier run did not
+/// get to.
+pub(crate) fn plan(
+    resources: &[Resource],
+    ready: Vec<(&Unit, bool)>,
+    owed: &BTreeSet<String>,
+    planner: &mut Planner<'_>,
+) {
     let written = unit_files(resources);
-    // All files first, then systemd reads them, then the rest.
-    let mut ready = Vec::new();
-    for unit in &units {
-        if let Some(changed) = plan_file(unit, planner) {
-            ready.push((*unit, changed));
-        }
-    }
+    warn_of_unknown(resources, &written, planner);
+    // systemd reads all files before anything follows from them.
     plan_reload(planner);
     let runs = planner.host.systemd.is_running();
     let mut later = Vec::new();
@@ -64,7 +70,7 @@ pub(crate) fn plan(resources: &[Resource], owed: &BTreeSet<String>, planner: &mu
             _ => None,
         })
         // What shall not run needs no restart.
-        .chain(units.iter().filter(|unit| unit.active == Some(false)).map(|unit| unit.name.to_string()))
+        .chain(units(resources).filter(|unit| unit.active == Some(false)).map(|unit| unit.name.to_string()))
         .collect();
     for (change, action) in later {
         planner.step(change, action);
@@ -84,6 +90,26 @@ fn unit_files(resources: &[Resource]) -> BTreeSet<String> {
             UNIT_PATH.contains(&directory).then(|| name.to_owned())
         })
         .collect()
+}
+
+/// Says which units shall be restarted that are not there: one that is installed later is none, a typing error is.
+fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: &mut Planner<'_>) {
+    for resource in resources {
+        let restart = match resource {
+            Resource::File(file) => &file.restart,
+            Resource::Binary(binary) => &binary.restart,
+            Resource::Group(_) | Resource::User(_) | Resource::Directory(_) | Resource::Unit(_) => continue,
+        };
+        for unit in restart {
+            let name = unit.as_str();
+            let is_known = planner.units.get(name).is_some_and(UnitState::is_known);
+            if !is_known && !written.contains(name) && !written.contains(&install::file_name(name)) {
+                planner.warn(format!(
+                    "{resource}: onChange names {name}, which this host does not have: nothing is restarted; is it the right name?"
+                ));
+            }
+        }
+    }
 }
 
 /// Plans the unit's own file. `None`: there is a problem with it; else whether its content changes.

@@ -86,6 +86,75 @@ fn a_user_plans_applies_and_looks() {
 }
 
 #[test]
+fn a_plan_shows_how_content_changes_and_never_a_secret() {
+    let machine = Machine::new();
+    let files = tempfile::tempdir().unwrap();
+    let at = |name: &str| files.path().join(name).to_string_lossy().into_owned();
+    std::fs::create_dir(at("s")).unwrap();
+    let spec = |token: &str| {
+        format!(
+            "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: workers}}\nspec:\n  allNodes: true\n  \
+             files:\n  - {{path: /etc/conf, content: \"a\\nnew\\n\"}}\n  - {{path: /etc/private, content: \"shown\\n\"}}\n  \
+             - {{path: /etc/token, mode: \"0644\", {token}}}\n  \
+             units: [{{name: x.service, content: \"[Service]\\nExecStart=/x\\n\"}}]\n"
+        )
+    };
+    let secret = "secretRef: {name: s, key: k}";
+    std::fs::write(at("s/k"), "hunter2").unwrap();
+    std::fs::write(at("nb.yaml"), spec(secret)).unwrap();
+    let run = |command, output| {
+        agent(&machine, &[command, "--file", &at("nb.yaml"), "--refs", &at(""), "--output", output])
+    };
+    machine.write("/etc/conf", "a\nold\n");
+    machine.write("/etc/private", "pass phrase\n");
+    machine.set("/etc/private", 0, 0, 0o600);
+    let (code, text, error) = run("plan", "text");
+    assert_eq!(code, 2, "{text}{error}");
+    for shown in [
+        "  + file /etc/conf: content\n      --- /etc/conf\n      +++ /etc/conf\n      @@ -1,2 +1,2 @@\n       a\n      -old\n      +new\n",
+        "file /etc/private: content, mode 0600 to 0644\n      (what is there is for its owner alone to read: not shown)\n",
+        "file /etc/token: create, root:root 0644\n      (secret: not shown)\n",
+        "      --- /dev/null\n      +++ /etc/systemd/system/x.service\n      @@ -0,0 +1,2 @@\n      +[Service]\n",
+    ] {
+        assert!(text.contains(shown), "no {shown:?} in:\n{text}");
+    }
+    assert!(!text.contains("pass phrase") && !text.contains("hunter2"), "{text}");
+    let (_, text, _) = run("plan", "json");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let diffs: Vec<_> = json["changes"].as_array().unwrap().iter().map(|change| &change["diff"]).collect();
+    assert_eq!(diffs[0], "--- /etc/conf\n+++ /etc/conf\n@@ -1,2 +1,2 @@\n a\n-old\n+new");
+    assert!(diffs[2] == "(secret: not shown)" && !text.contains("hunter2"), "{text}");
+
+    // What was a secret is none to be shown when something else takes its place.
+    assert_eq!(run("apply", "text").0, 0);
+    std::fs::write(at("nb.yaml"), spec("content: public")).unwrap();
+    let (_, text, _) = run("plan", "text");
+    assert!(text.contains("file /etc/token: content\n      (secret: not shown)\n"), "{text}");
+    // Nothing of it stays on the host.
+    let state = machine.untouched();
+    let state: Vec<_> = state.iter().filter(|(path, _)| path.contains("result.json")).collect();
+    assert!(!state.is_empty() && !format!("{state:?}").contains("+new"), "{state:?}");
+}
+
+#[test]
+fn a_file_in_mode_plan_is_not_applied() {
+    let machine = Machine::new();
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("nb.yaml").to_string_lossy().into_owned();
+    let spec = "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {name: w}\nspec: {allNodes: true, mode: Plan, groups: [{name: k}]}\n";
+    std::fs::write(&file, spec).unwrap();
+    let before = machine.untouched();
+    let (code, _, error) = agent(&machine, &["apply", "--file", &file]);
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("its mode is Plan, so nothing is applied: run plan, or write mode: Apply"),
+        "{error}"
+    );
+    assert_eq!(agent(&machine, &["plan", "--file", &file]).0, 2);
+    assert_eq!(machine.untouched(), before);
+}
+
+#[test]
 fn what_cannot_be_is_told_in_one_line() {
     let machine = Machine::new();
     let files = tempfile::tempdir().unwrap();

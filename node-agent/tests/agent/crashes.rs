@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Machine, lines, request};
+use crate::support::{Machine, lines, reasons, request};
 
 #[tokio::test]
 async fn stopped_after_any_change_the_next_run_ends_in_the_same_state() {
@@ -82,6 +82,8 @@ async fn a_damaged_state_file_says_what_to_do() {
     let spec = request(json!({"groups": [{"name": "k"}]}));
     machine.apply(&spec).await.unwrap();
     machine.write("/var/lib/nodebootstrap/workers/owed.json", "{");
-    let error = node_agent::engine::plan(&machine.host(), &spec).await.map(drop).unwrap_err().to_string();
-    assert!(error.contains("owed.json is damaged") && error.contains("remove it"), "{error}");
+    let plan = machine.plan(&spec).await;
+    assert_eq!(reasons(&plan), ["state: StateDamaged"]);
+    let message = &plan.problems[0].message;
+    assert!(message.contains("owed.json is damaged") && message.contains("remove it"), "{message}");
 }

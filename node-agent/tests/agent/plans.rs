@@ -1,5 +1,6 @@
 //! What a plan says, and that it is what happens.
 
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde_json::json;
 
 use crate::support::{Machine, lines, reasons, request};
@@ -58,10 +59,12 @@ async fn all_problems_are_told_at_once_and_nothing_is_changed() {
     let request = request(json!({
         "groups": [{"name": "good"}, {"name": "clash", "gid": 1}, {"name": "staff", "gid": 51}],
         "users": [{"name": "lost", "group": "nobody-knows"}, {"name": "daemon", "group": "daemon", "uid": 7}],
-        "directories": [{"path": "/opt/file"}, {"path": "/opt/x", "owner": "stranger", "group": "strangers"}],
+        "directories": [{"path": "/opt/file"}, {"path": "/opt/x/y", "owner": "stranger", "group": "strangers"}],
         "files": [
             {"path": "/opt/directory", "content": ""},
             {"path": "/nowhere/f", "content": ""},
+            // Its directory is listed, though it cannot be made: that is no reason of its own.
+            {"path": "/opt/x/y/f", "content": ""},
         ],
         "units": [{"name": "unknown.service", "active": true}],
     }));
@@ -74,8 +77,8 @@ async fn all_problems_are_told_at_once_and_nothing_is_changed() {
             "group staff: IdMismatch",
             "user daemon: IdMismatch",
             "user lost: NoSuchGroup",
-            "directory /opt/x: NoSuchUser",
-            "directory /opt/x: NoSuchGroup",
+            "directory /opt/x/y: NoSuchUser",
+            "directory /opt/x/y: NoSuchGroup",
             "directory /opt/file: PathOccupied",
             "file /nowhere/f: NoDirectory",
             "file /opt/directory: PathOccupied",
@@ -83,7 +86,10 @@ async fn all_problems_are_told_at_once_and_nothing_is_changed() {
         ]
     );
     assert_eq!(plan.steps.len(), 0, "a plan with problems has no changes to begin with");
-    assert_eq!(lines(&plan.held_back), ["group good: create with gid 999"]);
+    assert_eq!(
+        lines(&plan.held_back),
+        ["group good: create with gid 999", "file /opt/x/y/f: create, root:root 0644"]
+    );
     let failure = machine.apply(&request).await.unwrap_err();
     assert_eq!(failure.reason, "IdTaken");
     assert!(
@@ -148,6 +154,182 @@ async fn secrets_are_written_and_shown_nowhere() {
 
     request.payload = Default::default();
     assert_eq!(reasons(&machine.plan(&request).await), ["file /etc/secret: PayloadMissing"]);
+}
+
+/// That a plan has these problems, and that an apply changes nothing because of them.
+async fn refused(machine: &Machine, spec: serde_json::Value, expected: &[&str]) -> Vec<String> {
+    let request = request(spec);
+    let before = machine.tree();
+    let plan = machine.plan(&request).await;
+    assert_eq!(reasons(&plan), expected);
+    assert_eq!(plan.steps.len(), 0);
+    machine.apply(&request).await.unwrap_err();
+    assert_eq!(machine.tree(), before);
+    plan.problems.into_iter().map(|problem| problem.message).collect()
+}
+
+#[tokio::test]
+async fn a_read_only_disk_is_told_with_where_to_go_instead_beside_all_else() {
+    let machine = Machine::new();
+    let _usr = machine.mount("/usr", "ro");
+    let spec = json!({
+        "groups": [{"name": "clash", "gid": 1}],
+        "directories": [{"path": "/usr/a/b"}, {"path": "/opt/c"}],
+        "files": [{"path": "/usr/f", "content": "x"}, {"path": "/opt/f", "content": "x"}],
+    });
+    let expected = [
+        "group clash: IdTaken",
+        "directory /usr/a: ReadOnly",
+        "directory /usr/a/b: ReadOnly",
+        "file /usr/f: ReadOnly",
+    ];
+    let told = refused(&machine, spec, &expected).await;
+    assert_eq!(
+        told[3],
+        "/usr/f lies on a file system that is read-only on this host: name a path below /opt, /etc or /var/lib"
+    );
+}
+
+#[tokio::test]
+async fn what_is_in_order_needs_no_disk_that_can_be_written_to() {
+    let machine = Machine::new();
+    let spec = json!({"directories": [{"path": "/usr/sbin"}]});
+    let usr = machine.mount("/usr", "mode=755");
+    machine.directory("/usr/sbin");
+    let remount = ["-o", "remount,ro"];
+    let path = machine.path("/usr");
+    assert!(std::process::Command::new("mount").args(remount).arg(&path).status().unwrap().success());
+    assert_eq!(machine.apply(&request(spec)).await.unwrap(), []);
+    drop(usr);
+}
+
+#[tokio::test]
+async fn a_disk_without_room_is_told_before_anything_is_begun() {
+    let machine = Machine::new();
+    let _small = machine.mount("/opt/small", "size=1500k");
+    let _few = machine.mount("/opt/few", "size=4m,nr_inodes=3");
+    let _unbounded = machine.mount("/opt/unbounded", "size=0,nr_inodes=0");
+    let files = |folder: &str, count: usize, bytes: usize| {
+        let file = |n| json!({"path": format!("{folder}/{n}"), "content": "x".repeat(bytes)});
+        json!({"files": (0..count).map(file).collect::<Vec<_>>()})
+    };
+    let told = refused(&machine, files("/opt/small", 3, 200_000), &["file /opt/small/0: NoSpace"]).await;
+    assert_eq!(
+        told[0],
+        "with all else that goes there its disk needs 1610 KiB, 1024 KiB of which stay free, and has 1500 KiB: free some space, or choose another path"
+    );
+    refused(&machine, files("/opt/few", 2, 1), &["file /opt/few/0: NoSpace"]).await;
+    for spec in [files("/opt/small", 2, 200_000), files("/opt/few", 1, 1), files("/opt/unbounded", 3, 1)] {
+        machine.apply(&request(spec)).await.unwrap();
+    }
+}
+
+/// A file that root cannot change, until this is dropped.
+struct Locked(std::fs::File, IFlags);
+
+impl Locked {
+    fn new(machine: &Machine, path: &str, flag: IFlags) -> Self {
+        let locked = Self(std::fs::File::open(machine.path(path)).unwrap(), flag);
+        locked.set(true);
+        locked
+    }
+
+    fn set(&self, on: bool) {
+        let mut flags = ioctl_getflags(&self.0).unwrap();
+        flags.set(self.1, on);
+        ioctl_setflags(&self.0, flags).unwrap();
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+#[tokio::test]
+async fn what_is_locked_against_root_is_told_with_what_unlocks_it() {
+    let machine = Machine::on_disk();
+    machine.directory("/opt/log");
+    machine.directory("/opt/fixed");
+    machine.write("/opt/f", "old");
+    let lock = |path: &str, flag: IFlags| Locked::new(&machine, path, flag);
+    let locks = [
+        lock("/etc/passwd", IFlags::IMMUTABLE),
+        lock("/opt/fixed", IFlags::IMMUTABLE),
+        lock("/opt/f", IFlags::IMMUTABLE),
+        lock("/opt/log", IFlags::APPEND),
+    ];
+    let spec = json!({
+        "users": [{"name": "new", "group": "daemon"}],
+        "directories": [{"path": "/opt/log/d"}, {"path": "/opt/fixed/a/b"}],
+        "files": [{"path": "/opt/f", "content": "new"}, {"path": "/opt/log/f", "content": "new"}],
+    });
+    let expected = [
+        "user new: Locked",
+        "directory /opt/fixed/a: Locked",
+        "directory /opt/fixed/a/b: Locked",
+        "file /opt/f: Locked",
+        "file /opt/log/f: Locked",
+    ];
+    let told = refused(&machine, spec.clone(), &expected).await;
+    assert_eq!(
+        told[2..],
+        [
+            "/opt/fixed is immutable: run chattr -i /opt/fixed on the host, or take it out of the spec",
+            "/opt/f is immutable: run chattr -i /opt/f on the host, or take it out of the spec",
+            "/opt/log can only be appended to: run chattr -a /opt/log on the host, or take it out of the spec",
+        ]
+    );
+    drop(locks);
+    machine.apply(&request(spec)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_systemd_that_gives_no_answer_is_one_reason_beside_the_others() {
+    let machine = Machine::new();
+    machine.systemd.silent.set(true);
+    machine.directory("/etc/systemd/system/taken.service");
+    machine.directory("/var/lib/nodebootstrap/workers");
+    machine.write("/var/lib/nodebootstrap/workers/owed.json", "damaged");
+    let spec = json!({
+        "groups": [{"name": "clash", "gid": 1}],
+        "units": [{"name": "a.service", "active": true}, {"name": "taken.service", "content": "[Service]\n"}],
+    });
+    let expected = [
+        "group clash: IdTaken",
+        "unit taken.service: PathOccupied",
+        "state: StateDamaged",
+        "systemd: Systemd",
+    ];
+    refused(&machine, spec, &expected).await;
+    // Where no unit is spoken of it is not asked.
+    machine.write("/var/lib/nodebootstrap/workers/owed.json", "{}");
+    assert!(machine.plan(&request(json!({"groups": [{"name": "good"}]}))).await.problems.is_empty());
+}
+
+#[tokio::test]
+async fn a_unit_that_shall_be_restarted_and_is_not_there_is_asked_about_each_time() {
+    let machine = Machine::new();
+    machine.systemd.set("real.service", "inactive");
+    let restart = json!({"restart": ["gone.service", "mine.service", "real.service"]});
+    let request = request(json!({
+        "files": [{"path": "/etc/a", "content": "x", "onChange": restart}],
+        "units": [{"name": "mine.service", "content": "[Service]\n"}],
+    }));
+    let warnings = machine.plan(&request).await.warnings;
+    assert_eq!(
+        warnings,
+        [
+            "file /etc/a: onChange names gone.service, which this host does not have: nothing is restarted; is it the right name?"
+        ]
+    );
+    machine.apply(&request).await.unwrap();
+    assert_eq!(
+        machine.plan(&request).await.warnings,
+        warnings,
+        "so that a Report does not change after it was made"
+    );
 }
 
 fn named(name: &str, created: &str, spec: serde_json::Value) -> node_agent::engine::Request {

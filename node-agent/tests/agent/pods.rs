@@ -172,6 +172,78 @@ async fn nothing_is_changed_where_an_older_node_bootstrap_has_claims() {
 }
 
 #[tokio::test]
+async fn mode_plan_lists_what_apply_then_makes_and_writes_nothing_at_all() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&seed(), None);
+    let before = machine.untouched();
+    api.tell(json!({"revision": name, "mode": "Plan"}));
+    with_agent(&machine, &api, async {
+        let planned = api.until_phase("Planned").await;
+        assert_eq!(
+            planned["message"],
+            "4 changes planned, none disturbs anything; the mode is Plan, so nothing is changed"
+        );
+        assert_eq!((&planned["changesTotal"], &planned["disruption"]), (&json!(4), &json!("None")));
+        // A permit is acknowledged and not used.
+        api.tell(json!({"revision": name, "mode": "Plan", "permit": {"id": 5, "disruption": "Restart"}}));
+        api.until_status("permit 5", |status| status["permitId"] == 5).await;
+        assert_eq!(machine.untouched(), before, "neither a lock nor a claim of its own");
+
+        api.tell(json!({"revision": name, "mode": "Apply"}));
+        let made = api.until_phase("Ready").await;
+        assert_eq!((&made["message"], &made["changes"]), (&json!("4 changes made"), &planned["changes"]));
+
+        // Back in mode Plan drift is seen and told, and not repaired.
+        api.tell(json!({"revision": name, "mode": "Plan"}));
+        let status = api.until_phase("Planned").await;
+        assert_eq!(status["message"], "nothing to change; the mode is Plan, so nothing is changed");
+        std::fs::remove_dir(machine.path("/etc/kubernetes/pki")).unwrap();
+        let status = api.until_status("the drift", |status| status["changesTotal"] == 1).await;
+        assert_eq!(status["changes"][0]["resource"], "directory /etc/kubernetes/pki");
+        let writes = api.objects().statuses.len();
+        std::fs::create_dir(machine.path("/etc/kubernetes/pki")).unwrap();
+        machine.set("/etc/kubernetes/pki", 0, 0, 0o700);
+        api.until_status("no drift", |status| status["changesTotal"] == 0).await;
+        assert_eq!(api.objects().statuses.len(), writes + 1, "nothing is written twice");
+
+        api.tell(json!({"revision": name, "mode": "Plan", "leave": "Retain"}));
+        api.until_phase("Left").await;
+        assert!(!machine.is_there("/var/lib/nodebootstrap/workers/revision.json"), "its claims are given up");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_have_it_says_every_reason_in_either_mode() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    // Not even the lock can be made.
+    let _var = machine.mount("/var", "ro");
+    let spec = json!({
+        "groups": [{"name": "k"}, {"name": "clash", "gid": 1}],
+        "files": [{"path": "/none/f", "content": ""}, {"path": "/var/f", "content": ""}],
+    });
+    let name = api.put(&request(spec), None);
+    let before = machine.untouched();
+    let expected = [
+        "group clash: gid 1 belongs to the group daemon: write another gid, or leave it out",
+        "file /none/f: its directory /none is missing: list it in directories",
+        "file /var/f: /var/f lies on a file system that is read-only on this host: name a path below /usr/local, /opt or /etc",
+        "state: /var/lib/nodebootstrap lies on a file system that is read-only on this host: mount it writable",
+    ];
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Failed").await;
+        assert_eq!((&status["problems"], &status["reason"]), (&json!(expected), &json!("IdTaken")));
+        assert!(status["message"].as_str().unwrap().starts_with("4 problems: group clash"), "{status}");
+        api.tell(json!({"revision": name, "mode": "Plan", "permit": {"id": 1, "disruption": "None"}}));
+        let status = api.until_status("the word", |status| status["permitId"] == 1).await;
+        assert_eq!((&status["phase"], &status["problems"]), (&json!("Failed"), &json!(expected)));
+    })
+    .await;
+    assert_eq!(machine.untouched(), before);
+}
+
+#[tokio::test]
 async fn a_revision_that_cannot_be_read_is_asked_for_again_and_takes_nothing_away() {
     let (machine, api) = (Machine::new(), Api::start().await);
     let name = api.put(&seed(), None);

@@ -217,8 +217,9 @@ async fn a_damaged_ledger_stops_everything_and_says_what_to_do() {
         (good.replace("\"format\":1", "\"format\":2"), "format 2 is not 1"),
     ] {
         machine.write(path, &bad);
-        let error = node_agent::engine::plan(&machine.host(), &spec).await.map(drop).unwrap_err();
-        assert!(error.reason() == "LedgerDamaged" && error.to_string().contains(says), "{error}");
+        let plan = machine.plan(&spec).await;
+        assert_eq!(crate::support::reasons(&plan), ["state: LedgerDamaged"]);
+        assert!(plan.problems[0].message.contains(says), "{:?}", plan.problems);
         assert!(node_agent::engine::revert(&machine.host(), "workers", true).is_err());
         assert_eq!(machine.tree(), tree);
     }

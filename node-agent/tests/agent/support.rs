@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::rc::Rc;
 
 use crds::revision::{Identity, Values, render};
 use node_agent::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
 use node_agent::host::offline::Offline;
 use node_agent::host::systemd::{Answer, Job, Systemd, UnitState};
-use node_agent::host::{Host, Root};
+use node_agent::host::{Host, HostError, Root};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,8 @@ pub(crate) struct Machine {
 pub(crate) struct Fake {
     pub(crate) units: RefCell<BTreeMap<String, UnitState>>,
     pub(crate) asked: RefCell<Vec<String>>,
+    /// Whether it gives no answer when it is asked for units.
+    pub(crate) silent: Cell<bool>,
     /// A unit that does not start.
     pub(crate) broken: RefCell<Option<String>>,
     files: RefCell<Option<Offline>>,
@@ -57,7 +60,7 @@ impl Fake {
         self.asked.borrow_mut().push(format!("{word} {unit}"));
         let result = if self.broken.borrow().as_deref() == Some(unit) {
             self.units.borrow_mut().entry(unit.to_owned()).or_default().active = "failed".to_owned();
-            Err(node_agent::host::HostError::Systemd(format!("{unit} failed to {word}")))
+            Err(HostError::Systemd(format!("{unit} failed to {word}")))
         } else {
             self.units.borrow_mut().entry(unit.to_owned()).or_default().active = active.to_owned();
             Ok(())
@@ -73,6 +76,9 @@ impl Systemd for Handle {
 
     fn observe<'a>(&'a self, units: &'a [String]) -> Answer<'a, BTreeMap<String, UnitState>> {
         Box::pin(async move {
+            if self.0.silent.get() && !units.is_empty() {
+                return Err(HostError::Systemd("systemd cannot be asked".to_owned()));
+            }
             let on_disk = {
                 let files = Offline::of(&self.0.files(Offline::root));
                 files.observe(units).await?
@@ -145,6 +151,15 @@ impl Observer for StopAfter {
     }
 }
 
+/// A file system of its own, for as long as this lives.
+pub(crate) struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 struct Quiet;
 
 impl Observer for Quiet {}
@@ -156,10 +171,19 @@ pub(crate) const GROUP: &str = "root:x:0:\ndaemon:x:1:\nstaff:x:50:\n";
 impl Machine {
     /// A machine with account files, a nologin, and the usual top folders.
     pub(crate) fn new() -> Self {
-        rustls::crypto::ring::default_provider().install_default().ok();
         // In memory if there is such a place: each change is fsynced, thousands of times.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-        let machine = Self { directory: directory.expect("a directory"), systemd: Rc::default() };
+        Self::within(directory.expect("a directory"))
+    }
+
+    /// One on a disk: older kernels lock no file that lies in memory.
+    pub(crate) fn on_disk() -> Self {
+        Self::within(tempfile::tempdir_in("/var/tmp").expect("a directory"))
+    }
+
+    fn within(directory: TempDir) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let machine = Self { directory, systemd: Rc::default() };
         std::fs::set_permissions(machine.path("/"), PermissionsExt::from_mode(0o755)).expect("chmod");
         for directory in ["/etc/systemd/system", "/usr/sbin", "/usr/local/sbin", "/var/lib", "/opt"] {
             std::fs::create_dir_all(machine.path(directory)).expect("a directory");
@@ -198,6 +222,15 @@ impl Machine {
 
     pub(crate) fn directory(&self, path: &str) {
         std::fs::create_dir_all(self.path(path)).expect("a directory");
+    }
+
+    /// Puts an empty file system at a directory.
+    pub(crate) fn mount(&self, path: &str, options: &str) -> Mounted {
+        self.directory(path);
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.path(path)).status();
+        assert!(mount.expect("mount").success(), "{options}");
+        Mounted(self.path(path))
     }
 
     pub(crate) fn link(&self, path: &str, target: &str) {

@@ -6,6 +6,7 @@ mod examples;
 mod input;
 mod interruptions;
 mod nodes;
+mod plans;
 mod removal;
 mod reverts;
 mod rollout;
@@ -55,6 +56,8 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     rollout::a_restart_takes_one_node_at_a_time,
     rollout::a_restart_that_fails_stops_the_rollout,
     rollout::a_missing_reference_is_told_and_followed_when_it_comes,
+    plans::a_plan_changes_nothing_and_apply_makes_just_that,
+    plans::a_host_says_every_reason_at_once,
     services::a_service_that_keeps_ending_is_not_ready,
     services::a_step_that_does_not_end_holds_up_nothing_else,
     security::an_agent_may_write_its_own_status_and_nothing_else,

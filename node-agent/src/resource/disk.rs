@@ -1,0 +1,203 @@
+//! Whether the disks take what the steps bring: file systems that are read-only, files that are locked, room.
+//!
+//! In: the planner with all steps. Out: problems beside the others. What nobody can tell in advance (a quota, a download
+//! that was not fetched yet) is an error when it comes, with every file whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::names::STATE_DIR;
+
+use super::{Action, Planner, Step, is_below};
+use crate::host::cache::Cache;
+use crate::host::disk::{Disk, Locked};
+use crate::host::install::UNIT_DIRECTORY;
+use crate::host::root::Finder;
+use crate::host::{HostError, Place, Root};
+
+/// What stays free of each disk, in bytes: for directories, and for what the agent writes down itself.
+const RESERVE: u64 = 1 << 20;
+/// Where a path may go instead of a read-only file system, as far as the host can write there.
+const ELSEWHERE: [&str; 4] = ["/usr/local", "/opt", "/etc", "/var/lib"];
+
+/// How a step touches a path.
+#[derive(Clone, Copy)]
+enum Touch {
+    /// A new file comes in its place, of so many bytes.
+    Replace(u64),
+    /// A directory is made.
+    Make,
+    /// It stays, with another owner or mode.
+    Set,
+    /// What is inside gets another owner.
+    Own,
+    /// Something is made or removed inside.
+    Inside,
+}
+
+/// What shall be written to one disk.
+#[derive(Default)]
+struct Load<'a> {
+    disk: Option<Disk>,
+    bytes: u64,
+    entries: u64,
+    /// What brings the most.
+    biggest: Option<(u64, &'a str)>,
+}
+
+/// Adds what is in the way.
+pub(crate) fn check(planner: &mut Planner<'_>) {
+    if planner.steps.is_empty() {
+        return;
+    }
+    let (root, cache) = (&planner.host.root, &planner.host.cache);
+    let mut finder = root.finder();
+    let mut loads: BTreeMap<u64, Load<'_>> = BTreeMap::new();
+    let mut found: Vec<(String, &'static str, String)> = Vec::new();
+    let (mut told, mut counted) = (BTreeSet::new(), BTreeSet::new());
+    let own = ("state", STATE_DIR.to_owned(), Touch::Inside);
+    let touches = planner.steps.iter().flat_map(|step| touches(step, &mut finder, cache)).chain([own]);
+    let touches: Vec<_> = touches.collect();
+    for (resource, path, touch) in touches {
+        // Where it lies was found before.
+        let Ok(place) = finder.locate(&path) else { continue };
+        let problem = match look(&place, touch) {
+            Err(error) => Some((error.reason(), error.to_string())),
+            Ok((disk, _)) if disk.is_read_only => Some(("ReadOnly", read_only(root, &place))),
+            Ok((disk, locked)) => {
+                let load = loads.entry(disk.device).or_default();
+                load.disk = Some(disk);
+                // The account files are replaced again and again.
+                if counted.insert(path) {
+                    load.add(resource, touch, &place);
+                }
+                locked.map(|message| ("Locked", message))
+            }
+        };
+        if let Some((reason, message)) = problem
+            && told.insert((resource, reason))
+        {
+            found.push((resource.to_owned(), reason, message));
+        }
+    }
+    found.extend(loads.into_values().filter_map(|load| load.too_much()));
+    for (resource, reason, message) in found {
+        planner.problem(resource, reason, message);
+    }
+}
+
+/// What a step touches: its resource, the path, and how.
+fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&'a str, String, Touch)> {
+    let resource = step.change.resource.as_str();
+    let mut account_file = |path: &str| {
+        let size = finder.locate(path).and_then(|place| place.look()).ok().flatten().map(|meta| meta.size);
+        (resource, path.to_owned(), Touch::Replace(size.unwrap_or_default()))
+    };
+    match &step.action {
+        Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
+            ["/etc/group", "/etc/gshadow"].map(&mut account_file).into()
+        }
+        Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
+            ["/etc/passwd", "/etc/shadow"].map(&mut account_file).into()
+        }
+        Action::MakeDirectory { path, .. } => vec![(resource, path.clone(), Touch::Make)],
+        Action::SetAccess { path, .. } | Action::PutBack { path, content: None, .. } => {
+            vec![(resource, path.clone(), Touch::Set)]
+        }
+        Action::RemoveFile { path }
+        | Action::RemoveDirectory { path, .. }
+        | Action::PutBack { path, content: Some(_), .. } => vec![(resource, path.clone(), Touch::Replace(0))],
+        Action::OwnBelow { path, .. } => vec![(resource, path.clone(), Touch::Own)],
+        Action::WriteFile { path, content, .. } => {
+            vec![(resource, path.clone(), Touch::Replace(content.0.len() as u64))]
+        }
+        // Known once it was fetched; until then the download itself makes sure of its room.
+        Action::Download { path, digest, .. } => {
+            vec![(resource, path.clone(), Touch::Replace(cache.size(*digest).unwrap_or_default()))]
+        }
+        Action::Enable { .. } | Action::Disable { .. } => {
+            vec![(resource, UNIT_DIRECTORY.to_owned(), Touch::Inside)]
+        }
+        Action::Reload
+        | Action::Start { .. }
+        | Action::Stop { .. }
+        | Action::Restart { .. }
+        | Action::GiveBack { .. }
+        | Action::Leave => Vec::new(),
+    }
+}
+
+/// The disk of a place, and what is locked there against such a touch.
+fn look(place: &Place, touch: Touch) -> Result<(Disk, Option<String>), HostError> {
+    let disk = Disk::of(place)?;
+    let entry = place.locked().map(|locked| (locked, place.real.as_str()));
+    let nearest = place.ancestors().next_back().map_or("/", |(path, _)| path);
+    let directory = place.directory_locked().map(|locked| (locked, nearest));
+    let locked = match touch {
+        Touch::Replace(_) => entry.or(directory),
+        // A new entry is what an append-only directory takes.
+        Touch::Make => directory.filter(|(locked, _)| *locked == Locked::Immutable),
+        Touch::Set => entry,
+        Touch::Own => None,
+        Touch::Inside => entry.filter(|(locked, _)| *locked == Locked::Immutable),
+    };
+    let message = locked.map(|(locked, path)| {
+        let (what, remedy) = locked.words();
+        format!("{path} {what}: run {remedy} {path} on the host, or take it out of the spec")
+    });
+    Ok((disk, message))
+}
+
+fn read_only(root: &Root, place: &Place) -> String {
+    let path = place.real.as_str();
+    let is_fixed = ["/etc", STATE_DIR].iter().any(|top| path == *top || is_below(path, top));
+    let can_write = |top: &&str| {
+        let there = root.locate_through_links(top).and_then(|place| Disk::of(&place));
+        !is_below(path, top) && there.is_ok_and(|disk| !disk.is_read_only)
+    };
+    let elsewhere: Vec<&str> = ELSEWHERE.into_iter().filter(can_write).collect();
+    let remedy = match elsewhere.as_slice() {
+        _ if is_fixed => "mount it writable".to_owned(),
+        [] => "mount it writable, or name another path".to_owned(),
+        [only] => format!("name a path below {only}"),
+        [first @ .., last] => format!("name a path below {} or {last}", first.join(", ")),
+    };
+    format!("{path} lies on a file system that is read-only on this host: {remedy}")
+}
+
+impl<'a> Load<'a> {
+    fn add(&mut self, resource: &'a str, touch: Touch, place: &Place) {
+        let is_there = place.look().is_ok_and(|meta| meta.is_some());
+        let bytes = match touch {
+            Touch::Replace(bytes) => bytes,
+            Touch::Make | Touch::Inside => 0,
+            Touch::Set | Touch::Own => return,
+        };
+        self.bytes += bytes;
+        self.entries += u64::from(!is_there);
+        if self.biggest.is_none_or(|(most, _)| most < bytes) {
+            self.biggest = Some((bytes, resource));
+        }
+    }
+
+    /// The problem of a disk that has no room for it.
+    fn too_much(self) -> Option<(String, &'static str, String)> {
+        let (disk, (_, biggest)) = (self.disk?, self.biggest?);
+        // Each file is written beside its place, so that one more is there for a moment.
+        if disk.free_entries.is_some_and(|free| free < self.entries + 1) {
+            let message = format!(
+                "with all else that goes there its disk needs room for {} more files, and has it for {}: remove files from it",
+                self.entries + 1,
+                disk.free_entries.unwrap_or_default()
+            );
+            return Some((biggest.to_owned(), "NoSpace", message));
+        }
+        let free = disk.free.filter(|free| *free < self.bytes + RESERVE)?;
+        let message = format!(
+            "with all else that goes there its disk needs {} KiB, {} KiB of which stay free, and has {} KiB: free some space, or choose another path",
+            (self.bytes + RESERVE).div_ceil(1024),
+            RESERVE / 1024,
+            free / 1024
+        );
+        Some((biggest.to_owned(), "NoSpace", message))
+    }
+}
