@@ -27,7 +27,7 @@ pub use crate::resource::{Change, Payload, Problem, Step};
 
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
-use crate::host::write::Staged;
+use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
@@ -209,6 +209,9 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         ));
     }
     planner.locate(request, &others);
+    for path in &owed.written {
+        planner.pass_over(leftover_of(path));
+    }
 
     let (mut groups, mut users, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     for resource in resources {
@@ -381,12 +384,12 @@ async fn run(
         created: request.created.clone(),
         revision: request.revision.clone(),
     };
-    let owed = owed_by(plan);
-    book::open(host, request, plan).map_err(state)?;
-    host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
     for path in &plan.owed.written {
         host.root.remove_leftover(path).map_err(|error| Failure::of("leftover", &error, &[]))?;
     }
+    let owed = owed_by(plan);
+    book::open(host, request, plan).map_err(state)?;
+    host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
 
     let mut jobs = Vec::new();
     // Programs are brought beside their places before the first file is changed, so that a full disk leaves the files as
@@ -528,7 +531,8 @@ fn owed_by(plan: &Plan) -> Owed {
     let mut owed = plan.owed.clone();
     for step in &plan.steps {
         match &step.action {
-            Action::WriteFile { path, .. }
+            Action::MakeDirectory { path, .. }
+            | Action::WriteFile { path, .. }
             | Action::Download { path, .. }
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
@@ -538,8 +542,7 @@ fn owed_by(plan: &Plan) -> Owed {
             Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
                 owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
             }
-            Action::MakeDirectory { .. }
-            | Action::SetAccess { .. }
+            Action::SetAccess { .. }
             | Action::OwnBelow { .. }
             | Action::Reload
             | Action::Enable { .. }
