@@ -16,7 +16,7 @@ use std::future::Future;
 
 use crds::Sha256;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{FORMAT, PRESET_VERSION, Resource, Revision};
+use crds::revision::{FORMAT, PRESET_VERSION, Resource, Revision, Trust};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
@@ -67,6 +67,8 @@ pub struct Plan {
     pub held_back: Vec<Change>,
     /// What should be looked at but stops nothing.
     pub warnings: Vec<String>,
+    /// How its downloads reach their servers.
+    trust: Trust,
     owed: Owed,
     notes: Notes,
 }
@@ -92,7 +94,7 @@ impl Plan {
     /// # Errors
     /// If what was fetched before cannot be read.
     pub fn has_downloads(&self, host: &Host) -> Result<bool, HostError> {
-        for (_, _, _, digest) in self.downloads() {
+        for (_, _, digest) in self.downloads() {
             if !host.cache.has(digest)? {
                 return Ok(true);
             }
@@ -105,10 +107,10 @@ impl Plan {
         self.steps.iter().any(|step| step.action.starts())
     }
 
-    /// What is downloaded: the change, the path, where it comes from, the digest.
-    fn downloads(&self) -> impl Iterator<Item = (&Change, &str, &[String], Sha256)> {
+    /// What is downloaded: the change, where it comes from, the digest.
+    fn downloads(&self) -> impl Iterator<Item = (&Change, &[String], Sha256)> {
         self.steps.iter().filter_map(|step| match &step.action {
-            Action::Download { path, urls, digest, .. } => Some((&step.change, &**path, &**urls, *digest)),
+            Action::Download { urls, digest, .. } => Some((&step.change, &**urls, *digest)),
             _ => None,
         })
     }
@@ -175,10 +177,10 @@ pub trait Observer {
     fn begins(&self, _change: &Change) {}
     /// A change was made.
     fn done(&self, _change: &Change) {}
-    /// A download has got so far.
-    fn downloaded(&self, _path: &str, _bytes: u64, _total: Option<u64>) {}
+    /// A download has got so far, in bytes; the first word may tell of what an earlier run left.
+    fn downloaded(&self, _change: &Change, _bytes: u64, _total: Option<u64>) {}
     /// A download has ended, well or not.
-    fn download_ended(&self, _path: &str) {}
+    fn download_ended(&self, _change: &Change) {}
 }
 
 /// Compares a host with what it shall have. Changes nothing.
@@ -275,7 +277,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    Ok(Plan { steps, problems, held_back, warnings, owed, notes })
+    Ok(Plan { steps, problems, held_back, warnings, trust: revision.trust.clone(), owed, notes })
 }
 
 /// What was seen; nothing, and the reason noted, if it could not be.
@@ -304,14 +306,14 @@ pub async fn fetch(
     let slots = Semaphore::new(MAX_DOWNLOADS);
     let mut running: FuturesUnordered<_> = plan
         .downloads()
-        .map(|(change, path, urls, digest)| {
+        .map(|(change, urls, digest)| {
             let slots = &slots;
             async move {
                 let _slot = slots.acquire().await;
                 observer.begins(change);
-                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(path, bytes, total);
-                let fetched = host.downloads.fetch(&host.cache, urls, digest, &progress).await;
-                observer.download_ended(path);
+                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(change, bytes, total);
+                let fetched = host.downloads.fetch(&host.cache, urls, digest, &plan.trust, &progress).await;
+                observer.download_ended(change);
                 fetched.map_err(|error| Failure {
                     reason: error.reason.to_owned(),
                     message: format!("{}: {}", change.resource, error.message),
@@ -429,7 +431,8 @@ async fn run(
     }
 
     if plan.steps.is_empty() {
-        return Ok(());
+        // What broke off for a revision before this one is of no use any more.
+        return prune(host, node_bootstrap, Some(&request.revision)).map_err(state);
     }
     let again = self::plan(host, request).await.map_err(|error| Failure::of("verify", &error, &[]))?;
     if let Some(failure) = Failure::of_problems(&again.problems) {
@@ -495,6 +498,7 @@ pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Reque
         node_bootstrap: node_bootstrap.to_owned(),
         uid: String::new(),
         cluster: ledger.cluster,
+        trust: Trust::default(),
         resources: Vec::new(),
     };
     Ok(Request {

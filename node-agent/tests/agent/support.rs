@@ -299,20 +299,33 @@ impl Machine {
         request: &Request,
         changes: usize,
     ) -> Result<Vec<Change>, Failure> {
-        let host = self.host();
-        let plan = engine::plan(&host, request).await.expect("a plan");
+        self.apply_on_until(&self.host(), request, changes).await
+    }
+
+    /// Applies in this process.
+    pub(crate) async fn apply_on(&self, host: &Host, request: &Request) -> Result<Vec<Change>, Failure> {
+        self.apply_on_until(host, request, usize::MAX).await
+    }
+
+    async fn apply_on_until(
+        &self,
+        host: &Host,
+        request: &Request,
+        changes: usize,
+    ) -> Result<Vec<Change>, Failure> {
+        let plan = engine::plan(host, request).await.expect("a plan");
         let stop = CancellationToken::new();
-        engine::fetch(&host, &plan, &Quiet, &stop).await?;
+        engine::fetch(host, &plan, &Quiet, &stop).await?;
         // A process that another test is just starting holds all locks of this one for a moment.
         let lock = host.state.lock(|| {}).await.expect("a lock");
         if changes == usize::MAX {
-            return engine::apply(&host, request, &plan, lock, &Quiet, &stop).await;
+            return engine::apply(host, request, &plan, lock, &Quiet, &stop).await;
         }
         let observer = StopAfter { stop: stop.clone(), left: Cell::new(changes) };
         if changes == 0 {
             stop.cancel();
         }
-        engine::apply(&host, request, &plan, lock, &observer, &stop).await
+        engine::apply(host, request, &plan, lock, &observer, &stop).await
     }
 
     /// Everything on the machine but the agent's own state: kind, owner, mode, content of each path.
