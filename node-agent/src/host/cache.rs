@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use sha2::Digest;
 
 use super::digest::Digests;
+use super::failpoint::reach;
 use super::root::{Kind, Place, errno_of};
 use super::{HostError, Root};
 
@@ -216,6 +217,7 @@ impl Part {
     /// # Errors
     /// If the disk does not take it.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), HostError> {
+        reach();
         self.file.write_all_at(bytes, self.length).map_err(|error| self.refused("write", &error))?;
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
@@ -239,6 +241,7 @@ impl Part {
     /// If it cannot be renamed.
     pub fn finish(mut self, cache: &Cache, digest: Sha256) -> Result<(), HostError> {
         let place = cache.place(digest, "")?;
+        reach();
         rustix::fs::renameat(self.place.fd(), self.place.name.as_str(), place.fd(), place.name.as_str())
             .map_err(HostError::io(&place.real, "put it in place"))?;
         self.finished = true;
