@@ -11,6 +11,7 @@ use similar::TextDiff;
 
 use crate::engine::{Plan, Request, Step};
 use crate::host::Host;
+use crate::ledger::Item;
 use crate::resource::Action;
 
 /// The most lines that are shown of one file.
@@ -25,9 +26,11 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// One for each step of a plan; `None` where no content changes.
 pub fn of_plan(host: &Host, request: &Request, plan: &Plan) -> Vec<Option<String>> {
     let secrets = secrets(host, request);
+    let known = known(host);
     let of_step = |step: &Step| {
         let Action::WriteFile { path, content, .. } = &step.action else { return None };
-        of_file(host, path, &content.0, secrets.contains(&step.change.resource))
+        let is_secret = secrets.contains(&step.change.resource) || known.contains(path.as_str());
+        of_file(host, path, &content.0, is_secret)
     };
     plan.steps.iter().map(of_step).collect()
 }
@@ -43,6 +46,14 @@ fn secrets(host: &Host, request: &Request) -> BTreeSet<String> {
     all.flat_map(|Revision { resources, .. }| resources).filter(is_secret).map(ToString::to_string).collect()
 }
 
+/// The paths that hold a secret value, or held one, as far as any ledger of this host has it in writing.
+fn known(host: &Host) -> BTreeSet<String> {
+    let ledgers = host.state.other_ledgers("").unwrap_or_default();
+    let entries = ledgers.iter().flat_map(|ledger| ledger.entries()).filter(|(_, entry)| entry.secret);
+    let path = |item: &Item| if let Item::Path(path) = item { Some(path.clone()) } else { None };
+    entries.filter_map(|(item, _)| path(item)).collect()
+}
+
 fn of_file(host: &Host, path: &str, new: &[u8], is_secret: bool) -> Option<String> {
     if is_secret {
         return Some("(secret: not shown)".to_owned());
@@ -50,8 +61,8 @@ fn of_file(host: &Host, path: &str, new: &[u8], is_secret: bool) -> Option<Strin
     let read = host.root.locate(path).and_then(|place| place.read(MAX_BYTES));
     match read {
         Ok(Some((old, _))) if old == new => None,
-        Ok(Some((_, meta))) if meta.mode & 0o044 == 0 => {
-            Some("(what is there is for its owner alone to read: not shown)".to_owned())
+        Ok(Some((_, meta))) if meta.mode & 0o004 == 0 => {
+            Some("(what is there is not for everybody to read: not shown)".to_owned())
         }
         Ok(Some((old, _))) => Some(unified(path, Some(&old), new)),
         Ok(None) => Some(unified(path, None, new)),

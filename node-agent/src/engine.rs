@@ -16,7 +16,7 @@ use std::future::Future;
 
 use crds::Sha256;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{FORMAT, PRESET_VERSION, Resource, Revision, Trust};
+use crds::revision::{Content, FORMAT, PRESET_VERSION, Resource, Revision, Trust};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub use crate::resource::{Change, Payload, Problem, Step};
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::write::{Staged, leftover_of};
-use crate::host::{Host, HostError};
+use crate::host::{Host, HostError, Place};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
 use crate::resource::{Action, Planner, binary, directory, disk, file, group, path_of, removal, unit, user};
@@ -262,11 +262,19 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         let path = planner.real(&path_of(resource)?)?;
         Some((Item::Path(path), units.iter().map(ToString::to_string).collect()))
     });
+    let secrets = resources.iter().filter_map(|resource| match resource {
+        Resource::File(file) if matches!(file.content, Content::Secret { .. }) => {
+            planner.real(file.path.as_str()).map(Item::Path)
+        }
+        _ => None,
+    });
     let notes = Notes {
         restarts: restarts.collect(),
         recursive: planner.recursive().clone(),
         settled: removal.settled,
         handed: removal.handed,
+        moved: removal.moved,
+        secrets: secrets.collect(),
         units: units.clone(),
         ledger,
         claimed: claimed.into_iter().chain(removal.kept).collect(),
@@ -427,7 +435,7 @@ async fn run(
         None => or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?,
     };
     if host.state.settle(node_bootstrap, &request.name).map_err(state)? {
-        book::close(host, request, plan).map_err(state)?;
+        book::close(host, request, plan, made).map_err(state)?;
     }
 
     if plan.steps.is_empty() {
@@ -676,17 +684,33 @@ async fn step_by<'a>(
             };
             put().map_err(refused)?;
         }
-        Action::GiveBack { made, owners } => {
+        Action::GiveBack { entry, owners } => {
+            let mut kept = Vec::new();
             for (path, before) in owners {
-                // What cannot be reached any more is somebody else's by now.
-                let Ok(place) = root.locate(path) else { continue };
-                root.give_back(&place, *made, *before).map_err(refused)?;
+                let give = |place: Place| {
+                    let is_same = || {
+                        let now = host.digests.of(&place).ok().flatten();
+                        before.digest.is_some() && now == before.digest
+                    };
+                    root.give_back(&place, &|owner| entry.gave(owner), before.ids, &is_same)
+                };
+                if !root.locate(path).and_then(give).unwrap_or(false) {
+                    kept.push(path.as_str());
+                }
+            }
+            if let Some(first) = kept.first() {
+                let of =
+                    if kept.len() == 1 { String::new() } else { format!(" and {} more", kept.len() - 1) };
+                left = Some(format!(
+                    "{first}{of} inside keeps its owner: other hard links lead to it, or something else has changed it since"
+                ));
             }
         }
         Action::Leave => {}
     }
-    observer.done(&step.change);
-    made.push(left.map_or_else(|| step.change.clone(), |why| Change::left(&step.change.resource, &why)));
+    let change = left.map_or_else(|| step.change.clone(), |why| Change::left(&step.change.resource, &why));
+    observer.done(&change);
+    made.push(change);
     Ok(())
 }
 

@@ -59,11 +59,24 @@ pub enum Shape {
     /// What is inside a directory has this owner and group.
     Owned(u32, u32),
     /// What was inside a directory, by real path, as it was before each got another owner.
-    Owners(BTreeMap<String, Ids>),
+    Owners(BTreeMap<String, Before>),
     /// Whether a unit runs, or starts at boot.
     Is(bool),
     /// Something that is never made or replaced: a link, a device.
     Other,
+}
+
+/// How an entry inside a directory was before it got another owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Before {
+    /// Owner, group, mode.
+    #[serde(flatten)]
+    pub ids: Ids,
+    /// Of a file with set-uid or set-gid bits the digest of its content: only with that content it gets them back, since
+    /// its owner between may have written anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Sha256>,
 }
 
 impl Shape {
@@ -110,7 +123,8 @@ impl Shape {
             && (mode(first.mode) || mode(last.mode))
     }
 
-    fn give_to(&mut self, (uid, gid): (u32, u32)) {
+    /// Gives a file or directory to an owner.
+    pub fn give_to(&mut self, (uid, gid): (u32, u32)) {
         if let Self::Directory(ids) | Self::File { ids, .. } = self {
             (ids.uid, ids.gid) = (uid, gid);
         }
@@ -139,6 +153,12 @@ pub struct Entry {
     pub made: Shape,
     /// Whether that was done. If not, the host tells.
     pub done: bool,
+    /// How it was found before that, until it is done: what an earlier run made of it, if this one was killed or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<Shape>,
+    /// Its content is, or was once, a secret value: it is never shown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secret: bool,
     /// Given up: what was made stays, unless it is claimed again or put back by hand.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub given_up: bool,
@@ -160,7 +180,14 @@ impl Entry {
     /// Whether what is found is what a run of ours left: as it was before, as it was made, or, where that takes more than
     /// one step, between the two.
     pub fn is_ours(&self, found: &Shape) -> bool {
-        found.is_alike(&self.made) || self.prior().is_some_and(|prior| found.is_between(prior, &self.made))
+        let mut before = self.prior().into_iter().chain(&self.was);
+        found.is_alike(&self.made) || before.any(|before| found.is_between(before, &self.made))
+    }
+
+    /// Whether what is inside a directory was given to this owner, by this run or the one before.
+    pub fn gave(&self, owner: (u32, u32)) -> bool {
+        let given = Shape::Owned(owner.0, owner.1);
+        self.made == given || self.was.as_ref() == Some(&given)
     }
 }
 
@@ -195,24 +222,38 @@ impl Ledger {
     /// # Errors
     /// In words, if it is damaged or of a newer format.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("its first line has no end")?;
+        Self::parse(bytes).map_err(|(cause, is_newer)| match is_newer {
+            true => format!("{cause}: use the agent that wrote it"),
+            false => format!(
+                "{cause}: restore it from a backup, or remove it, and all that is on this host now counts as having been there before"
+            ),
+        })
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, (String, bool)> {
+        let damaged = |error: serde_json::Error| (error.to_string(), false);
+        let end = bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or(("its first line has no end".to_owned(), false))?;
         let (head, rest) = bytes.split_at(end);
-        let format: serde_json::Value = serde_json::from_slice(head).map_err(|error| error.to_string())?;
+        let format: serde_json::Value = serde_json::from_slice(head).map_err(damaged)?;
         match format.get("format").and_then(serde_json::Value::as_u64) {
             Some(format) if format == u64::from(FORMAT) => {}
             Some(format) => {
-                return Err(format!(
-                    "format {format} is not {FORMAT}, the one that this agent knows: use the agent that wrote it"
+                return Err((
+                    format!("format {format} is not {FORMAT}, the one that this agent knows"),
+                    true,
                 ));
             }
-            None => return Err("its first line names no format".to_owned()),
+            None => return Err(("its first line names no format".to_owned(), false)),
         }
-        let head: Head = serde_json::from_slice(head).map_err(|error| error.to_string())?;
+        let head: Head = serde_json::from_slice(head).map_err(damaged)?;
         let body = &rest[1..];
         if head.sha256 != digest_of(body) {
-            return Err("its digest is not that of its content: it was cut or changed".to_owned());
+            return Err(("its digest is not that of its content: it was cut or changed".to_owned(), false));
         }
-        let Body { cluster, entries } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let Body { cluster, entries } = serde_json::from_slice(body).map_err(damaged)?;
         Ok(Self { cluster, entries: entries.into_iter().collect() })
     }
 
@@ -257,6 +298,8 @@ impl Ledger {
     pub fn intend(&mut self, item: Item, found: Shape, made: Shape) {
         let old = self.entries.remove(&item).filter(|old| old.done || old.is_ours(&found));
         let restart = old.as_ref().map(|old| old.restart.clone()).unwrap_or_default();
+        let secret = old.as_ref().is_some_and(|old| old.secret);
+        let was = (found != made).then(|| found.clone());
         let provenance = match old {
             Some(Entry { provenance: Provenance::Adopted, made: adopted, .. })
                 if !adopted.is_alike(&made) && found != Shape::Absent =>
@@ -270,7 +313,8 @@ impl Ledger {
                 found => Provenance::Modified(found),
             },
         };
-        self.entries.insert(item, Entry { provenance, made, done: false, given_up: false, restart });
+        self.entries
+            .insert(item, Entry { provenance, made, done: false, was, secret, given_up: false, restart });
     }
 
     /// What is found, with the owner that it had before a recursive change gave it another; from here on it has an entry
@@ -288,12 +332,12 @@ impl Ledger {
     fn take_owner(&mut self, path: &str, now: Ids) -> Option<(u32, u32)> {
         let mut first = None;
         for entry in self.entries.values_mut() {
-            let made = entry.made.clone();
+            let is_given = entry.gave((now.uid, now.gid));
             if let Provenance::Modified(Shape::Owners(owners)) = &mut entry.provenance
                 && let Some(before) = owners.remove(path)
-                && made == Shape::Owned(now.uid, now.gid)
+                && is_given
             {
-                first = Some((before.uid, before.gid));
+                first = Some((before.ids.uid, before.ids.gid));
             }
         }
         first
@@ -301,31 +345,57 @@ impl Ledger {
 
     /// Notes that what is inside a directory will be given to an owner: `found` is what differs, by real path. What has
     /// an entry of its own is remembered there.
-    pub fn intend_inside(&mut self, directory: &str, found: BTreeMap<String, Ids>, owner: (u32, u32)) {
+    pub fn intend_inside(&mut self, directory: &str, found: BTreeMap<String, Before>, owner: (u32, u32)) {
         let item = Item::Inside(directory.to_owned());
-        let mut owners = match self.entries.remove(&item).map(|old| old.provenance) {
+        let made = Shape::Owned(owner.0, owner.1);
+        let old = self.entries.remove(&item);
+        // Of two edits the first of which was not done, what the host has is the first's.
+        let was = old
+            .as_ref()
+            .and_then(|old| if old.made == made { old.was.clone() } else { Some(old.made.clone()) });
+        let mut owners = match old.map(|old| old.provenance) {
             Some(Provenance::Modified(Shape::Owners(owners))) => owners,
             _ => BTreeMap::new(),
         };
-        for (path, mut ids) in found {
+        for (path, mut before) in found {
             match self.entries.get_mut(&Item::Path(path.clone())) {
-                Some(entry) => entry.made.give_to(owner),
+                Some(entry) => {
+                    entry.was = Some(entry.made.clone());
+                    entry.made.give_to(owner);
+                }
                 None => {
-                    if let Some(before) = self.take_owner(&path, ids) {
-                        (ids.uid, ids.gid) = before;
+                    if let Some(first) = self.take_owner(&path, before.ids) {
+                        (before.ids.uid, before.ids.gid) = first;
                     }
-                    owners.entry(path).or_insert(ids);
+                    owners.entry(path).or_insert(before);
                 }
             }
         }
         let provenance = Provenance::Modified(Shape::Owners(owners));
-        let made = Shape::Owned(owner.0, owner.1);
-        let entry = Entry { provenance, made, done: false, given_up: false, restart: BTreeSet::new() };
+        let entry = Entry {
+            provenance,
+            made,
+            done: false,
+            was,
+            secret: false,
+            given_up: false,
+            restart: BTreeSet::new(),
+        };
         self.entries.insert(item, entry);
     }
 
+    /// Who owned a path before a recursive directory gave it to this owner.
+    pub fn owner_before(&self, path: &str, now: (u32, u32)) -> Option<(u32, u32)> {
+        self.entries.values().filter(|entry| entry.gave(now)).find_map(|entry| match &entry.provenance {
+            Provenance::Modified(Shape::Owners(owners)) => {
+                owners.get(path).map(|before| (before.ids.uid, before.ids.gid))
+            }
+            _ => None,
+        })
+    }
+
     /// Notes who owned a path before, which a recursive directory is answerable for from now on.
-    pub fn remember_inside(&mut self, directory: &str, path: &str, before: Ids) {
+    pub fn remember_inside(&mut self, directory: &str, path: &str, before: Before) {
         let above = self.entries.get_mut(&Item::Inside(directory.to_owned()));
         if let Some(Entry { provenance: Provenance::Modified(Shape::Owners(owners)), .. }) = above {
             owners.entry(path.to_owned()).or_insert(before);
@@ -341,7 +411,30 @@ impl Ledger {
 
     /// All that was intended is done.
     pub fn settle(&mut self) {
-        self.entries.values_mut().for_each(|entry| entry.done = true);
+        for entry in self.entries.values_mut() {
+            (entry.done, entry.was) = (true, None);
+        }
+    }
+
+    /// The content of a thing is a secret value.
+    pub fn keep_secret(&mut self, item: &Item) {
+        if let Some(entry) = self.entries.get_mut(item) {
+            entry.secret = true;
+        }
+    }
+
+    /// A thing is left as it is, but known still: by hand it can be put back later.
+    pub fn leave(&mut self, item: &Item) {
+        if let Some(entry) = self.entries.get_mut(item) {
+            entry.given_up = true;
+        }
+    }
+
+    /// A thing lies at another path from now on.
+    pub fn moved(&mut self, from: &str, to: &str) {
+        if let Some(entry) = self.entries.remove(&Item::Path(from.to_owned())) {
+            self.entries.entry(Item::Path(to.to_owned())).or_insert(entry);
+        }
     }
 
     /// A thing is no longer ours: it was put back, or is left.
@@ -409,8 +502,22 @@ mod tests {
     }
 
     #[test]
+    fn an_edit_that_was_not_done_does_not_forget_what_was_there_first() {
+        let mut ledger = Ledger::default();
+        ledger.intend(path("/f"), file(9, 7), file(1, 0));
+        ledger.settle();
+        // The edit is killed, so that the file is still the first's; then another edit, killed too.
+        ledger.intend(path("/f"), file(1, 0), file(2, 0));
+        assert!(ledger.get(&path("/f")).is_some_and(|entry| entry.is_ours(&file(1, 0))));
+        ledger.intend(path("/f"), file(1, 0), file(3, 0));
+        ledger.intend(path("/f"), file(3, 0), file(4, 0));
+        assert_eq!(provenance(&ledger, &path("/f")), Provenance::Modified(file(9, 7)));
+        assert!(!ledger.get(&path("/f")).is_some_and(|entry| entry.is_ours(&file(8, 0))), "somebody else's");
+    }
+
+    #[test]
     fn each_path_has_one_memory_of_its_owner() {
-        let ids = |uid| Ids { uid, gid: uid, mode: 0o644 };
+        let ids = |uid| Before { ids: Ids { uid, gid: uid, mode: 0o644 }, digest: None };
         let owners = |ledger: &Ledger| match provenance(ledger, &Item::Inside("/d".to_owned())) {
             Provenance::Modified(Shape::Owners(owners)) => owners,
             other => panic!("{other:?}"),

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::Sha256;
 use sha2::Digest;
 
-use super::{Plan, Request};
+use super::{Change, Plan, Request};
 use crate::host::accounts::Accounts;
+use crate::host::state::MAX_PRIORS;
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 use crate::host::{Host, HostError, Kind, items};
-use crate::ledger::{Item, Ledger, Provenance, Shape};
+use crate::ledger::{Before, Item, Ledger, Provenance, Shape};
 use crate::resource::{Action, Step};
 
 /// What a plan knows for the ledger.
@@ -27,7 +28,11 @@ pub(crate) struct Notes {
     /// Entries that are done with.
     pub(crate) settled: Vec<Item>,
     /// Owners that a recursive directory is answerable for from now on.
-    pub(crate) handed: Vec<(String, String, Ids)>,
+    pub(crate) handed: Vec<(String, String, Before)>,
+    /// Paths that lie elsewhere now: from, to.
+    pub(crate) moved: Vec<(String, String)>,
+    /// What holds a secret value.
+    pub(crate) secrets: Vec<Item>,
     /// The states of units.
     pub(crate) units: BTreeMap<String, UnitState>,
 }
@@ -46,9 +51,10 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     let mut ledger = notes.ledger.clone();
     let accounts = Accounts::load(&host.root)?;
     let look = |item: &Item| items::look(host, &accounts, &notes.units, item);
-    for item in &notes.settled {
-        ledger.release(item);
+    for (from, to) in &notes.moved {
+        ledger.moved(from, to);
     }
+    let others = host.state.other_ledgers(node_bootstrap)?;
     for (directory, owner) in &notes.recursive {
         ledger.intend_inside(directory, BTreeMap::new(), *owner);
     }
@@ -59,7 +65,15 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         if let Action::OwnBelow { path, owner, skip } = &step.action {
             let place = host.root.locate(path)?;
             let swept = host.root.sweep(&place, *owner, &|path| skip.of(path), false)?;
-            ledger.intend_inside(path, swept.differ, *owner);
+            let differ = swept.differ.into_iter().map(|(path, ids)| {
+                let digest = digest_before(host, &path, ids)?;
+                let mut ids = ids;
+                if let Some(first) = first_owner(&others, &path, ids) {
+                    (ids.uid, ids.gid) = first;
+                }
+                Ok((path, Before { ids, digest }))
+            });
+            ledger.intend_inside(path, differ.collect::<Result<_, HostError>>()?, *owner);
             continue;
         }
         let Some(item) = item_of(step) else { continue };
@@ -70,7 +84,7 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         }
         let found = look(&item)?;
         let made = made_by(&step.action, &found);
-        ledger.intend(item.clone(), found.clone(), made.clone());
+        ledger.intend(item.clone(), before_others(&others, &ledger, &item, found.clone()), made.clone());
         keep(host, node_bootstrap, &ledger, &item, &found, &made)?;
     }
     for item in &notes.claimed {
@@ -80,8 +94,15 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         }
         let found = look(item)?;
         if !matches!(found, Shape::Absent | Shape::Other) {
-            ledger.intend(item.clone(), found.clone(), found);
+            ledger.intend(item.clone(), before_others(&others, &ledger, item, found.clone()), found);
         }
+    }
+    // Only now: what a recursive directory knows of owners may have been asked for above.
+    for item in &notes.settled {
+        ledger.release(item);
+    }
+    for item in &notes.secrets {
+        ledger.keep_secret(item);
     }
     for (item, units) in &notes.restarts {
         ledger.restarts(item, units.iter().cloned());
@@ -92,15 +113,50 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     host.state.write_ledger(node_bootstrap, &ledger)
 }
 
-/// All is done, and what was put back is no longer ours.
-pub(super) fn close(host: &Host, request: &Request, plan: &Plan) -> Result<(), HostError> {
+/// All is done, and what was put back is no longer ours. What was left is known still, so that it can be put back by hand
+/// when what was in the way is gone. `made`: what was done.
+pub(super) fn close(host: &Host, request: &Request, plan: &Plan, made: &[Change]) -> Result<(), HostError> {
     let Request { revision, .. } = request;
     let mut ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster))?;
-    for item in plan.steps.iter().filter_map(|step| step.undoes.as_ref()) {
-        ledger.release(item);
-    }
+    let left: BTreeSet<&str> =
+        made.iter().filter(|change| change.is_left()).map(|change| change.resource.as_str()).collect();
     ledger.settle();
+    for step in &plan.steps {
+        match &step.undoes {
+            Some(item) if left.contains(step.change.resource.as_str()) => ledger.leave(item),
+            Some(item) => ledger.release(item),
+            None => {}
+        }
+    }
     host.state.write_ledger(&revision.node_bootstrap, &ledger)
+}
+
+/// The digest of a file that has set-uid or set-gid bits to lose.
+fn digest_before(host: &Host, path: &str, ids: Ids) -> Result<Option<Sha256>, HostError> {
+    if ids.mode & 0o6000 == 0 {
+        return Ok(None);
+    }
+    let place = host.root.locate(path)?;
+    match place.look()? {
+        Some(meta) if meta.kind == Kind::File && meta.size <= MAX_PRIORS => host.digests.of(&place),
+        _ => Ok(None),
+    }
+}
+
+/// Who owned a path before a recursive directory of another NodeBootstrap got it.
+fn first_owner(others: &[Ledger], path: &str, now: Ids) -> Option<(u32, u32)> {
+    others.iter().find_map(|ledger| ledger.owner_before(path, (now.uid, now.gid)))
+}
+
+/// What is found, with the owner that it had before another NodeBootstrap's recursive directory got it; that of what is
+/// known already stays as it is found.
+fn before_others(others: &[Ledger], ledger: &Ledger, item: &Item, mut found: Shape) -> Shape {
+    if let (Item::Path(path), Some(ids), None) = (item, found.ids(), ledger.get(item))
+        && let Some(first) = first_owner(others, path, ids)
+    {
+        found.give_to(first);
+    }
+    found
 }
 
 /// Keeps the content of a file that is about to be replaced, if it is what was there before.

@@ -116,14 +116,24 @@ pub enum HostError {
         cause: String,
     },
     /// The ledger cannot be understood: without it nobody knows what was there before.
-    #[error(
-        "{path} cannot be used: {cause}. Restore it from a backup, or remove it: then all that is on this host now counts as having been there before"
-    )]
+    #[error("{path} cannot be used: {cause}")]
     Ledger {
         /// The file.
         path: String,
         /// Why.
         cause: String,
+    },
+    /// There would be more to write down than is ever read again.
+    #[error(
+        "{path} would have {size} bytes, at most {max} are possible: name fewer or smaller directories as recursive"
+    )]
+    LedgerFull {
+        /// The ledger.
+        path: String,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        max: u64,
     },
     /// What is to be replaced cannot be kept, so that nobody could put it back.
     #[error(
@@ -165,6 +175,7 @@ impl HostError {
             Self::State { .. } => "StateDamaged",
             Self::Ledger { .. } => "LedgerDamaged",
             Self::PriorsFull { .. } => "PriorsFull",
+            Self::LedgerFull { .. } => "TooLarge",
             Self::Unsupported(_) => "Unsupported",
         }
     }

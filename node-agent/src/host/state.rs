@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
+use super::digest::Digests;
 use super::root::{Kind, Place, errno_of};
 use super::write::{Ids, Staged};
 use super::{HostError, Root};
@@ -236,6 +237,10 @@ impl State {
         self.root.make_own_directory(&format!("{STATE_DIR}/{node_bootstrap}"))?;
         let place = self.root.locate(&ledger_path(node_bootstrap))?;
         let bytes = ledger.encode();
+        if bytes.len() as u64 > MAX_LEDGER {
+            let size = bytes.len() as u64;
+            return Err(HostError::LedgerFull { path: place.real, size, max: MAX_LEDGER });
+        }
         if place.read(MAX_LEDGER).is_ok_and(|old| old.is_some_and(|(old, _)| old == bytes)) {
             return Ok(());
         }
@@ -250,13 +255,22 @@ impl State {
         Ok(())
     }
 
-    /// Whether the content with this digest is kept.
+    /// Whether the content with this digest is kept, unharmed.
     ///
     /// # Errors
-    /// If the kernel refuses to tell.
+    /// If it cannot be read.
     pub fn has_prior(&self, node_bootstrap: &str, digest: Sha256) -> Result<bool, HostError> {
         let place = self.root.locate(&prior(node_bootstrap, digest))?;
-        Ok(place.look()?.is_some_and(|meta| meta.kind == Kind::File))
+        Ok(Digests::default().of(&place)? == Some(digest))
+    }
+
+    /// The ledgers of all NodeBootstraps on this host but one; those that cannot be read are passed over.
+    ///
+    /// # Errors
+    /// If the state directory cannot be listed.
+    pub fn other_ledgers(&self, node_bootstrap: &str) -> Result<Vec<Ledger>, HostError> {
+        let names = self.known()?.into_iter().filter(|name| name != node_bootstrap);
+        Ok(names.filter_map(|name| self.ledger(&name, None).ok()).collect())
     }
 
     /// Keeps the content of a file, before it is replaced.

@@ -373,28 +373,36 @@ impl Root {
         }
     }
 
-    /// Gives an entry of whatever kind back its owner, if nobody has changed it since it was `made` so; whether it did.
+    /// Gives an entry of whatever kind back its owner, if nobody has changed it since it was `made` so; whether it has it
+    /// now. Set-uid and set-gid bits, which a change of owner takes with it, come back if `is_same` says that its content
+    /// is what it was: asked when nobody but its owner before can write to it any more.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn give_back(&self, place: &Place, made: (u32, u32), before: Ids) -> Result<bool, HostError> {
-        let Some(meta) = place.look()? else { return Ok(false) };
-        let now = (meta.uid, meta.gid);
-        if (now != made && now != (before.uid, before.gid)) || check_links(place, &meta).is_err() {
-            return Ok(false);
-        }
-        let at = |action| HostError::io(&place.real, action);
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd =
-            rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::empty()).map_err(at("open"))?;
-        if now == made {
+    pub fn give_back(
+        &self,
+        place: &Place,
+        made: &dyn Fn((u32, u32)) -> bool,
+        before: Ids,
+        is_same: &dyn Fn() -> bool,
+    ) -> Result<bool, HostError> {
+        let Some(meta) = place.look()? else { return Ok(true) };
+        let (now, then) = ((meta.uid, meta.gid), (before.uid, before.gid));
+        if now != then {
+            if !made(now) || check_links(place, &meta).is_err() {
+                return Ok(false);
+            }
+            let at = |action| HostError::io(&place.real, action);
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::empty())
+                .map_err(at("open"))?;
             reach();
             rustix::fs::chownat(&fd, "", uid(before.uid), gid(before.gid), AtFlags::EMPTY_PATH)
                 .map_err(at("set the owner"))?;
         }
-        // A change of owner takes set-uid and set-gid bits with it; what others have made of the mode is theirs.
-        let lost = before.mode & 0o6000;
-        if meta.kind == Kind::File && lost != 0 && meta.mode == before.mode & !0o6000 {
+        let now = place.look()?.map_or(meta.mode, |meta| meta.mode);
+        let lost = now != before.mode && now & !0o6000 == before.mode & !0o6000;
+        if meta.kind == Kind::File && lost && is_same() {
             self.set_access(place, Kind::File, before)?;
         }
         sync_directory(place)?;

@@ -103,9 +103,11 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::SetAccess { path, .. } | Action::PutBack { path, content: None, .. } => {
             vec![(resource, path.clone(), Touch::Set)]
         }
-        Action::RemoveFile { path }
-        | Action::RemoveDirectory { path, .. }
-        | Action::PutBack { path, content: Some(_), .. } => vec![(resource, path.clone(), Touch::Replace(0))],
+        // That makes room.
+        Action::RemoveFile { path } | Action::RemoveDirectory { path, .. } => {
+            vec![(resource, path.clone(), Touch::Set)]
+        }
+        Action::PutBack { path, content: Some(_), .. } => vec![(resource, path.clone(), Touch::Replace(0))],
         Action::OwnBelow { path, .. } => vec![(resource, path.clone(), Touch::Own)],
         Action::WriteFile { path, content, .. } => {
             vec![(resource, path.clone(), Touch::Replace(content.0.len() as u64))]

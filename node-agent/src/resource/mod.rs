@@ -29,7 +29,7 @@ use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
 use crate::host::write::{Ids, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
-use crate::ledger::Item;
+use crate::ledger::{Before, Entry, Item};
 
 /// One change to the host, in words. No content is ever in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -171,8 +171,8 @@ pub(crate) enum Action {
         attributes: BTreeMap<String, String>,
     },
     GiveBack {
-        made: (u32, u32),
-        owners: BTreeMap<String, Ids>,
+        entry: Entry,
+        owners: BTreeMap<String, Before>,
     },
     Leave,
 }
@@ -322,7 +322,7 @@ impl<'a> Planner<'a> {
                 if let Some(mine) = claims.filter(|_| keeps).find_map(|claim| taken.get(&claim)) {
                     let with = &other.revision.node_bootstrap;
                     let message = format!(
-                        "belongs to the NodeBootstrap {with} on this host: take it out of one of them; if {with} is gone, remove {STATE_DIR}/{with}"
+                        "belongs to the NodeBootstrap {with} on this host: take it out of one of them; if {with} is gone, run nodebootstrap-agent revert {with} here, or remove {STATE_DIR}/{with} if all shall stay"
                     );
                     self.problem(mine.clone(), "Conflict", message);
                 }
@@ -369,7 +369,12 @@ impl<'a> Planner<'a> {
         Step { change, action, undoes: Some(item.clone()) }
     }
 
-    /// Whether what was at a path before is kept.
+    /// Whether another NodeBootstrap has a path that this one does not name.
+    pub(crate) fn is_of_others(&self, path: &str) -> bool {
+        self.skip.0.contains_key(path)
+    }
+
+    /// Whether what was at a path before is kept, unharmed.
     pub(crate) fn has_prior(&self, digest: Sha256) -> bool {
         self.host.state.has_prior(self.node_bootstrap, digest).unwrap_or(false)
     }

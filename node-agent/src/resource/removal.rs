@@ -14,7 +14,7 @@ use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 use crate::host::{Meta, items};
-use crate::ledger::{Entry, Item, Ledger, Provenance, Shape};
+use crate::ledger::{Before, Entry, Item, Ledger, Provenance, Shape};
 
 /// The programs that the agent's own pod runs under: from the pod they are never stopped.
 const NODE_UNITS: &[&str] = &[
@@ -44,7 +44,9 @@ pub(crate) struct Removal {
     /// Entries that are done with: what they speak of is as it was before.
     pub(crate) settled: Vec<Item>,
     /// Owners that a recursive directory of the revision is answerable for from now on: directory, path, before.
-    pub(crate) handed: Vec<(String, String, Ids)>,
+    pub(crate) handed: Vec<(String, String, Before)>,
+    /// Paths that lie elsewhere now, with what the revision names: from, to.
+    pub(crate) moved: Vec<(String, String)>,
 }
 
 /// The items of a revision's resources. `real`: where a path really lies.
@@ -111,6 +113,14 @@ pub(crate) fn plan(
             removal.settled.push(item.clone());
             continue;
         };
+        if let Some(real) = elsewhere(item, planner)
+            && claimed.contains(&Item::Path(real.clone()))
+        {
+            if let Item::Path(path) = item {
+                removal.moved.push((path.clone(), real));
+            }
+            continue;
+        }
         let found = items::look(planner.host, &planner.accounts, planner.units, item);
         let name = name_of(item, &entry.made);
         let left = |why: &str| (item, Change::left(&name, why), Action::Leave);
@@ -127,8 +137,14 @@ pub(crate) fn plan(
             removal.settled.push(item.clone());
             continue;
         }
-        if !entry.is_ours(&found) {
+        if !entry.is_ours(&found) || elsewhere(item, planner).is_some() {
             files.push(left("something else has changed it since"));
+            continue;
+        }
+        if let Item::Path(path) = item
+            && planner.is_of_others(path)
+        {
+            files.push(left("another NodeBootstrap on this host names it"));
             continue;
         }
         if let Some(unit) = spared.iter().find_map(|(unit, text)| needs(item, unit, text).then_some(unit)) {
@@ -164,14 +180,16 @@ pub(crate) fn plan(
                     }
                 }
             },
-            (Item::Path(path), Shape::Directory(ids)) => {
+            (Item::Path(path), Shape::Directory(ids)) if matches!(entry.made, Shape::Directory(_)) => {
                 let ids = handed_down(path, *ids, planner, &mut removal.handed);
                 let what = format!("{} again", planner.shown(ids));
                 let kind = crate::host::Kind::Directory;
                 let action = Action::SetAccess { path: path.clone(), kind, ids };
                 directories.push((item, change(&name, what, MADE), action));
             }
-            (Item::Path(path), Shape::File { ids, digest, attributes }) => {
+            (Item::Path(path), Shape::File { ids, digest, attributes })
+                if matches!(entry.made, Shape::File { .. }) =>
+            {
                 let same = matches!(found, Shape::File { digest: now, .. } if now == *digest);
                 let kept = same || planner.has_prior(*digest);
                 if !kept {
@@ -271,11 +289,18 @@ fn handed_down(
     path: &str,
     before: Ids,
     planner: &Planner<'_>,
-    handed: &mut Vec<(String, String, Ids)>,
+    handed: &mut Vec<(String, String, Before)>,
 ) -> Ids {
     let Some((top, (uid, gid))) = planner.recursion(path) else { return before };
-    handed.push((top, path.to_owned(), before));
+    handed.push((top, path.to_owned(), Before { ids: before, digest: None }));
     Ids { uid, gid, ..before }
+}
+
+/// Where a path really lies, if that is not where it lay: a directory above it was moved, and a link left in its place.
+fn elsewhere(item: &Item, planner: &Planner<'_>) -> Option<String> {
+    let Item::Path(path) = item else { return None };
+    let real = planner.host.root.locate(path).ok()?.real;
+    (real != *path).then_some(real)
 }
 
 /// Plans to give back what is inside a directory that is not recursive any more.
@@ -284,14 +309,9 @@ fn inside(
     entry: &Entry,
     claimed: &BTreeSet<Item>,
     planner: &Planner<'_>,
-    handed: &mut Vec<(String, String, Ids)>,
+    handed: &mut Vec<(String, String, Before)>,
 ) -> Option<(Change, Action)> {
-    let (Provenance::Modified(Shape::Owners(owners)), Shape::Owned(uid, gid)) =
-        (&entry.provenance, &entry.made)
-    else {
-        return None;
-    };
-    let made = (*uid, *gid);
+    let Provenance::Modified(Shape::Owners(owners)) = &entry.provenance else { return None };
     let mut back = BTreeMap::new();
     for (path, before) in owners {
         if claimed.contains(&Item::Path(path.clone())) {
@@ -301,14 +321,15 @@ fn inside(
             handed.push((top, path.clone(), *before));
             continue;
         }
-        let meta = planner.host.root.locate(path).and_then(|place| place.look()).ok().flatten();
+        let then = (before.ids.uid, before.ids.gid);
         let is_given = |meta: Meta| {
-            let now = (meta.uid, meta.gid);
             // Killed between the two steps, it has its owner again, but not its set-uid bit.
-            let lost = now == (before.uid, before.gid) && meta.mode == before.mode & !0o6000;
-            now == made || (lost && meta.mode != before.mode)
+            let lost = meta.mode != before.ids.mode && meta.mode & !0o6000 == before.ids.mode & !0o6000;
+            let now = (meta.uid, meta.gid);
+            (now != then && entry.gave(now)) || (now == then && lost && before.digest.is_some())
         };
-        if meta.is_some_and(is_given) && made != (before.uid, before.gid) {
+        let meta = planner.host.root.locate(path).and_then(|place| place.look()).ok().flatten();
+        if meta.is_some_and(is_given) {
             back.insert(path.clone(), *before);
         }
     }
@@ -318,7 +339,8 @@ fn inside(
     let entries = if back.len() == 1 { "1 entry".to_owned() } else { format!("{} entries", back.len()) };
     let change =
         change(&format!("directory {directory}"), format!("owner of {entries} inside as before"), MADE);
-    Some((change, Action::GiveBack { made, owners: back }))
+    let entry = Entry { provenance: Provenance::Adopted, ..entry.clone() };
+    Some((change, Action::GiveBack { entry, owners: back }))
 }
 
 /// Units that read what is put back run with it only after a restart.

@@ -112,7 +112,7 @@ fn a_plan_shows_how_content_changes_and_never_a_secret() {
     assert_eq!(code, 2, "{text}{error}");
     for shown in [
         "  + file /etc/conf: content\n      --- /etc/conf\n      +++ /etc/conf\n      @@ -1,2 +1,2 @@\n       a\n      -old\n      +new\n",
-        "file /etc/private: content, mode 0600 to 0644\n      (what is there is for its owner alone to read: not shown)\n",
+        "file /etc/private: content, mode 0600 to 0644\n      (what is there is not for everybody to read: not shown)\n",
         "file /etc/token: create, root:root 0644\n      (secret: not shown)\n",
         "      --- /dev/null\n      +++ /etc/systemd/system/x.service\n      @@ -0,0 +1,2 @@\n      +[Service]\n",
     ] {

@@ -352,7 +352,7 @@ async fn what_an_older_node_bootstrap_has_on_this_host_stays_its_own() {
     assert_eq!(reasons(&plan), conflicts);
     assert_eq!(
         plan.problems[1].message,
-        "belongs to the NodeBootstrap first on this host: take it out of one of them; if first is gone, remove /var/lib/nodebootstrap/first"
+        "belongs to the NodeBootstrap first on this host: take it out of one of them; if first is gone, run nodebootstrap-agent revert first here, or remove /var/lib/nodebootstrap/first if all shall stay"
     );
     // The older one is not stopped by what a younger one began before it.
     let older = named("zeroth", "2025-01-01T00:00:00Z", spec("/usr/bin/x"));

@@ -224,3 +224,175 @@ async fn a_damaged_ledger_stops_everything_and_says_what_to_do() {
         assert_eq!(machine.tree(), tree);
     }
 }
+
+fn recursive(owner: &str) -> Value {
+    json!({
+        "groups": [{"name": "k"}],
+        "users": [{"name": "k"}],
+        "directories": [{"path": "/srv/app", "owner": owner, "group": "k", "recursive": true}],
+    })
+}
+
+fn app() -> Machine {
+    let machine = Machine::new();
+    machine.directory("/srv/app");
+    machine.write("/srv/app/f", "theirs");
+    machine
+}
+
+#[tokio::test]
+async fn a_set_uid_program_whose_owner_between_wrote_to_it_is_none_afterwards() {
+    let machine = app();
+    machine.write("/srv/app/helper", "good");
+    machine.set("/srv/app/helper", 0, 0, 0o4755);
+    machine.apply(&request(recursive("k"))).await.unwrap();
+    std::fs::write(machine.path("/srv/app/helper"), "evil").unwrap();
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.access("/srv/app/helper"), (0, 0, 0o755));
+}
+
+#[tokio::test]
+async fn an_edit_that_was_killed_or_failed_does_not_forget_what_was_there_first() {
+    let with = |content: &str| {
+        request(
+            json!({"files": [{"path": "/etc/motd", "content": content}, {"path": "/etc/new", "content": content}]}),
+        )
+    };
+    for finished_before in [false, true] {
+        let machine = Machine::new();
+        machine.write("/etc/motd", "theirs");
+        let before = machine.tree();
+        machine.apply(&with("one")).await.unwrap();
+        machine.apply_until(&with("two"), 0).await.unwrap_err();
+        machine.apply_until(&with("three"), 1).await.unwrap_err();
+        if finished_before {
+            machine.apply(&with("three")).await.unwrap();
+        }
+        let made = machine.revert("workers").await.unwrap();
+        assert!(made.iter().all(|change| !change.is_left()), "{made:?}");
+        assert_eq!(machine.tree(), before);
+    }
+}
+
+#[tokio::test]
+async fn what_a_recursive_directory_gave_away_goes_back_to_who_had_it_first() {
+    let file = json!([{"path": "/srv/app/f", "content": "ours"}]);
+    let entry = || json!({"files": file.clone()});
+    let both = |owner| {
+        let mut both = recursive(owner);
+        both["files"] = file.clone();
+        both
+    };
+    for edits in [
+        vec![recursive("k"), entry()],
+        vec![recursive("k"), entry(), recursive("k")],
+        vec![both("k"), recursive("daemon"), both("k")],
+        vec![both("k"), recursive("daemon"), entry()],
+        vec![recursive("k"), recursive("daemon")],
+    ] {
+        let machine = app();
+        let before = machine.tree();
+        for edit in &edits {
+            machine.apply(&request(edit.clone())).await.unwrap();
+        }
+        machine.revert("workers").await.unwrap();
+        assert_eq!(machine.tree(), before, "{edits:?}");
+    }
+    // Killed while the owner changes from one to another.
+    let machine = app();
+    let before = machine.tree();
+    machine.apply(&request(recursive("k"))).await.unwrap();
+    machine.apply_until(&request(recursive("daemon")), 0).await.unwrap_err();
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn two_node_bootstraps_put_back_what_each_made_in_either_order() {
+    let of = |name: &str, spec: Value| crate::support::try_request(name, spec, &Default::default()).unwrap();
+    for order in [["a", "b"], ["b", "a"]] {
+        let machine = app();
+        let before = machine.tree();
+        machine.apply(&of("a", recursive("k"))).await.unwrap();
+        machine.apply(&of("b", json!({"files": [{"path": "/srv/app/f", "content": "ours"}]}))).await.unwrap();
+        for name in order {
+            machine.revert(name).await.unwrap();
+            if name == "b" && order[0] == "b" {
+                // What a has is inside its directory again.
+                machine.apply(&of("a", recursive("k"))).await.unwrap();
+            }
+        }
+        assert_eq!(machine.tree(), before, "{order:?}");
+    }
+    // What another one names is not taken away from it.
+    let machine = app();
+    let one = json!({"files": [{"path": "/etc/shared", "content": "x"}]});
+    machine.apply(&of("a", one.clone())).await.unwrap();
+    node_agent::engine::give_up(&machine.host(), "a").unwrap();
+    machine.apply(&of("b", one)).await.unwrap();
+    let made = machine.revert_by_hand("a").await.unwrap();
+    assert_eq!(
+        lines(&made),
+        ["file /etc/shared: left as it is: another NodeBootstrap on this host names it"]
+    );
+    assert!(machine.is_there("/etc/shared"));
+}
+
+#[tokio::test]
+async fn a_kept_content_that_is_not_what_it_was_is_not_put_back() {
+    let machine = Machine::new();
+    machine.write("/etc/motd", "theirs");
+    machine.apply(&request(json!({"files": [{"path": "/etc/motd", "content": "ours"}]}))).await.unwrap();
+    let kept =
+        std::fs::read_dir(machine.path("/var/lib/nodebootstrap/workers/priors")).unwrap().next().unwrap();
+    std::fs::write(kept.unwrap().path(), "their").unwrap();
+    let made = machine.revert("workers").await.unwrap();
+    assert_eq!(lines(&made), ["file /etc/motd: left as it is: what was there before was not kept"]);
+    assert_eq!(machine.read("/etc/motd"), "ours");
+}
+
+#[tokio::test]
+async fn what_is_of_another_kind_by_now_is_left_and_the_rest_goes() {
+    let machine = Machine::new();
+    machine.write("/etc/x", "theirs");
+    machine.apply(&request(json!({"files": [{"path": "/etc/x", "content": "ours"}]}))).await.unwrap();
+    std::fs::remove_file(machine.path("/etc/x")).unwrap();
+    let spec = json!({"directories": [{"path": "/etc/x"}], "files": [{"path": "/etc/y", "content": "y"}]});
+    machine.apply(&request(spec)).await.unwrap();
+    let made = machine.revert("workers").await.unwrap();
+    let left = made.iter().filter(|change| change.is_left()).map(|change| change.resource.as_str());
+    let left: Vec<_> = left.collect();
+    assert_eq!((left, machine.is_there("/etc/y")), (vec!["directory /etc/x"], false));
+}
+
+#[tokio::test]
+async fn what_was_left_can_be_put_back_by_hand_when_nothing_is_in_the_way_any_more() {
+    let machine = Machine::new();
+    let before = machine.tree();
+    let spec =
+        json!({"groups": [{"name": "k"}], "users": [{"name": "k"}], "directories": [{"path": "/srv/d"}]});
+    machine.apply(&request(spec)).await.unwrap();
+    machine.write("/srv/d/theirs", "x");
+    machine.set("/srv/d/theirs", machine.uid("k"), 0, 0o644);
+    let made = machine.revert("workers").await.unwrap();
+    assert_eq!(made.iter().filter(|change| change.is_left()).count(), 4, "{made:?}");
+    std::fs::remove_file(machine.path("/srv/d/theirs")).unwrap();
+    machine.revert_by_hand("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn a_directory_that_was_moved_behind_a_link_keeps_what_the_spec_names() {
+    let machine = Machine::new();
+    machine.directory("/srv/app");
+    machine.directory("/data");
+    machine.write("/srv/app/f", "theirs");
+    let spec = request(json!({"files": [{"path": "/srv/app/f", "content": "ours"}]}));
+    machine.apply(&spec).await.unwrap();
+    std::fs::rename(machine.path("/srv/app"), machine.path("/data/app")).unwrap();
+    machine.link("/srv/app", "/data/app");
+    assert!(machine.apply(&spec).await.unwrap().is_empty());
+    assert_eq!(machine.read("/data/app/f"), "ours");
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.read("/data/app/f"), "theirs");
+}
