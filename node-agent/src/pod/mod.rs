@@ -3,7 +3,7 @@
 //! ```text
 //! watch own Report ─► get revision and payload ─► lock ─► plan ─► permitted? ─► apply ─► verify ─► one status write
 //!        │                                                  └ downloads: without the lock, then from there again
-//!        └ also: every 30 s, and when inotify tells that something of ours was touched
+//!        └ also: every 30 s, and at once when inotify or systemd tells that something of ours was touched
 //! ```
 //!
 //! In mode Plan it ends with the plan, without the lock: the host is only looked at.
@@ -15,7 +15,7 @@ mod cluster;
 pub mod probe;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -37,13 +37,13 @@ use crate::host::state::Lock;
 use crate::host::systemd::STABLE;
 use crate::host::{Host, HostError};
 use crate::report::{self, Outcome};
-use crate::resource;
+use crate::resource::{self, unit};
 
 use cluster::{Cluster, FetchError, Seen};
 use probe::Pulse;
 
-/// How often the host is compared without a reason. inotify tells of files at once; this is for units, for what lies
-/// below recursive directories, and for what inotify may have missed.
+/// How often the host is compared without a reason. inotify tells of files at once and systemd of units; this is for what
+/// lies below recursive directories, and for what both may have missed.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long changes of files are gathered before they are looked at.
 const GATHER: Duration = Duration::from_millis(100);
@@ -130,6 +130,8 @@ struct Agent<'a> {
     pulse: &'a Pulse,
     stop: CancellationToken,
     notify: Option<Notify>,
+    /// The units that are listened to, and whether each shall run.
+    units: BTreeMap<String, bool>,
     /// The Report's uid and spec, as last acted on.
     report: Option<(String, NodeBootstrapReportSpec)>,
     /// What is to be had: the last revision that could be read.
@@ -211,6 +213,7 @@ impl<'a> Agent<'a> {
             pulse,
             stop,
             notify,
+            units: BTreeMap::new(),
             report: None,
             target: None,
             said: NodeBootstrapReportStatus::default(),
@@ -244,7 +247,7 @@ impl<'a> Agent<'a> {
                     self.tell().await;
                     false
                 }
-                () = touched(self.notify.as_mut()), if watches => {
+                () = touched(self.notify.as_mut(), &self.host, &self.units), if watches => {
                     // A directory may have been replaced by another that is the same to look at.
                     self.listen = true;
                     let soon = (Instant::now() + GATHER).max(self.last_pass + CALM);
@@ -647,12 +650,15 @@ impl<'a> Agent<'a> {
 
     /// Listens to what the revision manages.
     fn listen(&mut self, target: &Request) {
-        let Some(notify) = &mut self.notify else { return };
         if !std::mem::take(&mut self.listen) {
             return;
         }
+        let resources = &target.revision.resources;
+        let (units, links) = unit::to_watch(&self.host.root, resources);
+        self.units = units;
+        let Some(notify) = &mut self.notify else { return };
         let mut paths: BTreeSet<String> = ACCOUNT_FILES.map(str::to_owned).into();
-        paths.extend(target.revision.resources.iter().filter_map(resource::path_of));
+        paths.extend(resources.iter().filter_map(resource::path_of).chain(links));
         if let Err(error) = notify.watch(&self.host.root, &paths) {
             warn!(%error, "some drift is noticed at the interval only");
         }
@@ -803,10 +809,17 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-async fn touched(notify: Option<&mut Notify>) {
-    match notify {
-        Some(notify) => notify.touched().await,
-        None => std::future::pending().await,
+/// Waits until a file or a unit was touched.
+async fn touched(notify: Option<&mut Notify>, host: &Host, units: &BTreeMap<String, bool>) {
+    let files = async {
+        match notify {
+            Some(notify) => notify.touched().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = files => {}
+        () = host.systemd.touched(units) => {}
     }
 }
 

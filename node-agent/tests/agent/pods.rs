@@ -474,3 +474,24 @@ async fn a_lock_that_another_run_holds_is_told() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_unit_that_ends_by_itself_is_started_at_once_and_no_other_one_wakes_the_agent() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let spec = json!({"units": [{"name": "hello.service", "content": HELLO, "active": true}]});
+    let name = api.put(&request(spec), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        machine.systemd.take_asked();
+        let begun = std::time::Instant::now();
+        machine.systemd.ends("other.service");
+        machine.systemd.ends("hello.service");
+        let status =
+            api.until_status("the repair", |s| s["message"].as_str().unwrap().contains("repaired")).await;
+        assert_eq!(status["message"], "repaired: unit hello.service did not run");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "long before the interval");
+        assert_eq!(machine.systemd.take_asked(), ["start hello.service"]);
+    })
+    .await;
+}
