@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
-use crate::nodebootstrap::{Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, NodeBootstrapSpec};
+use crate::nodebootstrap::{
+    Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, MAX_IGNORE, MAX_PATTERN, MIN_INTERVAL,
+    NodeBootstrapSpec,
+};
 use crate::revision::{Unit, references};
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
@@ -59,6 +62,7 @@ pub fn problems(spec: &NodeBootstrapSpec) -> Vec<String> {
     lists(spec, &mut problems);
     paths(spec, &mut problems);
     entries(spec, &mut problems);
+    drift(spec, &mut problems);
     problems
 }
 
@@ -81,6 +85,29 @@ fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
                 requirement.key
             ));
         }
+    }
+}
+
+fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    let Some(drift) = &spec.drift else { return };
+    if drift.interval.is_some_and(|interval| interval < MIN_INTERVAL) {
+        problems.push(format!("drift.interval: at least {MIN_INTERVAL}"));
+    }
+    let is_good = |pattern: &String| {
+        let is_name = !pattern.contains('/');
+        (1..=MAX_PATTERN).contains(&pattern.chars().count()) && (is_name || pattern.starts_with('/'))
+    };
+    if !drift.ignore.iter().all(is_good) {
+        problems.push(
+            "drift.ignore: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer"
+                .to_owned(),
+        );
+    }
+    if drift.ignore.len() > MAX_IGNORE {
+        problems.push(format!(
+            "drift.ignore has {} entries, at most {MAX_IGNORE} are possible",
+            drift.ignore.len()
+        ));
     }
 }
 
@@ -272,6 +299,8 @@ mod tests {
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
+            ("drift: {interval: 9s}", "drift.interval: at least 10s"),
+            ("drift: {ignore: [etc/motd]}", "drift.ignore: a pattern"),
         ] {
             let found = problems(&spec(yaml));
             assert_eq!(found.len(), 1, "{yaml}: {found:?}");

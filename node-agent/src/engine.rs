@@ -12,6 +12,7 @@
 
 mod book;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use crds::Sha256;
@@ -54,6 +55,8 @@ pub struct Request {
     pub payload: Payload,
     /// Whether it is applied by a pod: what that runs under is never stopped to take something back.
     pub from_pod: bool,
+    /// Resources, as in `file /etc/motd`, whose differences are left as they are. By hand: none.
+    pub leave: BTreeSet<String>,
 }
 
 /// What lies between a host and a revision.
@@ -67,6 +70,8 @@ pub struct Plan {
     pub held_back: Vec<Change>,
     /// What should be looked at but stops nothing.
     pub warnings: Vec<String>,
+    /// What differs and is left as it is.
+    pub left: Vec<Change>,
     owed: Owed,
     notes: Notes,
 }
@@ -111,6 +116,19 @@ impl Plan {
             Action::Download { path, urls, digest, .. } => Some((&step.change, &**path, &**urls, *digest)),
             _ => None,
         })
+    }
+
+    /// The resources that differ or have a problem.
+    pub fn differing(&self) -> impl Iterator<Item = &str> {
+        let changes = self.changes().chain(&self.held_back).chain(&self.left);
+        changes
+            .map(|change| change.resource.as_str())
+            .chain(self.problems.iter().map(|problem| problem.resource.as_str()))
+    }
+
+    /// Whether a resource was made before, all of it: then what differs was changed since.
+    pub fn was_made(&self, resource: &str) -> bool {
+        self.owed.is_empty() && self.notes.made.contains(resource)
     }
 
     /// Whether an earlier run left something to do, or to write down, though no change may follow from it any more.
@@ -257,6 +275,11 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         let path = planner.real(&path_of(resource)?)?;
         Some((Item::Path(path), units.iter().map(ToString::to_string).collect()))
     });
+    let is_made = |resource: &&Resource| {
+        let items = removal::claims(std::slice::from_ref(*resource), |path| planner.real(path));
+        items.iter().all(|item| ledger.get(item).is_some_and(|entry| entry.done))
+    };
+    let made = resources.iter().filter(is_made).map(ToString::to_string).collect();
     let notes = Notes {
         restarts: restarts.collect(),
         recursive: planner.recursive().clone(),
@@ -264,15 +287,16 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         handed: removal.handed,
         units: units.clone(),
         ledger,
+        made,
         claimed: claimed.into_iter().chain(removal.kept).collect(),
     };
-    let Planner { steps, problems, warnings, .. } = planner;
+    let Planner { steps, problems, warnings, left, .. } = planner;
     let (steps, held_back) = if problems.is_empty() {
         (steps, Vec::new())
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    Ok(Plan { steps, problems, held_back, warnings, owed, notes })
+    Ok(Plan { steps, problems, held_back, warnings, left, owed, notes })
 }
 
 /// What was seen; nothing, and the reason noted, if it could not be.
@@ -500,6 +524,7 @@ pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Reque
         revision,
         payload: Payload::default(),
         from_pod,
+        leave: BTreeSet::new(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! A machine to try things on: a root in a temporary directory, with a systemd that only remembers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -400,6 +400,7 @@ pub(crate) fn try_request(name: &str, mut spec: Value, values: &Values) -> Resul
         revision: rendered.revision,
         payload: Payload::from(rendered.payload),
         from_pod: true,
+        leave: BTreeSet::new(),
     })
 }
 
