@@ -133,7 +133,8 @@ pub struct NodeBootstrapSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("!has(self.interval) || duration(self.interval) >= duration('10s')").message("drift.interval: at least 10s"),
-    validation = Rule::new("!has(self.ignore) || self.ignore.all(p, p.contains('/') == p.startsWith('/'))").message("drift.ignore: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer")
+    validation = Rule::new("!has(self.ignore) || self.ignore.all(p, p.contains('/') == p.startsWith('/'))").message("drift.ignore: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer"),
+    validation = Rule::new("!has(self.overrides) || self.overrides.all(o, o.pattern.contains('/') == o.pattern.startsWith('/'))").message("drift.overrides: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer")
 )]
 pub struct Drift {
     /// Enforce: it is put right at once; where something else changes it again and again, ever more slowly, and the
@@ -151,11 +152,36 @@ pub struct Drift {
     #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub ignore: Vec<String>,
+    /// Other policies for some of the resources: the first whose pattern fits counts, before policy and after ignore. At most
+    /// 32. Example: [{pattern: /etc/cni/**, policy: Report}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub overrides: Vec<DriftOverride>,
 }
 
-/// The most entries of [`Drift::ignore`].
-pub const MAX_IGNORE: usize = 32;
-/// The longest pattern in [`Drift::ignore`], in characters.
+impl Drift {
+    /// All patterns.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        let overrides = self.overrides.iter().map(|one| one.pattern.as_str());
+        self.ignore.iter().map(String::as_str).chain(overrides)
+    }
+}
+
+/// A policy for some of the resources.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DriftOverride {
+    /// A pattern as in ignore. Example: "kubelet.service".
+    #[schemars(length(min = 1, max = 256))]
+    pub pattern: String,
+    /// What becomes of the drift of what fits. Example: Report.
+    pub policy: DriftPolicy,
+}
+
+/// The most entries of [`Drift::ignore`], and of [`Drift::overrides`].
+pub const MAX_PATTERNS: usize = 32;
+/// The longest pattern of [`Drift`], in characters.
 pub const MAX_PATTERN: usize = 256;
 /// The shortest [`Drift::interval`].
 pub const MIN_INTERVAL: Timeout = Timeout::from_secs(10);

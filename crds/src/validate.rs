@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, MAX_IGNORE, MAX_PATTERN, MIN_INTERVAL,
+    Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, MAX_PATTERN, MAX_PATTERNS, MIN_INTERVAL,
     NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
@@ -93,21 +93,19 @@ fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     if drift.interval.is_some_and(|interval| interval < MIN_INTERVAL) {
         problems.push(format!("drift.interval: at least {MIN_INTERVAL}"));
     }
-    let is_good = |pattern: &String| {
+    let is_good = |pattern: &str| {
         let is_name = !pattern.contains('/');
         (1..=MAX_PATTERN).contains(&pattern.chars().count()) && (is_name || pattern.starts_with('/'))
     };
-    if !drift.ignore.iter().all(is_good) {
-        problems.push(
-            "drift.ignore: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer"
-                .to_owned(),
-        );
-    }
-    if drift.ignore.len() > MAX_IGNORE {
+    if let Some(bad) = drift.patterns().find(|pattern| !is_good(pattern)) {
         problems.push(format!(
-            "drift.ignore has {} entries, at most {MAX_IGNORE} are possible",
-            drift.ignore.len()
+            "drift, {bad:?}: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer"
         ));
+    }
+    for (list, entries) in [("ignore", drift.ignore.len()), ("overrides", drift.overrides.len())] {
+        if entries > MAX_PATTERNS {
+            problems.push(format!("drift.{list} has {entries} entries, at most {MAX_PATTERNS} are possible"));
+        }
     }
 }
 
@@ -300,7 +298,8 @@ mod tests {
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
             ("drift: {interval: 9s}", "drift.interval: at least 10s"),
-            ("drift: {ignore: [etc/motd]}", "drift.ignore: a pattern"),
+            ("drift: {ignore: [etc/motd]}", "\"etc/motd\": a pattern"),
+            ("drift: {overrides: [{pattern: etc/motd, policy: Report}]}", "\"etc/motd\": a pattern"),
         ] {
             let found = problems(&spec(yaml));
             assert_eq!(found.len(), 1, "{yaml}: {found:?}");

@@ -24,7 +24,8 @@ pub fn policy_of(drift: Option<&Drift>, resource: &str) -> DriftPolicy {
     if drift.ignore.iter().any(|pattern| matches(pattern, name)) {
         return DriftPolicy::CreateOnly;
     }
-    drift.policy.unwrap_or_default()
+    let other = drift.overrides.iter().find(|other| matches(&other.pattern, name));
+    other.map(|other| other.policy).or(drift.policy).unwrap_or_default()
 }
 
 /// Whether a name fits a pattern: `*` stands for anything but a slash, `**` for anything, `?` for one character.
@@ -134,6 +135,7 @@ impl Damping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crds::nodebootstrap::DriftOverride;
     use proptest::prelude::*;
 
     #[test]
@@ -160,12 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ignored_is_left_whatever_the_policy() {
+    fn what_is_ignored_is_left_and_an_override_goes_before_the_policy() {
         let drift = Drift {
             policy: Some(DriftPolicy::Report),
             ignore: vec!["/etc/m*".to_owned()],
+            overrides: ["/etc/m*", "*.service", "a.*"]
+                .map(|pattern| DriftOverride { pattern: pattern.to_owned(), policy: DriftPolicy::Enforce })
+                .into(),
             ..Drift::default()
         };
+        assert_eq!(policy_of(Some(&drift), "unit a.service"), DriftPolicy::Enforce);
         assert_eq!(policy_of(Some(&drift), "file /etc/motd"), DriftPolicy::CreateOnly);
         assert_eq!(policy_of(Some(&drift), "file /etc/issue"), DriftPolicy::Report);
         assert_eq!(policy_of(None, "file /etc/issue"), DriftPolicy::Enforce);

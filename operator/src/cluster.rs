@@ -452,8 +452,8 @@ fn edit_as_json(uid: &str, edit: &Edit) -> Value {
     }
     if let Some(drift) = drift {
         // What is left out must not stay from before.
-        let drift = drift.as_ref().map(|Drift { policy, interval, ignore }| {
-            json!({"policy": policy, "interval": interval, "ignore": ignore})
+        let drift = drift.as_ref().map(|Drift { policy, interval, ignore, overrides }| {
+            json!({"policy": policy, "interval": interval, "ignore": ignore, "overrides": overrides})
         });
         spec.insert("drift".to_owned(), json!(drift));
     }
@@ -501,7 +501,7 @@ mod tests {
                     "mode": "Plan",
                     "permit": {"id": 2, "disruption": "Restart"},
                     "conflicts": [{"resource": "file /x", "with": "o"}],
-                    "drift": {"policy": null, "interval": "1m", "ignore": []},
+                    "drift": {"policy": null, "interval": "1m", "ignore": [], "overrides": []},
                     "paused": true,
                     "leave": "Retain",
                 },

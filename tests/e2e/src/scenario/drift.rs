@@ -41,7 +41,11 @@ pub(crate) async fn a_unit_that_stops_or_is_disabled_is_put_right_at_once(lab: &
         status.is_some_and(|status| status.message == "repaired: unit watched.service did not run")
     })
     .await?;
-    put_right(&["systemctl", "disable", unit], "is-enabled", "enabled").await
+    put_right(&["systemctl", "disable", unit], "is-enabled", "enabled").await?;
+    // A bus that was away is found again; until the interval, in an hour, nothing else would tell.
+    lab.host("worker1", &["systemctl", "kill", "--signal=KILL", "dbus.service"]).await?;
+    lab.host("worker1", &["systemctl", "stop", unit]).await?;
+    lab.wait_host("worker1", &["systemctl", "is-active", unit], "active").await
 }
 
 /// Everybody else's changes are told once, and answered ever more slowly.
