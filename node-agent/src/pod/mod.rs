@@ -26,7 +26,7 @@ use crds::report::{
     ChangeSummary, Disruption, Leave, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
     RunMode,
 };
-use crds::revision::Revision;
+use crds::revision::{Resource, Revision};
 use kube::Client;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -391,6 +391,10 @@ impl<'a> Agent<'a> {
                 self.known = ours;
             }
         }
+        if self.report.as_ref().is_some_and(|(_, known)| known.drift != spec.drift) {
+            // What was fought over may be left now.
+            self.damping = Damping::default();
+        }
         self.report = Some((uid, spec.clone()));
         self.retry = Retry::new();
         self.refusals = 0;
@@ -489,14 +493,15 @@ impl<'a> Agent<'a> {
         let plan = engine::plan(&self.host, target).await?;
         let now = self.now();
         self.damping.calm(now);
+        if plan.differing().next().is_none() {
+            return Ok((plan, target.clone()));
+        }
         // Whatever differs from a revision that was made is drift.
         let is_made = !plan.is_owed() && self.is_begun(target);
         let begun = self.host.state.begun(&target.revision.node_bootstrap).ok().flatten();
         // Also of a new revision, what it does not change.
         let is_same = |resource: &str| {
-            let of = |revision: &Revision| {
-                revision.resources.iter().find(|one| one.to_string() == resource).cloned()
-            };
+            let of = |revision: &Revision| find(revision, resource).cloned();
             begun.as_ref().is_some_and(|begun| of(&begun.revision) == of(&target.revision))
         };
         let leave: BTreeSet<String> = plan
@@ -625,7 +630,7 @@ impl<'a> Agent<'a> {
             }
         }
         self.listen |= !changes.is_empty();
-        let is_drift = !plan.is_owed() && self.is_begun(target);
+        let is_drift = !changes.is_empty() && !plan.is_owed() && self.is_begun(target);
         let outcome = self.apply(spec, target, &plan, &changes, lock, stop).await;
         self.listen(target);
         match outcome {
@@ -634,9 +639,7 @@ impl<'a> Agent<'a> {
                 if is_drift {
                     let time = timestamp();
                     // Only what has a name in the revision: a reload of systemd follows from that.
-                    let named = |change: &&Change| {
-                        target.revision.resources.iter().any(|one| one.to_string() == change.resource)
-                    };
+                    let named = |change: &&Change| find(&target.revision, &change.resource).is_some();
                     for Change { resource, found, .. } in made.iter().filter(named) {
                         self.damping.repaired(resource, found, self.begun.elapsed(), &time);
                     }
@@ -950,6 +953,12 @@ async fn telling<T>(
     let Some(word) = word() else { return (work.await, None) };
     let (told, done) = futures::join!(cluster.say(&word), work);
     (done, told.is_ok().then_some(word))
+}
+
+/// An entry of a revision, by how changes name it.
+fn find<'r>(revision: &'r Revision, resource: &str) -> Option<&'r Resource> {
+    let name = resource.split_once(' ')?;
+    revision.resources.iter().find(|one| (one.kind(), one.name()) == name)
 }
 
 /// The time as a person reads it, RFC 3339.

@@ -520,13 +520,16 @@ async fn a_tug_of_war_is_told_once_and_not_fought_at_full_speed() {
         );
         let writes = api.objects().statuses.len();
         machine.write("/etc/motd", "theirs");
-        // Something else is repaired at once, after which the file has been looked at, too.
+        // A word of the operator is answered after a look at the file.
         api.tell(json!({"revision": name, "permit": {"id": 7, "disruption": "None"}}));
         api.until_status("permit 7", |status| status["permitId"] == 7).await;
         assert_eq!(machine.read("/etc/motd"), "theirs", "it waits for its time");
         assert_eq!(api.objects().statuses.len(), writes + 1);
         assert_eq!(api.objects().statuses.last().unwrap()["message"], message);
         until(|| machine.read("/etc/motd") == "ours").await;
+        // Left to whoever wants it, it is no matter any more.
+        api.tell(json!({"revision": name, "drift": {"ignore": ["/etc/motd"]}}));
+        api.until_phase("Ready").await;
     })
     .await;
 }
