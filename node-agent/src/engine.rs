@@ -17,7 +17,7 @@ use std::future::Future;
 
 use crds::Sha256;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{FORMAT, PRESET_VERSION, Resource, Revision};
+use crds::revision::{FORMAT, PRESET_VERSION, Resource, Revision, Trust};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub use crate::resource::{Change, Payload, Problem, Step};
 
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
-use crate::host::write::Staged;
+use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
@@ -72,6 +72,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// What differs and is left as it is.
     pub left: Vec<Change>,
+    /// How its downloads reach their servers.
+    trust: Trust,
     owed: Owed,
     notes: Notes,
 }
@@ -97,7 +99,7 @@ impl Plan {
     /// # Errors
     /// If what was fetched before cannot be read.
     pub fn has_downloads(&self, host: &Host) -> Result<bool, HostError> {
-        for (_, _, _, digest) in self.downloads() {
+        for (_, _, digest) in self.downloads() {
             if !host.cache.has(digest)? {
                 return Ok(true);
             }
@@ -110,10 +112,10 @@ impl Plan {
         self.steps.iter().any(|step| step.action.starts())
     }
 
-    /// What is downloaded: the change, the path, where it comes from, the digest.
-    fn downloads(&self) -> impl Iterator<Item = (&Change, &str, &[String], Sha256)> {
+    /// What is downloaded: the change, where it comes from, the digest.
+    fn downloads(&self) -> impl Iterator<Item = (&Change, &[String], Sha256)> {
         self.steps.iter().filter_map(|step| match &step.action {
-            Action::Download { path, urls, digest, .. } => Some((&step.change, &**path, &**urls, *digest)),
+            Action::Download { urls, digest, .. } => Some((&step.change, &**urls, *digest)),
             _ => None,
         })
     }
@@ -193,10 +195,10 @@ pub trait Observer {
     fn begins(&self, _change: &Change) {}
     /// A change was made.
     fn done(&self, _change: &Change) {}
-    /// A download has got so far.
-    fn downloaded(&self, _path: &str, _bytes: u64, _total: Option<u64>) {}
+    /// A download has got so far, in bytes; the first word may tell of what an earlier run left.
+    fn downloaded(&self, _change: &Change, _bytes: u64, _total: Option<u64>) {}
     /// A download has ended, well or not.
-    fn download_ended(&self, _path: &str) {}
+    fn download_ended(&self, _change: &Change) {}
 }
 
 /// Compares a host with what it shall have. Changes nothing.
@@ -227,6 +229,9 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         ));
     }
     planner.locate(request, &others);
+    for path in &owed.written {
+        planner.pass_over(leftover_of(path));
+    }
 
     let (mut groups, mut users, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     for resource in resources {
@@ -296,7 +301,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    Ok(Plan { steps, problems, held_back, warnings, left, owed, notes })
+    Ok(Plan { steps, problems, held_back, warnings, left, trust: revision.trust.clone(), owed, notes })
 }
 
 /// What was seen; nothing, and the reason noted, if it could not be.
@@ -325,14 +330,14 @@ pub async fn fetch(
     let slots = Semaphore::new(MAX_DOWNLOADS);
     let mut running: FuturesUnordered<_> = plan
         .downloads()
-        .map(|(change, path, urls, digest)| {
+        .map(|(change, urls, digest)| {
             let slots = &slots;
             async move {
                 let _slot = slots.acquire().await;
                 observer.begins(change);
-                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(path, bytes, total);
-                let fetched = host.downloads.fetch(&host.cache, urls, digest, &progress).await;
-                observer.download_ended(path);
+                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(change, bytes, total);
+                let fetched = host.downloads.fetch(&host.cache, urls, digest, &plan.trust, &progress).await;
+                observer.download_ended(change);
                 fetched.map_err(|error| Failure {
                     reason: error.reason.to_owned(),
                     message: format!("{}: {}", change.resource, error.message),
@@ -405,12 +410,12 @@ async fn run(
         created: request.created.clone(),
         revision: request.revision.clone(),
     };
-    let owed = owed_by(plan);
-    book::open(host, request, plan).map_err(state)?;
-    host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
     for path in &plan.owed.written {
         host.root.remove_leftover(path).map_err(|error| Failure::of("leftover", &error, &[]))?;
     }
+    let owed = owed_by(plan);
+    book::open(host, request, plan).map_err(state)?;
+    host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
 
     let mut jobs = Vec::new();
     // Programs are brought beside their places before the first file is changed, so that a full disk leaves the files as
@@ -450,7 +455,8 @@ async fn run(
     }
 
     if plan.steps.is_empty() {
-        return Ok(());
+        // What broke off for a revision before this one is of no use any more.
+        return prune(host, node_bootstrap, Some(&request.revision)).map_err(state);
     }
     let again = self::plan(host, request).await.map_err(|error| Failure::of("verify", &error, &[]))?;
     if let Some(failure) = Failure::of_problems(&again.problems) {
@@ -516,6 +522,7 @@ pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Reque
         node_bootstrap: node_bootstrap.to_owned(),
         uid: String::new(),
         cluster: ledger.cluster,
+        trust: Trust::default(),
         resources: Vec::new(),
     };
     Ok(Request {
@@ -553,7 +560,8 @@ fn owed_by(plan: &Plan) -> Owed {
     let mut owed = plan.owed.clone();
     for step in &plan.steps {
         match &step.action {
-            Action::WriteFile { path, .. }
+            Action::MakeDirectory { path, .. }
+            | Action::WriteFile { path, .. }
             | Action::Download { path, .. }
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
@@ -563,8 +571,7 @@ fn owed_by(plan: &Plan) -> Owed {
             Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
                 owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
             }
-            Action::MakeDirectory { .. }
-            | Action::SetAccess { .. }
+            Action::SetAccess { .. }
             | Action::OwnBelow { .. }
             | Action::Reload
             | Action::Enable { .. }
