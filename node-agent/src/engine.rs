@@ -177,6 +177,11 @@ impl Failure {
         self.reason == MEANWHILE
     }
 
+    /// Whether all was made, and something else changed it back before it could be verified.
+    pub fn is_not_held(&self) -> bool {
+        self.reason == NOT_HELD
+    }
+
     /// Whether it only was told to stop.
     pub fn is_stop(&self) -> bool {
         self.reason == STOPPED
@@ -186,6 +191,8 @@ impl Failure {
 /// The name of a revision that takes everything back.
 const REVERT: &str = "revert";
 const STOPPED: &str = "Stopped";
+/// Something was changed back at once.
+const NOT_HELD: &str = "NotHeld";
 /// Something changed while units were waited for.
 const MEANWHILE: &str = "NotHeldMeanwhile";
 
@@ -467,7 +474,7 @@ async fn run(
     if left.is_empty() {
         return prune(host, node_bootstrap, Some(&request.revision)).map_err(state);
     }
-    let reason = if waited { MEANWHILE } else { "NotHeld" };
+    let reason = if waited { MEANWHILE } else { NOT_HELD };
     Err(Failure {
         reason: reason.to_owned(),
         message: format!(

@@ -646,19 +646,32 @@ impl<'a> Agent<'a> {
             Ok(made) => {
                 self.again = false;
                 if is_drift {
-                    let time = timestamp();
-                    // Only what has a name in the revision: a reload of systemd follows from that.
-                    let named = |change: &&Change| find(&target.revision, &change.resource).is_some();
-                    for Change { resource, found, .. } in made.iter().filter(named) {
-                        self.damping.repaired(resource, found, self.begun.elapsed(), &time);
-                    }
+                    self.note_repairs(target, &made);
                 }
                 self.settled(spec, target, &plan, &made).await
             }
             Err(failure) if failure.is_stop() => Next::Rest,
+            // Whoever undoes a repair while it is verified pulls as one who does so later.
+            Err(failure) if is_drift && failure.is_not_held() => {
+                self.note_repairs(target, &failure.made);
+                match self.damping.contest() {
+                    None => Next::Now,
+                    Some(_) => self.settled(spec, target, &plan, &[]).await,
+                }
+            }
             // The first time it is put right at once; what is so again is told.
             Err(failure) if failure.is_meanwhile() && !std::mem::replace(&mut self.again, true) => Next::Now,
             Err(failure) => self.fail(spec, &target.name, &failure, &plan.warnings).await,
+        }
+    }
+
+    /// Notes what was repaired: only what has a name in the revision, as a reload of systemd follows from that.
+    fn note_repairs(&mut self, target: &Request, made: &[Change]) {
+        let (now, time) = (self.now(), timestamp());
+        for Change { resource, found, .. } in made {
+            if find(&target.revision, resource).is_some() {
+                self.damping.repaired(resource, found, now, &time);
+            }
         }
     }
 
