@@ -30,6 +30,9 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// NodeRestriction refuses labels under `node-restriction.kubernetes.io/`.
 pub const LEAVING_LABEL_PREFIX: &str = "nodebootstrap.node-restriction.kubernetes.io/leaving-";
 
+/// Annotation of a Node that stops every change there, whatever its value is but "false".
+pub const PAUSED: &str = "nodebootstrap.io/paused";
+
 /// The longest name of a NodeBootstrap: a DNS label that leaves room for what is made from it.
 pub const MAX_NAME: usize = 50;
 

@@ -114,6 +114,11 @@ pub struct NodeBootstrapSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub units: Vec<Unit>,
 
+    /// What becomes of what differs on a node from what was made there. Default: it is put right at once. Example:
+    /// {policy: Report}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
+
     /// What becomes of what was made on a node that leaves (label lost, NodeBootstrap deleted). Retain: it stays. Revert:
     /// what was there before is put back, and what was not there is removed; what something else has changed since is
     /// left, and listed in the node's Report. Default: Retain. Example: Revert.
@@ -129,6 +134,78 @@ pub struct NodeBootstrapSpec {
     /// stays as it is. A whole number with s, m or h. Default: 10m. Example: 90s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave_timeout: Option<Timeout>,
+}
+
+/// What becomes of drift: something on a node is no longer as it was made there for the revision that the node has. A
+/// change of this field is no new revision.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.interval) || duration(self.interval) >= duration('10s')").message("drift.interval: at least 10s"),
+    validation = Rule::new("!has(self.ignore) || self.ignore.all(p, p.contains('/') == p.startsWith('/'))").message("drift.ignore: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer"),
+    validation = Rule::new("!has(self.overrides) || self.overrides.all(o, o.pattern.contains('/') == o.pattern.startsWith('/'))").message("drift.overrides: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer")
+)]
+pub struct Drift {
+    /// Enforce: it is put right at once; where something else changes it again and again, ever more slowly, and the
+    /// status says so. Report: it is left, told in the status and counted in nodes.drifted. CreateOnly: it is left, also
+    /// by a new revision as long as the entry's own text is the same, and not told. Default: Enforce. Example: Report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<DriftPolicy>,
+    /// How often a node is compared in full. Files, accounts and units tell by themselves within a second; this is for
+    /// what lies below recursive directories. At least 10s. Default: 30s. Example: 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Timeout>,
+    /// Paths, and names of units, users and groups, that are treated as by CreateOnly whatever the policy. * stands for
+    /// anything but a slash, ** for anything, ? for one character. At most 32. Example: [/etc/motd, "*.timer"].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub ignore: Vec<String>,
+    /// Other policies for some of the resources: the first whose pattern fits counts, before policy and after ignore. At most
+    /// 32. Example: [{pattern: /etc/cni/**, policy: Report}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub overrides: Vec<DriftOverride>,
+}
+
+impl Drift {
+    /// All patterns.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        let overrides = self.overrides.iter().map(|one| one.pattern.as_str());
+        self.ignore.iter().map(String::as_str).chain(overrides)
+    }
+}
+
+/// A policy for some of the resources.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DriftOverride {
+    /// A pattern as in ignore. Example: "kubelet.service".
+    #[schemars(length(min = 1, max = 256))]
+    pub pattern: String,
+    /// What becomes of the drift of what fits. Example: Report.
+    pub policy: DriftPolicy,
+}
+
+/// The most entries of [`Drift::ignore`], and of [`Drift::overrides`].
+pub const MAX_PATTERNS: usize = 32;
+/// The longest pattern of [`Drift`], in characters.
+pub const MAX_PATTERN: usize = 256;
+/// The shortest [`Drift::interval`].
+pub const MIN_INTERVAL: Timeout = Timeout::from_secs(10);
+
+/// What becomes of drift.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum DriftPolicy {
+    /// It is put right.
+    #[default]
+    Enforce,
+    /// It is told and left.
+    Report,
+    /// It is left.
+    CreateOnly,
 }
 
 /// What becomes of what was made on a node that leaves.
@@ -452,7 +529,7 @@ pub struct NodeBootstrapStatus {
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["node".into()]))]
     pub results: Vec<NodeResult>,
-    /// Ready, Reconciling and Stalled, as kstatus knows them.
+    /// Ready, Reconciling and Stalled, as kstatus knows them; and Drifted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -482,6 +559,13 @@ pub struct NodeCounts {
     pub failed: u32,
     /// Nodes that do not answer: the Node is NotReady or the agent's pod is.
     pub unreachable: u32,
+    /// Nodes on which every change is stopped: by the annotation nodebootstrap.io/paused on the Node, or by
+    /// nodebootstrap-agent pause on the host.
+    #[serde(default)]
+    pub paused: u32,
+    /// Ready nodes on which something is no longer as it was made, and is left so by drift.policy Report.
+    #[serde(default)]
+    pub drifted: u32,
 }
 
 /// What became of one node.
@@ -511,6 +595,8 @@ pub enum NodePhase {
     Failed,
     /// It does not answer.
     Unreachable,
+    /// Every change on it is stopped.
+    Paused,
     /// It waits for the first word of its agent, for its plan, or for its turn.
     Pending,
     /// It is being changed.

@@ -8,12 +8,16 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::nodebootstrap::Drift;
+
 /// The most changes that a Report lists; the full plan stays on the host.
 pub const MAX_CHANGES: usize = 50;
 /// The most warnings that a Report lists.
 pub const MAX_WARNINGS: usize = 10;
 /// The most problems that a Report lists.
 pub const MAX_PROBLEMS: usize = 20;
+/// The most drifted resources that a Report lists.
+pub const MAX_DRIFTED: usize = 10;
 /// The most conflicts that a Report lists.
 pub const MAX_CONFLICTS: usize = 10;
 
@@ -67,6 +71,13 @@ pub struct NodeBootstrapReportSpec {
     #[schemars(length(max = 10))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub conflicts: Vec<Conflict>,
+    /// What becomes of drift, as the NodeBootstrap has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
+    /// true: nothing at all is changed on the node, not even to leave; its Node has the annotation nodebootstrap.io/paused.
+    /// Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// Set when the node leaves the NodeBootstrap: what shall become of what was made on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Leave>,
@@ -178,6 +189,11 @@ pub struct NodeBootstrapReportStatus {
     #[schemars(length(max = 20), inner(length(max = 512)))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub problems: Vec<String>,
+    /// What is no longer as it was made and is left so, by drift.policy Report: at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 512)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub drifted: Vec<String>,
     /// What should be looked at but stops nothing: at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), inner(length(max = 512)))]
@@ -216,6 +232,8 @@ pub enum ReportPhase {
     Waiting,
     /// The mode is Plan: what would be changed is listed, and nothing was begun.
     Planned,
+    /// Every change on this host is stopped.
+    Paused,
     /// The host has the revision, verified.
     Ready,
     /// The revision cannot be had on this host; see reason and message. Tried again by itself.

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_ENTRIES, NodeBootstrapSpec,
+    Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_ENTRIES, MAX_PATTERN, MAX_PATTERNS,
+    MIN_INTERVAL, NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
 
@@ -61,6 +62,7 @@ pub fn problems(spec: &NodeBootstrapSpec) -> Vec<String> {
     lists(spec, &mut problems);
     paths(spec, &mut problems);
     entries(spec, &mut problems);
+    drift(spec, &mut problems);
     trust(spec, &mut problems);
     problems
 }
@@ -116,6 +118,27 @@ fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
                 "nodeSelector, {}: operators In and NotIn need values; Exists and DoesNotExist take none",
                 requirement.key
             ));
+        }
+    }
+}
+
+fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    let Some(drift) = &spec.drift else { return };
+    if drift.interval.is_some_and(|interval| interval < MIN_INTERVAL) {
+        problems.push(format!("drift.interval: at least {MIN_INTERVAL}"));
+    }
+    let is_good = |pattern: &str| {
+        let is_name = !pattern.contains('/');
+        (1..=MAX_PATTERN).contains(&pattern.chars().count()) && (is_name || pattern.starts_with('/'))
+    };
+    if let Some(bad) = drift.patterns().find(|pattern| !is_good(pattern)) {
+        problems.push(format!(
+            "drift, {bad:?}: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer"
+        ));
+    }
+    for (list, entries) in [("ignore", drift.ignore.len()), ("overrides", drift.overrides.len())] {
+        if entries > MAX_PATTERNS {
+            problems.push(format!("drift.{list} has {entries} entries, at most {MAX_PATTERNS} are possible"));
         }
     }
 }
@@ -314,6 +337,9 @@ mod tests {
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
+            ("drift: {interval: 9s}", "drift.interval: at least 10s"),
+            ("drift: {ignore: [etc/motd]}", "\"etc/motd\": a pattern"),
+            ("drift: {overrides: [{pattern: etc/motd, policy: Report}]}", "\"etc/motd\": a pattern"),
             ("trust: {proxy: {noProxy: [a]}}", "trust.proxy: a proxy is for http, https or both"),
             ("trust: {caBundles: [{name: c}]}", "caBundles, c: a CA bundle has exactly one source"),
             ("trust: {caBundles: [{name: c, pem: x}]}", "caBundles, c: a CA bundle is one or more"),

@@ -1,8 +1,9 @@
-//! The command line: `plan`, `apply`, `status` and `revert` for a person or a script on a host, `run` and `probe` for the pod.
+//! The command line: `plan`, `apply`, `status`, `revert`, `pause` and `resume` for a person or a script on a host, `run` and
+//! `probe` for the pod.
 //!
 //! In: arguments. Out: an exit code, with everything else printed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +27,7 @@ Exit codes:
   plan, status   0 nothing to do, 2 changes pending, 1 error
   apply          0 done, 1 error
   revert         0 all is as it was before, 2 something was left as it is, 1 error
+  pause, resume  0 done, 1 error
 
 The same state directory, /var/lib/nodebootstrap below the root, serves this program and the DaemonSet's pod; one lock
 orders them.";
@@ -48,6 +50,10 @@ enum Command {
     Status(FileArgs),
     /// Puts back what was there before a NodeBootstrap was applied
     Revert(RevertArgs),
+    /// Stops every change on this host, by pods and by hand, until resume; nothing is undone
+    Pause(HostArgs),
+    /// Lets changes be made on this host again
+    Resume(HostArgs),
     /// Runs in the DaemonSet's pod: follows this node's NodeBootstrapReport
     #[command(hide = true)]
     Run(RunArgs),
@@ -82,6 +88,13 @@ struct RevertArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+}
+
+#[derive(Debug, Args)]
+struct HostArgs {
+    /// The machine's root directory
+    #[arg(long, default_value = "/")]
+    root: String,
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +169,8 @@ async fn run(command: Command) -> Result<u8, String> {
         Command::Apply(args) => apply(&args, &stop).await,
         Command::Status(args) => status(&args).await,
         Command::Revert(args) => revert(&args, &stop).await,
+        Command::Pause(args) => pause(&args, &stop).await,
+        Command::Resume(args) => resume(&args),
         Command::Run(args) => {
             privileged()?;
             pod::init_log();
@@ -231,6 +246,7 @@ fn open(args: &FileArgs) -> Result<Session, String> {
         revision: rendered.revision,
         payload: Payload::from(rendered.payload),
         from_pod: false,
+        leave: BTreeSet::new(),
     };
     Ok(Session { host, request, mode: node_bootstrap.spec.mode.unwrap_or_default() })
 }
@@ -340,13 +356,47 @@ fn code_of(plan: &Plan) -> u8 {
     }
 }
 
-/// Waits for the host's lock.
+/// Waits for the host's lock, to change it.
 async fn lock(host: &Host, stop: &CancellationToken) -> Result<Lock, String> {
     let waiting = || output::note("another run works on this host: waiting until it is done");
-    tokio::select! {
-        lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string()),
-        () = stop.cancelled() => Err("told to stop: nothing was begun".to_owned()),
+    let lock = tokio::select! {
+        lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string())?,
+        () = stop.cancelled() => return Err("told to stop: nothing was begun".to_owned()),
+    };
+    match host.state.paused().map_err(|error| error.to_string())? {
+        Some(since) => Err(format!(
+            "this host is paused since {since}, so nothing is changed: run nodebootstrap-agent resume first"
+        )),
+        None => Ok(lock),
     }
+}
+
+async fn pause(args: &HostArgs, stop: &CancellationToken) -> Result<u8, String> {
+    privileged()?;
+    let host = open_host(&args.root)?;
+    let now = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
+    let since = host.state.pause(&now).map_err(|error| error.to_string())?;
+    // Whoever takes the lock from now on finds the host paused; who has it ends what is under way.
+    let waiting = || output::note("another run works on this host: waiting until it has stopped");
+    tokio::select! {
+        lock = host.state.lock(waiting) => drop(lock.map_err(|error| error.to_string())?),
+        () = stop.cancelled() => return Err("the host is paused, but another run still works on it".to_owned()),
+    }
+    output::print(&format!(
+        "paused since {since}: nothing is changed on this host until nodebootstrap-agent resume\n"
+    ));
+    Ok(DONE)
+}
+
+fn resume(args: &HostArgs) -> Result<u8, String> {
+    privileged()?;
+    let was_paused = open_host(&args.root)?.state.resume().map_err(|error| error.to_string())?;
+    output::print(if was_paused {
+        "changes are made on this host again\n"
+    } else {
+        "this host was not paused\n"
+    });
+    Ok(DONE)
 }
 
 async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, String> {

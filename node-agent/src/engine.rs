@@ -12,6 +12,7 @@
 
 mod book;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use crds::Sha256;
@@ -54,6 +55,8 @@ pub struct Request {
     pub payload: Payload,
     /// Whether it is applied by a pod: what that runs under is never stopped to take something back.
     pub from_pod: bool,
+    /// Resources, as in `file /etc/motd`, whose differences are left as they are. By hand: none.
+    pub leave: BTreeSet<String>,
 }
 
 /// What lies between a host and a revision.
@@ -67,6 +70,8 @@ pub struct Plan {
     pub held_back: Vec<Change>,
     /// What should be looked at but stops nothing.
     pub warnings: Vec<String>,
+    /// What differs and is left as it is.
+    pub left: Vec<Change>,
     /// How its downloads reach their servers.
     trust: Trust,
     owed: Owed,
@@ -115,6 +120,19 @@ impl Plan {
         })
     }
 
+    /// The resources that differ or have a problem.
+    pub fn differing(&self) -> impl Iterator<Item = &str> {
+        let changes = self.changes().chain(&self.held_back).chain(&self.left);
+        changes
+            .map(|change| change.resource.as_str())
+            .chain(self.problems.iter().map(|problem| problem.resource.as_str()))
+    }
+
+    /// Whether a resource was made before, all of it: then what differs was changed since.
+    pub fn was_made(&self, resource: &str) -> bool {
+        self.owed.is_empty() && self.notes.made.contains(resource)
+    }
+
     /// Whether an earlier run left something to do, or to write down, though no change may follow from it any more.
     pub fn is_owed(&self) -> bool {
         !self.owed.is_empty() || !self.notes.is_complete()
@@ -159,6 +177,11 @@ impl Failure {
         self.reason == MEANWHILE
     }
 
+    /// Whether all was made, and something else changed it back before it could be verified.
+    pub fn is_not_held(&self) -> bool {
+        self.reason == NOT_HELD
+    }
+
     /// Whether it only was told to stop.
     pub fn is_stop(&self) -> bool {
         self.reason == STOPPED
@@ -168,6 +191,8 @@ impl Failure {
 /// The name of a revision that takes everything back.
 const REVERT: &str = "revert";
 const STOPPED: &str = "Stopped";
+/// Something was changed back at once.
+const NOT_HELD: &str = "NotHeld";
 /// Something changed while units were waited for.
 const MEANWHILE: &str = "NotHeldMeanwhile";
 
@@ -268,6 +293,11 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         }
         _ => None,
     });
+    let is_made = |resource: &&Resource| {
+        let items = removal::claims(std::slice::from_ref(*resource), |path| planner.real(path));
+        items.iter().all(|item| ledger.get(item).is_some_and(|entry| entry.done))
+    };
+    let made = resources.iter().filter(is_made).map(ToString::to_string).collect();
     let notes = Notes {
         restarts: restarts.collect(),
         recursive: planner.recursive().clone(),
@@ -277,15 +307,16 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         secrets: secrets.collect(),
         units: units.clone(),
         ledger,
+        made,
         claimed: claimed.into_iter().chain(removal.kept).collect(),
     };
-    let Planner { steps, problems, warnings, .. } = planner;
+    let Planner { steps, problems, warnings, left, .. } = planner;
     let (steps, held_back) = if problems.is_empty() {
         (steps, Vec::new())
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    Ok(Plan { steps, problems, held_back, warnings, trust: revision.trust.clone(), owed, notes })
+    Ok(Plan { steps, problems, held_back, warnings, left, trust: revision.trust.clone(), owed, notes })
 }
 
 /// What was seen; nothing, and the reason noted, if it could not be.
@@ -451,7 +482,7 @@ async fn run(
     if left.is_empty() {
         return prune(host, node_bootstrap, Some(&request.revision)).map_err(state);
     }
-    let reason = if waited { MEANWHILE } else { "NotHeld" };
+    let reason = if waited { MEANWHILE } else { NOT_HELD };
     Err(Failure {
         reason: reason.to_owned(),
         message: format!(
@@ -515,6 +546,7 @@ pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Reque
         revision,
         payload: Payload::default(),
         from_pod,
+        leave: BTreeSet::new(),
     })
 }
 

@@ -14,12 +14,14 @@
 //! | [`ledger`] | what was found and what is made ► what can be put back (pure) |
 //! | [`resource`] | one file a kind: what is, what shall be ► the steps between |
 //! | [`host`] | files, accounts, units, downloads |
+//! | [`drift`] | policy, names, times ► what becomes of what was changed since (pure) |
 //! | [`report`] | what came of a pass ► the words for the Report (pure) |
 //! | [`diff`] | a plan ► how the content of files would change |
 //! | [`output`] | plans and outcomes ► text or JSON (pure, but for printing) |
 
 pub mod cli;
 pub mod diff;
+pub mod drift;
 pub mod engine;
 pub mod host;
 pub mod ledger;

@@ -5,8 +5,8 @@
 
 use crds::names::AGENT;
 use crds::report::{
-    ChangeSummary, Conflict, Disruption, MAX_CHANGES, MAX_PROBLEMS, MAX_WARNINGS, NodeBootstrapReportSpec,
-    NodeBootstrapReportStatus, ReportPhase,
+    ChangeSummary, Conflict, Disruption, MAX_CHANGES, MAX_DRIFTED, MAX_PROBLEMS, MAX_WARNINGS,
+    NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
 };
 
 use crate::engine::{Change, Failure, Problem};
@@ -47,12 +47,23 @@ pub enum Outcome<'a> {
     Planned(&'a [Change]),
     /// Why no plan can be made: every reason.
     Impossible(&'a [Problem]),
+    /// Every change is stopped; by what, and what ends it.
+    Paused(&'a str),
     /// The host has the revision.
     Ready {
         /// What this pass changed.
         made: &'a [Change],
         /// What was changed for this revision before, if this process does not know of it.
         before: &'a [ChangeSummary],
+        /// What is no longer as it was made, and is left and told.
+        drifted: &'a [Change],
+    },
+    /// Something does not stay as it was made.
+    Contested {
+        /// In words.
+        message: &'a str,
+        /// What is no longer as it was made, and is left and told.
+        drifted: &'a [Change],
     },
     /// The host cannot have it.
     Failed(&'a Failure),
@@ -193,11 +204,36 @@ pub fn status(
                 word.message = format!("{}{RETRY}", cut(&failure.message, MAX_MESSAGE - RETRY.len()));
             }
         }
-        Outcome::Ready { made: [], .. } if was(ReportPhase::Ready) => {
+        Outcome::Paused(message) => {
+            word.phase = ReportPhase::Paused;
+            word.reason = "Paused".to_owned();
+            word.message = cut(message, MAX_MESSAGE);
+        }
+        Outcome::Contested { message, drifted } => {
+            word.phase = ReportPhase::Failed;
+            word.reason = "Contested".to_owned();
+            word.message = cut(message, MAX_MESSAGE);
+            word.drifted = drifted_of(drifted);
+        }
+        Outcome::Ready { made: [], drifted: drifted @ [first, ..], .. } => {
+            word.phase = ReportPhase::Ready;
+            keep(&mut word);
+            word.drifted = drifted_of(drifted);
+            let more =
+                if drifted.len() > 1 { format!(", and {} more", drifted.len() - 1) } else { String::new() };
+            word.message = cut(
+                &format!(
+                    "drifted, and left so by drift.policy Report: {} {}{more}",
+                    first.resource, first.found
+                ),
+                MAX_MESSAGE,
+            );
+        }
+        Outcome::Ready { made: [], .. } if was(ReportPhase::Ready) && before.drifted.is_empty() => {
             word.phase = ReportPhase::Ready;
             keep(&mut word);
         }
-        Outcome::Ready { made: [], before } => {
+        Outcome::Ready { made: [], before, .. } => {
             word.phase = ReportPhase::Ready;
             list(&mut word, before.iter().cloned());
             word.message = if before.is_empty() {
@@ -206,8 +242,9 @@ pub fn status(
                 format!("{} made", count(before.len()))
             };
         }
-        Outcome::Ready { made: made @ [first, ..], .. } => {
+        Outcome::Ready { made: made @ [first, ..], drifted, .. } => {
             word.phase = ReportPhase::Ready;
+            word.drifted = drifted_of(drifted);
             list(&mut word, made.iter().map(ChangeSummary::from));
             word.message = if was(ReportPhase::Ready) {
                 let more =
@@ -283,6 +320,12 @@ fn count(changes: usize) -> String {
     if changes == 1 { "1 change".to_owned() } else { format!("{changes} changes") }
 }
 
+/// What has drifted, in words: the first few.
+fn drifted_of(drifted: &[Change]) -> Vec<String> {
+    let all = drifted.iter().map(|change| cut(&format!("{} {}", change.resource, change.found), MAX_TEXT));
+    all.take(MAX_DRIFTED).collect()
+}
+
 /// Puts changes into a word: the first few, the count of all, and the highest disruption of all.
 fn list(word: &mut NodeBootstrapReportStatus, changes: impl Iterator<Item = ChangeSummary>) {
     let mut bytes = 0;
@@ -345,12 +388,13 @@ mod tests {
     #[test]
     fn a_pass_with_nothing_to_do_says_nothing_new() {
         let made = [change("file /a"), change("file /b")];
-        let first = say(&Default::default(), "r1", &Outcome::Ready { made: &made, before: &[] }, "t1");
+        let first =
+            say(&Default::default(), "r1", &Outcome::Ready { made: &made, before: &[], drifted: &[] }, "t1");
         assert_eq!(
             (first.message.as_str(), first.changes_total, first.since.as_str()),
             ("2 changes made", 2, "t1")
         );
-        let idle = Outcome::Ready { made: &[], before: &[] };
+        let idle = Outcome::Ready { made: &[], before: &[], drifted: &[] };
         assert_eq!(say(&first, "r1", &idle, "t2"), first);
         // A new process, which knows of the changes from the host.
         let from_host: Vec<_> = made.iter().map(ChangeSummary::from).collect();
@@ -360,7 +404,7 @@ mod tests {
             &Outcome::Applying { changes: &made, now: made.first(), fetched: None },
             "t0",
         );
-        let after = say(&killed, "r1", &Outcome::Ready { made: &[], before: &from_host }, "t1");
+        let after = say(&killed, "r1", &Outcome::Ready { made: &[], before: &from_host, drifted: &[] }, "t1");
         assert_eq!(after, first);
         // The next revision starts anew.
         let next = say(&first, "r2", &idle, "t3");
@@ -369,15 +413,16 @@ mod tests {
 
     #[test]
     fn drift_is_told_as_such() {
-        let ready = say(&Default::default(), "r1", &Outcome::Ready { made: &[], before: &[] }, "t1");
+        let ready =
+            say(&Default::default(), "r1", &Outcome::Ready { made: &[], before: &[], drifted: &[] }, "t1");
         let made = [change("directory /etc/kubernetes/pki")];
-        let repaired = say(&ready, "r1", &Outcome::Ready { made: &made, before: &[] }, "t2");
+        let repaired = say(&ready, "r1", &Outcome::Ready { made: &made, before: &[], drifted: &[] }, "t2");
         assert_eq!(repaired.message, "repaired: directory /etc/kubernetes/pki was missing");
         assert_eq!(repaired.since, "t1", "it was ready all the time, as far as the revision goes");
         // A repair is none if the revision never was ready.
         let failed = say(&Default::default(), "r1", &Outcome::Failed(&failure("x", &[])), "t0");
         assert_eq!(
-            say(&failed, "r1", &Outcome::Ready { made: &made, before: &[] }, "t1").message,
+            say(&failed, "r1", &Outcome::Ready { made: &made, before: &[], drifted: &[] }, "t1").message,
             "1 change made"
         );
     }
@@ -386,7 +431,8 @@ mod tests {
     fn a_plan_is_told_in_its_order_with_what_it_disturbs_and_then_not_again() {
         let restart = Change { disruption: Disruption::Restart, ..change("unit x.service") };
         let changes = [change("file /a"), restart];
-        let ready = say(&Default::default(), "r1", &Outcome::Ready { made: &[], before: &[] }, "t0");
+        let ready =
+            say(&Default::default(), "r1", &Outcome::Ready { made: &[], before: &[], drifted: &[] }, "t0");
         let word = say(&ready, "r1", &Outcome::Planned(&changes), "t1");
         assert_eq!(
             word.message,
@@ -399,8 +445,23 @@ mod tests {
         let none = say(&word, "r1", &Outcome::Planned(&[]), "t3");
         assert_eq!(none.message, "nothing to change; the mode is Plan, so nothing is changed");
         // What was planned is no drift once it is made.
-        let made = say(&word, "r1", &Outcome::Ready { made: &changes, before: &[] }, "t4");
+        let made = say(&word, "r1", &Outcome::Ready { made: &changes, before: &[], drifted: &[] }, "t4");
         assert_eq!((made.message.as_str(), &made.changes), ("2 changes made", &word.changes));
+    }
+
+    #[test]
+    fn what_has_drifted_and_is_left_is_told_until_it_is_as_it_was_made() {
+        let made = [change("file /a"), change("file /b")];
+        let ready =
+            say(&Default::default(), "r1", &Outcome::Ready { made: &made, before: &[], drifted: &[] }, "t1");
+        let drifted = Outcome::Ready { made: &[], before: &[], drifted: &made[..1] };
+        let word = say(&ready, "r1", &drifted, "t2");
+        assert_eq!(word.message, "drifted, and left so by drift.policy Report: file /a was missing");
+        assert_eq!((word.phase, word.since.as_str(), word.drifted.len()), (ReportPhase::Ready, "t1", 1));
+        assert_eq!(say(&word, "r1", &drifted, "t3"), word);
+        let from_host: Vec<_> = made.iter().map(ChangeSummary::from).collect();
+        let mended = Outcome::Ready { made: &[], before: &from_host, drifted: &[] };
+        assert_eq!(say(&word, "r1", &mended, "t4"), ready);
     }
 
     #[test]
@@ -468,8 +529,11 @@ mod tests {
             Outcome::Applying { changes: &many, now: many.last(), fetched: Some(most) },
             Outcome::Spread(&many, u32::MAX),
             Outcome::Waiting(&many),
-            Outcome::Ready { made: &many, before: &[] },
+            Outcome::Ready { made: &many, before: &[], drifted: &[] },
             Outcome::Failed(&failed),
+            Outcome::Paused(&long),
+            Outcome::Contested { message: &long, drifted: &many },
+            Outcome::Ready { made: &[], before: &[], drifted: &many },
             Outcome::Conflict(&conflicts),
             Outcome::Left(None),
             Outcome::Left(Some(&many)),
@@ -485,6 +549,7 @@ mod tests {
                 assert!(size < 15 << 10, "{size} bytes: {outcome:.30?}");
                 assert!(word.message.len() <= MAX_MESSAGE && !word.message.contains('\n'));
                 assert!(word.problems.len() <= MAX_PROBLEMS);
+                assert!(word.drifted.len() <= MAX_DRIFTED);
                 assert!(word.changes.len() <= MAX_CHANGES && word.warnings.len() <= MAX_WARNINGS);
             }
         }

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crds::nodebootstrap::Drift;
 use crds::report::Leave;
 use crds::{NodeBootstrapReport, NodeBootstrapStatus, names};
 use futures::StreamExt;
@@ -431,7 +432,7 @@ fn new_report(
 
 /// The merge patch of an edit. The uid in it makes the API server refuse it for another Report of that name.
 fn edit_as_json(uid: &str, edit: &Edit) -> Value {
-    let Edit { node_bootstrap_created, revision, mode, permit, conflicts, leave } = edit;
+    let Edit { node_bootstrap_created, revision, mode, permit, conflicts, drift, paused, leave } = edit;
     let mut metadata = json!({"uid": uid});
     let mut spec = serde_json::Map::new();
     if let Some(created) = node_bootstrap_created {
@@ -449,6 +450,16 @@ fn edit_as_json(uid: &str, edit: &Edit) -> Value {
     }
     if let Some(conflicts) = conflicts {
         spec.insert("conflicts".to_owned(), json!(conflicts));
+    }
+    if let Some(drift) = drift {
+        // What is left out must not stay from before.
+        let drift = drift.as_ref().map(|Drift { policy, interval, ignore, overrides }| {
+            json!({"policy": policy, "interval": interval, "ignore": ignore, "overrides": overrides})
+        });
+        spec.insert("drift".to_owned(), json!(drift));
+    }
+    if let Some(paused) = paused {
+        spec.insert("paused".to_owned(), json!(paused));
     }
     if let Some(leave) = leave {
         let (word, since): (Option<Leave>, Option<String>) = match leave {
@@ -477,6 +488,8 @@ mod tests {
             mode: Some(RunMode::Plan),
             permit: Some(Permit { id: 2, disruption: Disruption::Restart }),
             conflicts: Some(vec![Conflict { resource: "file /x".into(), with: "o".into() }]),
+            drift: Some(Some(Drift { interval: Some(crds::Timeout::from_secs(60)), ..Drift::default() })),
+            paused: Some(true),
             leave: Some(Some((Leave::Retain, Timestamp::from_second(1).unwrap()))),
         };
         assert_eq!(
@@ -490,6 +503,8 @@ mod tests {
                     "mode": "Plan",
                     "permit": {"id": 2, "disruption": "Restart"},
                     "conflicts": [{"resource": "file /x", "with": "o"}],
+                    "drift": {"policy": null, "interval": "1m", "ignore": [], "overrides": []},
+                    "paused": true,
                     "leave": "Retain",
                 },
             })

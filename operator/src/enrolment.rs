@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crds::nodebootstrap::Drift;
 use crds::report::{Conflict, Leave, Permit, ReportPhase, RunMode};
 use crds::{NodeBootstrapReportSpec, names};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -41,6 +42,8 @@ pub struct Facts<'a> {
     pub target: Option<&'a str>,
     /// Whether nodes are changed, or only planned for.
     pub mode: RunMode,
+    /// What becomes of drift.
+    pub drift: Option<&'a Drift>,
     /// All nodes of the cluster.
     pub nodes: &'a [Candidate],
     /// The Reports whose names start with the NodeBootstrap's.
@@ -107,6 +110,10 @@ pub struct Edit {
     pub permit: Option<Permit>,
     /// What the node must leave alone.
     pub conflicts: Option<Vec<Conflict>>,
+    /// What becomes of drift; `Some(None)`: the default.
+    pub drift: Option<Option<Drift>>,
+    /// Whether nothing at all is changed on the node.
+    pub paused: Option<bool>,
     /// Told to leave, since when; or (`Some(None)`) told to stay.
     pub leave: Option<Option<(Leave, Timestamp)>>,
 }
@@ -194,8 +201,12 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
         if !is_selected && !node.labels.contains_key(&leaving_label) {
             enrolment.steps[TAKE].push(label(node, true));
         }
-        if report.leave.is_none() {
-            let edit = Edit { leave: Some(Some((facts.leave, facts.now))), ..Edit::default() };
+        let edit = Edit {
+            leave: report.leave.is_none().then_some(Some((facts.leave, facts.now))),
+            paused: paused(node, report),
+            ..Edit::default()
+        };
+        if edit != Edit::default() {
             enrolment.steps[TAKE].push(change(report, edit));
         }
     }
@@ -229,7 +240,9 @@ fn permits<'a>(
         is_control_plane: node.is_control_plane,
         is_reachable: is_reachable(node, facts.agents.get(report.node.as_str()).copied()),
         is_leaving,
-        is_blocked: facts.mode == RunMode::Plan || !conflicts_of(&report.node).is_empty(),
+        is_blocked: facts.mode == RunMode::Plan
+            || !conflicts_of(&report.node).is_empty()
+            || is_paused(node, report),
         revision: &report.revision,
         permit: report.permit,
         answer: report.answer_for(node),
@@ -242,14 +255,16 @@ fn permits<'a>(
     let mut rollout = rollout::decide(target, &seats);
     enrolment.hold = rollout.hold.take();
 
-    for (_, report) in staying {
+    for (node, report) in staying {
         let conflicts = conflicts_of(&report.node);
         let is_new_conflict = conflicts.iter().any(|conflict| !report.conflicts.contains(conflict));
         let withdrawn = rollout.withdraw.remove(&report.node);
         let granted =
             rollout.grant.as_ref().filter(|(node, _)| *node == report.node).map(|(_, permit)| *permit);
         let mode = (report.mode != facts.mode).then_some(facts.mode);
-        let takes = is_new_conflict || withdrawn.is_some() || mode == Some(RunMode::Plan);
+        let paused = paused(node, report);
+        let takes =
+            is_new_conflict || withdrawn.is_some() || mode == Some(RunMode::Plan) || paused == Some(true);
         // An agent without a conflict that is told of a revision and of one that it conflicts with learns of both in
         // one write; and never of a revision without the mode that it is meant for.
         let step = match (takes, granted.is_some()) {
@@ -264,6 +279,8 @@ fn permits<'a>(
             mode,
             permit: withdrawn.or(granted),
             conflicts: (report.conflicts != conflicts).then(|| conflicts.to_vec()),
+            drift: (report.drift.as_ref() != facts.drift).then(|| facts.drift.cloned()),
+            paused,
             leave: report.leave.is_some().then_some(None),
         };
         if edit != Edit::default() {
@@ -312,6 +329,8 @@ fn join(facts: &Facts<'_>, new: &[&Node], spread: u32, enrolment: &mut Enrolment
             spread,
             permit: Permit::default(),
             conflicts: facts.conflicts.get(&node.name).cloned().unwrap_or_default(),
+            drift: facts.drift.cloned(),
+            paused: node.is_paused,
             leave: None,
         },
     }));
@@ -333,6 +352,16 @@ pub fn warn_younger<'a>(
             is_new.then(|| change(&report, edit))
         })
         .collect()
+}
+
+/// What is to be told of the annotation that pauses a node.
+fn paused(node: &Node, report: &Report) -> Option<bool> {
+    (node.is_paused != report.paused).then_some(node.is_paused)
+}
+
+/// Whether nothing is changed on a node, by its annotation or on its host: it needs no permit.
+fn is_paused(node: &Node, report: &Report) -> bool {
+    node.is_paused || report.answer_for(node).is_some_and(|answer| answer.phase == ReportPhase::Paused)
 }
 
 /// Whether a node can answer.
@@ -386,6 +415,8 @@ mod tests {
             mode: RunMode::Apply,
             permit: Permit::default(),
             conflicts: Vec::new(),
+            drift: None,
+            paused: false,
             leave: None,
             leaving_since: None,
             answer: None,
@@ -399,6 +430,7 @@ mod tests {
             permit_id: 0,
             disruption: Disruption::Restart,
             changes: 1,
+            drifted: String::new(),
             reason: String::new(),
             message: String::new(),
             machine_id: "m".into(),
@@ -447,6 +479,7 @@ mod tests {
                 leave_timeout: Duration::from_secs(600),
                 target: self.target,
                 mode: self.mode,
+                drift: None,
                 nodes: &self.nodes.iter().map(candidate).collect::<Vec<_>>(),
                 reports: &reports,
                 has_daemon_set: self.has_daemon_set,
@@ -698,6 +731,33 @@ mod tests {
         world.mode = RunMode::Apply;
         let told = |node: &str| edit(node, Edit { mode: Some(RunMode::Apply), ..Edit::default() });
         assert_eq!(world.decide().steps, [vec![], vec![told("a"), told("b"), told("c")], vec![], vec![]]);
+    }
+
+    #[test]
+    fn a_node_that_is_paused_is_told_so_first_loses_its_permit_and_waits_to_leave() {
+        let mut world = World::new(vec![node("a", &["pool"]), node("b", &["pool"])], vec![]);
+        world.reports = vec![report("a", TARGET), report("b", TARGET)];
+        world.reports[0].permit = Permit { id: 3, disruption: Disruption::Restart };
+        world.reports[1].answer = answer("b", ReportPhase::Waiting);
+        world.nodes[0].is_paused = true;
+        let taken = Permit { id: 4, disruption: Disruption::None };
+        let told = Edit { paused: Some(true), permit: Some(taken), ..Edit::default() };
+        assert_eq!(world.decide().steps, [vec![edit("a", told)], vec![], vec![], vec![]]);
+        // Once its agent has seen it another one may go on.
+        world.reports[0].paused = true;
+        world.reports[0].permit = taken;
+        world.reports[0].answer = answer("a", ReportPhase::Paused);
+        world.reports[0].answer.as_mut().unwrap().permit_id = 4;
+        let steps = world.decide().steps;
+        assert!(matches!(&steps[GIVE][..], [Write::Change { name, .. }] if name == "nb.b"), "{steps:?}");
+        // It is told to leave, and of the end of its pause.
+        world.nodes[0] = node("a", &[]);
+        let left = Edit {
+            leave: Some(Some((Leave::Retain, Timestamp::from_second(NOW).unwrap()))),
+            paused: Some(false),
+            ..Edit::default()
+        };
+        assert!(world.decide().steps[TAKE].contains(&edit("a", left)));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crds::names;
+use crds::nodebootstrap::Drift;
 use crds::report::{Conflict, Disruption, Leave, Permit, ReportPhase, RunMode};
 use crds::{
     NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus, NodeBootstrapSpec,
@@ -124,6 +125,8 @@ pub struct Node {
     pub ready: bool,
     /// The machine's id, as the kubelet says it; empty until it has.
     pub machine_id: String,
+    /// Whether its annotation stops every change there.
+    pub is_paused: bool,
 }
 
 /// The fields of a Node that are read.
@@ -164,9 +167,13 @@ impl Node {
     /// Reads one.
     pub fn read(node: WatchedNode) -> Seen<Self> {
         let WatchedNode { metadata, status } = node;
+        let annotations = metadata.annotations.as_ref();
         let value = Self {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
+            is_paused: annotations
+                .and_then(|all| all.get(names::PAUSED))
+                .is_some_and(|value| value != "false"),
             ready: status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"),
             machine_id: status.node_info.machine_id,
             ..Self::default()
@@ -212,6 +219,10 @@ pub struct Report {
     pub permit: Permit,
     /// What the node must leave alone.
     pub conflicts: Vec<Conflict>,
+    /// What becomes of drift, as the agent is told.
+    pub drift: Option<Drift>,
+    /// Whether the agent is told to change nothing at all.
+    pub paused: bool,
     /// Whether the node is told to leave.
     pub leave: Option<Leave>,
     /// Since when it has been told so.
@@ -233,6 +244,8 @@ pub struct Answer {
     pub disruption: Disruption,
     /// How many changes are pending or planned, or were made last.
     pub changes: u32,
+    /// The first thing that has drifted and is left so; empty if nothing has.
+    pub drifted: String,
     /// One word for the cause.
     pub reason: String,
     /// One line.
@@ -290,6 +303,8 @@ impl Report {
             mode: spec.mode,
             permit: spec.permit,
             conflicts: spec.conflicts,
+            drift: spec.drift,
+            paused: spec.paused,
             leave: spec.leave,
             leaving_since: annotation(LEAVING_SINCE).and_then(|text| text.parse().ok()),
             answer: status.map(|status| Answer {
@@ -298,6 +313,7 @@ impl Report {
                 permit_id: status.permit_id,
                 disruption: status.disruption,
                 changes: status.changes_total,
+                drifted: status.drifted.into_iter().next().unwrap_or_default(),
                 reason: status.reason,
                 message: status.message,
                 machine_id: status.machine_id,

@@ -302,6 +302,7 @@ fn decide(
         leave_timeout: leave_timeout(spec).duration(),
         target,
         mode: mode(spec),
+        drift: spec.and_then(|spec| spec.drift.as_ref()),
         nodes,
         reports: &world.reports_of(name),
         has_daemon_set: world.daemon_sets.get(&Owned::key("DaemonSet", &names::agent(name))).is_some(),

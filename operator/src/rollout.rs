@@ -22,7 +22,7 @@ pub struct Seat<'a> {
     pub is_reachable: bool,
     /// Whether it is leaving: it gets nothing more, but what it was given counts until it answers or is gone.
     pub is_leaving: bool,
-    /// Whether a conflict, or mode Plan, keeps it from changing anything.
+    /// Whether a conflict, mode Plan or a pause keeps it from changing anything.
     pub is_blocked: bool,
     /// The revision in its Report.
     pub revision: &'a str,
@@ -145,6 +145,7 @@ fn answered(seat: &Seat<'_>) -> Option<ReportPhase> {
         ReportPhase::Ready
         | ReportPhase::Failed
         | ReportPhase::Applying
+        | ReportPhase::Paused
         | ReportPhase::Waiting
         | ReportPhase::Planned => None,
     }
@@ -203,6 +204,7 @@ mod tests {
                 permit_id,
                 disruption,
                 changes: 1,
+                drifted: String::new(),
                 reason: String::new(),
                 message: String::new(),
                 machine_id: String::new(),
@@ -412,6 +414,7 @@ mod tests {
             permit_id,
             disruption: Disruption::Restart,
             changes: 1,
+            drifted: String::new(),
             reason: String::new(),
             message: String::new(),
             machine_id: String::new(),

@@ -21,6 +21,9 @@ pub const RECONCILING: &str = "Reconciling";
 /// Condition: nothing moves until a person does something.
 pub const STALLED: &str = "Stalled";
 
+/// Condition: something is no longer as it was made, and is left so.
+pub const DRIFTED: &str = "Drifted";
+
 /// Reason: an older NodeBootstrap has what this one wants too.
 pub const CONFLICT: &str = "Conflict";
 
@@ -34,6 +37,8 @@ const WAITS_FOR_TURN: &str = "WaitsForTurn";
 pub const PLANNED: &str = "Planned";
 /// Reason: the agent has yet to say what it would change.
 const PLANNING: &str = "Planning";
+/// Reason: every change on a node is stopped.
+const PAUSED: &str = "Paused";
 /// Reason: the spec has never been good.
 const NO_REVISION: &str = "NoRevision";
 
@@ -180,6 +185,7 @@ pub fn fold(facts: &Facts<'_>) -> NodeBootstrapStatus {
             condition(READY, ready),
             condition(RECONCILING, reconciling),
             condition(STALLED, stalled),
+            condition(DRIFTED, drifted(&verdicts)),
         ],
         results: verdicts.iter().take(MAX_RESULTS).map(Verdict::result).collect(),
     }
@@ -310,6 +316,7 @@ fn verdict<'a>(
         AgentState::Ready | AgentState::Starting => {}
     }
     match (facts.mode, answer.phase) {
+        (_, ReportPhase::Paused) => with(NodePhase::Paused, PAUSED, &answer.message),
         (RunMode::Plan, ReportPhase::Planned) if is_target(answer) => {
             with(NodePhase::Planned, PLANNED, &answer.message)
         }
@@ -378,6 +385,8 @@ fn count(verdicts: &[Verdict<'_>], facts: &Facts<'_>) -> NodeCounts {
         ready: of(NodePhase::Ready),
         failed: of(NodePhase::Failed),
         unreachable: of(NodePhase::Unreachable),
+        paused: of(NodePhase::Paused),
+        drifted: has_drifted(verdicts).count() as u32,
     }
 }
 
@@ -410,6 +419,11 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
         let message =
             format!("{so_far}; {}", named(&silent, unreachable as usize, "does not answer", "do not answer"));
         return Word::new(false, "NodesUnreachable", message);
+    }
+    let paused = of(NodePhase::Paused);
+    if let Some(first) = verdicts.iter().find(|one| one.phase == NodePhase::Paused) {
+        let names = named(&paused, paused.len(), "is paused", "are paused");
+        return Word::new(false, PAUSED, format!("{so_far}; {names} ({}: {})", first.node, first.message));
     }
     // What is not done yet; of these, only nodes that were there when Ready became True make it False.
     let undone: Vec<_> = verdicts.iter().filter(|one| one.is_undone()).collect();
@@ -453,6 +467,26 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
     };
     let what = activity(&undone);
     Word::new(false, "Progressing", format!("{so_far}; {what}{also_silent}{held}"))
+}
+
+/// Nodes that are ready but for what has drifted and is left so, and the first of it.
+fn has_drifted<'a>(verdicts: &'a [Verdict<'_>]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    verdicts
+        .iter()
+        .filter(|one| one.phase == NodePhase::Ready)
+        .filter_map(|one| Some((one.node, one.answer?.drifted.as_str())))
+        .filter(|(_, drifted)| !drifted.is_empty())
+}
+
+fn drifted(verdicts: &[Verdict<'_>]) -> Word {
+    let nodes: Vec<_> = has_drifted(verdicts).map(|(node, _)| node).collect();
+    let Some((node, what)) = has_drifted(verdicts).next() else { return Word::new(false, "AsMade", "") };
+    let names = named(&nodes, nodes.len(), "has drifted", "have drifted");
+    Word::new(
+        true,
+        DRIFTED,
+        format!("{names} ({node}: {}); left so by drift.policy Report", clip(what, MAX_QUOTE)),
+    )
 }
 
 /// What mode Apply would change on the nodes that are planned, in words.
@@ -546,6 +580,9 @@ fn reconciling(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts, 
         let mut leaving = facts.leaving.clone();
         leaving.sort_unstable();
         return Word::new(true, "Leaving", named(&leaving, leaving.len(), "is leaving", "are leaving"));
+    }
+    if counts.paused > 0 {
+        return Word::new(false, PAUSED, "");
     }
     if counts.failed > 0 {
         return Word::new(true, "Retrying", "the agents try again by themselves");
@@ -657,6 +694,8 @@ mod tests {
             mode: RunMode::Apply,
             permit: Permit::default(),
             conflicts: Vec::new(),
+            drift: None,
+            paused: false,
             leave: None,
             leaving_since: None,
             answer: Some(Answer {
@@ -665,6 +704,7 @@ mod tests {
                 permit_id: 0,
                 disruption: Disruption::None,
                 changes: 0,
+                drifted: String::new(),
                 reason: String::new(),
                 message: message.into(),
                 machine_id: String::new(),
@@ -932,11 +972,37 @@ mod tests {
         assert_eq!(status.results[0].reason, "NewMode");
     }
 
+    #[test]
+    fn a_pause_is_told_with_what_ends_it_and_makes_ready_false() {
+        let nodes =
+            cluster(&[("a", ReportPhase::Ready, ""), ("b", ReportPhase::Paused, "since then: do this")]);
+        let status = fold_of(&nodes, &NodeBootstrapStatus::default(), 1);
+        expect(&status, "False", "Paused", "1 of 2 nodes ready; b is paused (b: since then: do this)");
+        assert_eq!((status.nodes.paused, &status.current_revision), (1, &None));
+        assert_eq!(find(&status, RECONCILING).unwrap().status, "False");
+    }
+
+    #[test]
+    fn drift_that_is_left_is_a_condition_of_its_own_and_the_node_stays_ready() {
+        let mut nodes = cluster(&[("a", ReportPhase::Ready, ""), ("b", ReportPhase::Ready, "")]);
+        let as_made = fold_of(&nodes, &NodeBootstrapStatus::default(), 1);
+        assert_eq!(find(&as_made, DRIFTED).unwrap().status, "False");
+        nodes[1].1.answer.as_mut().unwrap().drifted = "file /etc/motd had other content".into();
+        let status = fold_of(&nodes, &as_made, 2);
+        assert_eq!((status.nodes.ready, status.nodes.drifted), (2, 1));
+        assert_eq!(find(&status, READY).unwrap().status, "True");
+        assert_eq!(
+            find(&status, DRIFTED).unwrap().message,
+            "b has drifted (b: file /etc/motd had other content); left so by drift.policy Report"
+        );
+    }
+
     fn phase() -> impl Strategy<Value = ReportPhase> {
         prop_oneof![
             Just(ReportPhase::Applying),
             Just(ReportPhase::Waiting),
             Just(ReportPhase::Planned),
+            Just(ReportPhase::Paused),
             Just(ReportPhase::Ready),
             Just(ReportPhase::Failed),
             Just(ReportPhase::Left),
@@ -1002,8 +1068,8 @@ mod tests {
             }
             prop_assert!(serde_json::to_vec(&status).unwrap().len() < 112 * 1024);
             let counts = status.nodes;
-            let NodeCounts { selected, updated: _, updating, pending, planned, ready, failed, unreachable } = counts;
-            prop_assert_eq!(updating + pending + planned + ready + failed + unreachable, selected);
+            let NodeCounts { selected, updated: _, updating, pending, planned, ready, failed, unreachable, paused, drifted: _ } = counts;
+            prop_assert_eq!(updating + pending + planned + ready + failed + unreachable + paused, selected);
             prop_assert_eq!(if is_plan { ready + updating } else { planned }, 0);
             prop_assert_eq!(counts.selected as usize, nodes.len());
 

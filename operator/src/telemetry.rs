@@ -111,8 +111,18 @@ impl Metrics {
 
     /// How many nodes of a NodeBootstrap are in which phase; `None`: it is gone.
     pub fn nodes(&self, node_bootstrap: &str, counts: Option<NodeCounts>) {
-        let NodeCounts { selected: _, updated: _, updating, pending, planned, ready, failed, unreachable } =
-            counts.unwrap_or_default();
+        let NodeCounts {
+            selected: _,
+            updated: _,
+            updating,
+            pending,
+            planned,
+            ready,
+            failed,
+            unreachable,
+            paused,
+            drifted: _,
+        } = counts.unwrap_or_default();
         for (phase, count) in [
             ("updating", updating),
             ("pending", pending),
@@ -120,6 +130,7 @@ impl Metrics {
             ("ready", ready),
             ("failed", failed),
             ("unreachable", unreachable),
+            ("paused", paused),
         ] {
             let labels = NodeLabels { nodebootstrap: node_bootstrap.to_owned(), phase };
             if counts.is_some() {

@@ -142,7 +142,12 @@ fn what_is_no_input_of_a_host_is_not_in_the_name() {
     spec["nodeSelector"] = json!({"matchLabels": {"pool": "blue"}});
     spec["leaveTimeout"] = json!("1h");
     spec["mode"] = json!("Plan");
-    assert_eq!(name_of(&spec), base, "whom it selects, how long it waits, and planning change no host");
+    spec["drift"] = json!({"policy": "Report", "interval": "1m", "ignore": ["/etc/*"]});
+    assert_eq!(
+        name_of(&spec),
+        base,
+        "whom it selects, how long it waits, planning, and drift change no host"
+    );
     // A default that is written out is the default.
     let mut spec = full();
     spec["groups"][1]["system"] = json!(true);

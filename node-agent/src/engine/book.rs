@@ -21,6 +21,8 @@ pub(crate) struct Notes {
     pub(crate) ledger: Ledger,
     /// What the revision claims.
     pub(crate) claimed: BTreeSet<Item>,
+    /// The resources all of whose entries are done.
+    pub(crate) made: BTreeSet<String>,
     /// Its recursive directories, and who gets what is inside.
     pub(crate) recursive: BTreeMap<String, (u32, u32)>,
     /// Units that are restarted for the content of a thing.

@@ -11,7 +11,7 @@
 //! | [`digest`] | a place ► the SHA-256 of what is there |
 //! | [`items`] | a thing of the ledger ► how it is now |
 //! | [`state`] | what the agent itself keeps on the host |
-//! | [`notify`] | paths ► a signal when one was touched |
+//! | [`notify`], `signals` | paths, units ► a signal when one was touched |
 //! | [`facts`] | what the machine is |
 //! | [`failpoint`] | where tests kill the agent |
 //! | [`local`] | files of the place where a command is run |
@@ -30,6 +30,7 @@ pub mod local;
 pub mod notify;
 pub mod offline;
 pub mod root;
+mod signals;
 pub mod state;
 pub mod systemd;
 pub mod write;

@@ -3,6 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `.lock` | held by whoever changes the host: the pod or the command line |
+//! | `.paused` | since when nothing is changed on this host, RFC 3339; not there: it is not paused |
 //! | `.cache/` | what was fetched: [`super::cache`] |
 //! | `<nb>/revision.json` | the revision that was begun last: what this NodeBootstrap claims on this host |
 //! | `<nb>/ledger.json` | what this NodeBootstrap made here, and what was there before: [`crate::ledger`] |
@@ -35,6 +36,10 @@ use crate::ledger::Ledger;
 const MAX_FILE: u64 = 8 << 20;
 /// The largest ledger: owners of a hundred thousand entries in each of a few directories.
 const MAX_LEDGER: u64 = 64 << 20;
+/// The file that pauses the host.
+pub const PAUSED: &str = "/var/lib/nodebootstrap/.paused";
+/// The most of it that is read.
+const MAX_PAUSED: u64 = 64;
 /// The most that is kept of contents that were there before, of all NodeBootstraps together.
 pub const MAX_PRIORS: u64 = 2 << 30;
 /// How often a lock that is held is tried again.
@@ -145,6 +150,48 @@ impl State {
                 return Ok(lock);
             }
         }
+    }
+
+    /// Since when nothing is to be changed on this host; `None`: it is not paused. Ask with the lock held.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn paused(&self) -> Result<Option<String>, HostError> {
+        let place = self.root.locate(PAUSED)?;
+        // Whatever lies there pauses: somebody may have made it by hand.
+        let Some(meta) = place.look()? else { return Ok(None) };
+        if meta.kind != Kind::File || meta.size > MAX_PAUSED {
+            return Ok(Some("an unknown time".to_owned()));
+        }
+        let text = place.read(MAX_PAUSED)?.map(|(text, _)| text).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        Ok(Some(if text.is_empty() { "an unknown time".to_owned() } else { text }))
+    }
+
+    /// Pauses the host, if it is not paused; since when it is.
+    ///
+    /// # Errors
+    /// If it does not get to the disk.
+    pub fn pause(&self, now: &str) -> Result<String, HostError> {
+        if let Some(since) = self.paused()? {
+            return Ok(since);
+        }
+        self.root.make_own_directory(STATE_DIR)?;
+        self.root.write(&self.root.locate(PAUSED)?, now.as_bytes(), Ids::root(0o600))?;
+        Ok(now.to_owned())
+    }
+
+    /// Ends a pause; whether there was one.
+    ///
+    /// # Errors
+    /// If the file cannot be removed.
+    pub fn resume(&self) -> Result<bool, HostError> {
+        let place = self.root.locate(PAUSED)?;
+        let was_paused = place.look()?.is_some();
+        if was_paused {
+            self.root.remove_file(&place)?;
+        }
+        Ok(was_paused)
     }
 
     /// The revision that was begun last.

@@ -14,12 +14,13 @@ use tokio::sync::Mutex;
 use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy, UnitProxy};
 use zbus_systemd::zbus::{self, Connection};
 
+use super::signals::Signals;
 use super::{HostError, Root};
 
 /// Where the system bus listens.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// How long systemd may take to answer one question.
-const ANSWER: Duration = Duration::from_secs(30);
+pub(super) const ANSWER: Duration = Duration::from_secs(30);
 /// How long a job is waited for; systemd itself goes on with it.
 const LONGEST_JOB: Duration = Duration::from_secs(300);
 /// How long a service that says it has started is watched for ending at once: a program that cannot be executed ends
@@ -29,6 +30,9 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// That of DESIGN's `health.stableFor`.
 pub const STABLE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A bus that is gone is looked for after this time, and after twice as long each time, up to the next.
+const FIRST_SEARCH: Duration = Duration::from_secs(1);
+const LAST_SEARCH: Duration = Duration::from_secs(30);
 
 /// What systemd answers, some time.
 pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, HostError>>;
@@ -104,6 +108,11 @@ pub trait Systemd {
     fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
     /// Begins to restart a unit, if it runs.
     fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
+    /// Waits until one of these units ends although it shall run, or runs although it shall not; for ever, where nobody
+    /// tells. What it heard before it was dropped is not lost.
+    fn touched<'a>(&'a self, _units: &'a BTreeMap<String, bool>) -> LocalBoxFuture<'a, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// The running systemd of a host.
@@ -112,6 +121,8 @@ pub struct Bus {
     address: String,
     // Kept between passes; nothing is subscribed on it at rest, so it wakes nobody.
     connection: Mutex<Option<Connection>>,
+    // What is listened to at rest.
+    signals: Mutex<Option<Signals>>,
 }
 
 /// What a job does.
@@ -135,7 +146,7 @@ impl Verb {
 impl Bus {
     /// The systemd whose bus lies below this root. Nothing is connected yet.
     pub fn of(root: &Root) -> Self {
-        Self { address: root.outside(SOCKET), connection: Mutex::new(None) }
+        Self { address: root.outside(SOCKET), connection: Mutex::new(None), signals: Mutex::new(None) }
     }
 
     async fn manager(&self) -> Result<ManagerProxy<'static>, HostError> {
@@ -419,6 +430,41 @@ impl Systemd for Bus {
 
     fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         Box::pin(self.begin(unit, Verb::Restart))
+    }
+
+    fn touched<'a>(&'a self, units: &'a BTreeMap<String, bool>) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut signals = self.signals.lock().await;
+            if units.is_empty() {
+                *signals = None;
+                return std::future::pending().await;
+            }
+            let address = format!("unix:path={}", self.address);
+            let mut pause = FIRST_SEARCH;
+            loop {
+                match signals.as_mut().filter(|signals| signals.is_of(units)) {
+                    Some(open) => {
+                        if open.wrong().await {
+                            return;
+                        }
+                        *signals = None;
+                    }
+                    None => match Signals::open(&address, units).await {
+                        Ok((open, is_wrong)) => {
+                            *signals = Some(open);
+                            if is_wrong {
+                                return;
+                            }
+                        }
+                        // Until it is back the interval does the work.
+                        Err(_) => {
+                            tokio::time::sleep(pause).await;
+                            pause = (2 * pause).min(LAST_SEARCH);
+                        }
+                    },
+                }
+            }
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The API server, as far as the agent speaks to it: its own Report, the revision that this names, and its payload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -170,7 +170,14 @@ impl Cluster {
         }
         let created = String::new();
         let payload = Payload::from(payload);
-        Ok(Request { name: name.to_owned(), created, revision, payload, from_pod: true })
+        Ok(Request {
+            name: name.to_owned(),
+            created,
+            revision,
+            payload,
+            from_pod: true,
+            leave: BTreeSet::new(),
+        })
     }
 
     async fn limited<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, FetchError> {

@@ -3,7 +3,7 @@
 //! ```text
 //! watch own Report ─► get revision and payload ─► lock ─► plan ─► permitted? ─► apply ─► verify ─► one status write
 //!        │                                                  └ downloads: without the lock, then from there again
-//!        └ also: every 30 s, and when inotify tells that something of ours was touched
+//!        └ also: every 30 s, and at once when inotify or systemd tells that something of ours was touched
 //! ```
 //!
 //! In mode Plan it ends with the plan, without the lock: the host is only looked at.
@@ -21,10 +21,12 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use crds::NodeBootstrapReport;
+use crds::nodebootstrap::DriftPolicy;
 use crds::report::{
     ChangeSummary, Disruption, Leave, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
     RunMode,
 };
+use crds::revision::{Resource, Revision};
 use kube::Client;
 use sha2::Digest;
 use tokio::sync::watch;
@@ -32,19 +34,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::drift::{self, Damping};
 use crate::engine::{self, Change, Failure, Observer, Plan, Problem, Request};
 use crate::host::notify::Notify;
-use crate::host::state::Lock;
+use crate::host::state::{Lock, PAUSED};
 use crate::host::systemd::STABLE;
 use crate::host::{Host, HostError};
 use crate::report::{self, Fetched, Outcome};
-use crate::resource;
+use crate::resource::{self, unit};
 
 use cluster::{Cluster, FetchError, Seen};
 use probe::Pulse;
 
-/// How often the host is compared without a reason. inotify tells of files at once; this is for units, for what lies
-/// below recursive directories, and for what inotify may have missed.
+/// How often the host is compared without a reason. inotify tells of files at once and systemd of units; this is for what
+/// lies below recursive directories, and for what both may have missed.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long changes of files are gathered before they are looked at.
 const GATHER: Duration = Duration::from_millis(100);
@@ -133,6 +136,8 @@ struct Agent<'a> {
     pulse: &'a Pulse,
     stop: CancellationToken,
     notify: Option<Notify>,
+    /// The units that are listened to, and whether each shall run.
+    units: BTreeMap<String, bool>,
     /// The Report's uid and spec, as last acted on.
     report: Option<(String, NodeBootstrapReportSpec)>,
     /// What is to be had: the last revision that could be read.
@@ -151,6 +156,12 @@ struct Agent<'a> {
     listen: bool,
     /// What was changed while units were waited for is being put right.
     again: bool,
+    /// How often drift was repaired lately.
+    damping: Damping,
+    /// Since when the damping counts.
+    begun: Instant,
+    /// Every change is stopped: only the end of that matters.
+    paused: bool,
     /// The last pass failed; only time or a new word leads to the next.
     failed: bool,
     /// Something was touched since the last pass: the next one is due, and until then there is no more to learn from it.
@@ -181,6 +192,8 @@ impl Retry {
 enum Next {
     /// At the interval.
     Rest,
+    /// After this time, if that is before the interval.
+    Within(Duration),
     /// When what was started has had the time to end again.
     Stable,
     /// After a pause that grows.
@@ -216,6 +229,7 @@ impl<'a> Agent<'a> {
             pulse,
             stop,
             notify,
+            units: BTreeMap::new(),
             report: None,
             target: None,
             said: NodeBootstrapReportStatus::default(),
@@ -227,6 +241,9 @@ impl<'a> Agent<'a> {
             drawn: String::new(),
             listen: true,
             again: false,
+            damping: Damping::default(),
+            begun: now,
+            paused: false,
             failed: false,
             touched: false,
             due: now,
@@ -236,7 +253,7 @@ impl<'a> Agent<'a> {
 
     async fn run(&mut self) {
         loop {
-            let watches = !self.failed && !self.touched && self.target.is_some();
+            let watches = !self.failed && !self.touched && (self.target.is_some() || self.paused);
             let pass = tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = self.word.changed() => {
@@ -250,7 +267,7 @@ impl<'a> Agent<'a> {
                     self.tell().await;
                     false
                 }
-                () = touched(self.notify.as_mut()), if watches => {
+                () = touched(self.notify.as_mut(), &self.host, &self.units), if watches => {
                     // A directory may have been replaced by another that is the same to look at.
                     self.listen = true;
                     let soon = (Instant::now() + GATHER).max(self.last_pass + CALM);
@@ -289,9 +306,10 @@ impl<'a> Agent<'a> {
             self.last_pass = Instant::now();
             self.due = self.last_pass
                 + match next {
-                    Next::Rest => {
+                    Next::Rest | Next::Within(_) => {
                         self.retry = Retry::new();
-                        INTERVAL
+                        let interval = self.interval();
+                        if let Next::Within(time) = next { time.min(interval) } else { interval }
                     }
                     Next::Stable => STABLE,
                     Next::Retry => self.retry.pause(),
@@ -299,6 +317,17 @@ impl<'a> Agent<'a> {
                     Next::Now => Duration::ZERO,
                 };
         }
+    }
+
+    /// How often the host is compared without a reason.
+    fn interval(&self) -> Duration {
+        let drift = self.report.as_ref().and_then(|(_, spec)| spec.drift.as_ref());
+        drift.and_then(|drift| drift.interval).map_or(INTERVAL, |interval| interval.duration())
+    }
+
+    /// The time by a clock that only goes on.
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Resolves when the watch says something else than what is acted on now.
@@ -368,6 +397,10 @@ impl<'a> Agent<'a> {
                 self.known = ours;
             }
         }
+        if self.report.as_ref().is_some_and(|(_, known)| known.drift != spec.drift) {
+            // What was fought over may be left now.
+            self.damping = Damping::default();
+        }
         self.report = Some((uid, spec.clone()));
         self.retry = Retry::new();
         self.refusals = 0;
@@ -378,6 +411,10 @@ impl<'a> Agent<'a> {
     async fn pass(&mut self, stop: &CancellationToken) -> Next {
         let Some((_, spec)) = self.report.clone() else { return Next::Rest };
         self.failed = false;
+        if let Some(why) = self.why_paused(&spec) {
+            return self.rest_paused(&spec, &why).await;
+        }
+        self.paused = false;
         if spec.leave.is_some() {
             return self.leave(&spec, stop).await;
         }
@@ -397,6 +434,7 @@ impl<'a> Agent<'a> {
                     self.refusals = 0;
                     self.target = Some(request);
                     self.listen = true;
+                    self.damping = Damping::default();
                 }
                 Err(error) => next = self.not_fetched(&spec, &error).await,
             }
@@ -418,6 +456,80 @@ impl<'a> Agent<'a> {
             }
             _ => next,
         }
+    }
+
+    /// What stops every change here, and what ends that.
+    fn why_paused(&self, spec: &NodeBootstrapReportSpec) -> Option<String> {
+        if spec.paused {
+            return Some(format!(
+                "the Node has the annotation {}: nothing is changed here until it is taken away",
+                crds::names::PAUSED
+            ));
+        }
+        match self.host.state.paused() {
+            Ok(None) => None,
+            Ok(Some(since)) => Some(format!(
+                "paused on the host since {since}: nothing is changed here until nodebootstrap-agent resume is run there"
+            )),
+            Err(error) => {
+                Some(format!("whether the host is paused cannot be told, so nothing is changed: {error}"))
+            }
+        }
+    }
+
+    /// Says that every change is stopped, and listens for the end of that.
+    async fn rest_paused(&mut self, spec: &NodeBootstrapReportSpec, why: &str) -> Next {
+        if !std::mem::replace(&mut self.paused, true) {
+            info!(why, "paused");
+            self.listen_to(BTreeMap::new(), BTreeSet::from([PAUSED.to_owned()]));
+        }
+        // What the host had is listened to again afterwards.
+        self.listen = true;
+        self.say(spec, &spec.revision, &Outcome::Paused(why), &[]).await;
+        Next::Rest
+    }
+
+    /// Compares the host with a revision. What has drifted and is to be left is so: it then stands in the plan's `left`,
+    /// and in what is to be had as such.
+    async fn look(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+    ) -> Result<(Plan, Request), HostError> {
+        let plan = engine::plan(&self.host, target).await?;
+        let now = self.now();
+        self.damping.calm(now);
+        if plan.differing().next().is_none() {
+            return Ok((plan, target.clone()));
+        }
+        // Whatever differs from a revision that was made is drift.
+        let is_made = !plan.is_owed() && self.is_begun(target);
+        let begun = self.host.state.begun(&target.revision.node_bootstrap).ok().flatten();
+        // Also of a new revision, what it does not change.
+        let is_same = |resource: &str| {
+            let of = |revision: &Revision| find(revision, resource).cloned();
+            begun.as_ref().is_some_and(|begun| of(&begun.revision) == of(&target.revision))
+        };
+        let leave: BTreeSet<String> = plan
+            .differing()
+            .filter(|resource| match drift::policy_of(spec.drift.as_ref(), resource) {
+                DriftPolicy::Enforce => is_made && self.damping.waits(resource, now).is_some(),
+                DriftPolicy::Report => is_made,
+                DriftPolicy::CreateOnly => is_made || (plan.was_made(resource) && is_same(resource)),
+            })
+            .map(str::to_owned)
+            .collect();
+        if leave.is_empty() {
+            return Ok((plan, target.clone()));
+        }
+        let target = Request { leave, ..target.clone() };
+        Ok((engine::plan(&self.host, &target).await?, target))
+    }
+
+    /// What a plan leaves and is told.
+    fn drifted(spec: &NodeBootstrapReportSpec, plan: &Plan) -> Vec<Change> {
+        let policy = |change: &&Change| drift::policy_of(spec.drift.as_ref(), &change.resource);
+        plan.left.iter().filter(|change| policy(change) == DriftPolicy::Report).cloned().collect()
     }
 
     /// The revision could not be read.
@@ -445,8 +557,8 @@ impl<'a> Agent<'a> {
     /// Says what would be changed, or every reason why it cannot be. Nothing is written to the host, so that not even its
     /// lock is taken.
     async fn plan_only(&mut self, spec: &NodeBootstrapReportSpec, target: &Request) -> Next {
-        let plan = match engine::plan(&self.host, target).await {
-            Ok(plan) => plan,
+        let plan = match self.look(spec, target).await {
+            Ok((plan, _)) => plan,
             Err(error) => return self.refused(spec, target, &error).await,
         };
         if !plan.problems.is_empty() {
@@ -467,14 +579,19 @@ impl<'a> Agent<'a> {
     ) -> Next {
         // The permit is for the revision that the Report names.
         let permit = if target.name == spec.revision { spec.permit.disruption } else { Disruption::None };
-        let (plan, changes, lock) = loop {
+        let (plan, target, changes, lock) = loop {
             let Some(lock) = self.lock(spec, &target.name, stop).await else { return Next::Rest };
-            let look = async {
-                let plan = engine::plan(&self.host, target).await?;
-                let has_downloads = plan.has_downloads(&self.host)?;
-                Ok::<_, HostError>((plan, has_downloads))
+            // From here on nobody can pause the host until the lock is free again.
+            if let Some(why) = self.why_paused(spec) {
+                return self.rest_paused(spec, &why).await;
+            }
+            let seen = match self.look(spec, target).await {
+                Ok((plan, target)) => {
+                    plan.has_downloads(&self.host).map(|has_downloads| (plan, target, has_downloads))
+                }
+                Err(error) => Err(error),
             };
-            let (plan, has_downloads) = match look.await {
+            let (plan, looked, has_downloads) = match seen {
                 Ok(seen) => seen,
                 Err(error) => return self.refused(spec, target, &error).await,
             };
@@ -495,7 +612,7 @@ impl<'a> Agent<'a> {
                 return Next::Rest;
             }
             if !has_downloads {
-                break (plan, changes, lock);
+                break (plan, looked, changes, lock);
             }
             drop(lock);
             if permit == Disruption::None && !self.spread(spec, target, &plan, &changes, stop).await {
@@ -513,6 +630,7 @@ impl<'a> Agent<'a> {
                 Err(failure) => return self.fail(spec, &target.name, &failure, &plan.warnings).await,
             }
         };
+        let target = &target;
         if plan.disruption() > Disruption::None {
             // A permit may have been taken back since the watch told of it.
             match self.confirm(spec, target, &changes, &plan.warnings).await {
@@ -521,20 +639,64 @@ impl<'a> Agent<'a> {
             }
         }
         self.listen |= !changes.is_empty();
+        let is_drift = !changes.is_empty() && !plan.is_owed() && self.is_begun(target);
         let outcome = self.apply(spec, target, &plan, &changes, lock, stop).await;
         self.listen(target);
         match outcome {
             Ok(made) => {
                 self.again = false;
-                let before = self.made_before(target);
-                let outcome = Outcome::Ready { made: &made, before: &before };
-                self.say(spec, &target.name, &outcome, &plan.warnings).await;
-                if plan.has_starts() { Next::Stable } else { Next::Rest }
+                if is_drift {
+                    self.note_repairs(target, &made);
+                }
+                self.settled(spec, target, &plan, &made).await
             }
             Err(failure) if failure.is_stop() => Next::Rest,
+            // Whoever undoes a repair while it is verified pulls as one who does so later.
+            Err(failure) if is_drift && failure.is_not_held() => {
+                self.note_repairs(target, &failure.made);
+                match self.damping.contest() {
+                    None => Next::Now,
+                    Some(_) => self.settled(spec, target, &plan, &[]).await,
+                }
+            }
             // The first time it is put right at once; what is so again is told.
             Err(failure) if failure.is_meanwhile() && !std::mem::replace(&mut self.again, true) => Next::Now,
             Err(failure) => self.fail(spec, &target.name, &failure, &plan.warnings).await,
+        }
+    }
+
+    /// Notes what was repaired: only what has a name in the revision, as a reload of systemd follows from that.
+    fn note_repairs(&mut self, target: &Request, made: &[Change]) {
+        let (now, time) = (self.now(), timestamp());
+        for Change { resource, found, .. } in made {
+            if find(&target.revision, resource).is_some() {
+                self.damping.repaired(resource, found, now, &time);
+            }
+        }
+    }
+
+    /// Says what a pass came to that made all that was to be made.
+    async fn settled(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+        plan: &Plan,
+        made: &[Change],
+    ) -> Next {
+        let drifted = Self::drifted(spec, plan);
+        let before = self.made_before(target);
+        let contest = self.damping.contest();
+        let outcome = match &contest {
+            Some(message) => Outcome::Contested { message, drifted: &drifted },
+            None => Outcome::Ready { made, before: &before, drifted: &drifted },
+        };
+        self.say(spec, &target.name, &outcome, &plan.warnings).await;
+        let now = self.now();
+        let waiting = plan.left.iter().filter_map(|change| self.damping.waits(&change.resource, now));
+        match waiting.min() {
+            Some(next) => Next::Within(next - now),
+            None if plan.has_starts() => Next::Stable,
+            None => Next::Rest,
         }
     }
 
@@ -697,12 +859,20 @@ impl<'a> Agent<'a> {
 
     /// Listens to what the revision manages.
     fn listen(&mut self, target: &Request) {
-        let Some(notify) = &mut self.notify else { return };
         if !std::mem::take(&mut self.listen) {
             return;
         }
-        let mut paths: BTreeSet<String> = ACCOUNT_FILES.map(str::to_owned).into();
-        paths.extend(target.revision.resources.iter().filter_map(resource::path_of));
+        let resources = &target.revision.resources;
+        let (units, links) = unit::to_watch(&self.host.root, resources);
+        let own = ACCOUNT_FILES.iter().chain(&[PAUSED]).map(|path| (*path).to_owned());
+        let paths = own.chain(resources.iter().filter_map(resource::path_of)).chain(links).collect();
+        self.listen_to(units, paths);
+    }
+
+    /// Listens to these and to nothing else.
+    fn listen_to(&mut self, units: BTreeMap<String, bool>, paths: BTreeSet<String>) {
+        self.units = units;
+        let Some(notify) = &mut self.notify else { return };
         if let Err(error) = notify.watch(&self.host.root, &paths) {
             warn!(%error, "some drift is noticed at the interval only");
         }
@@ -712,6 +882,9 @@ impl<'a> Agent<'a> {
         self.target = None;
         let revision = self.said.revision.clone();
         let Some(lock) = self.lock(spec, &revision, stop).await else { return Next::Rest };
+        if let Some(why) = self.why_paused(spec) {
+            return self.rest_paused(spec, &why).await;
+        }
         let put_back = match (lock, spec.leave) {
             (Ok(lock), Some(Leave::Revert)) => match self.revert(lock, stop).await {
                 Ok(made) => Some(made),
@@ -787,8 +960,7 @@ impl<'a> Agent<'a> {
         outcome: &Outcome<'_>,
         warnings: &[String],
     ) -> NodeBootstrapReportStatus {
-        let now = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
-        report::status(&self.said, spec, revision, &self.host.facts, outcome, warnings, &now)
+        report::status(&self.said, spec, revision, &self.host.facts, outcome, warnings, &timestamp())
     }
 
     /// Says what came of a pass; whether the API has it.
@@ -876,6 +1048,17 @@ fn delay(spec: &NodeBootstrapReportSpec) -> Duration {
     Duration::from_millis((u64::from(spec.spread) * 1000 * draw) >> 16)
 }
 
+/// An entry of a revision, by how changes name it.
+fn find<'r>(revision: &'r Revision, resource: &str) -> Option<&'r Resource> {
+    let name = resource.split_once(' ')?;
+    revision.resources.iter().find(|one| (one.kind(), one.name()) == name)
+}
+
+/// The time as a person reads it, RFC 3339.
+fn timestamp() -> String {
+    jiff::Timestamp::now().strftime("%FT%TZ").to_string()
+}
+
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
@@ -883,10 +1066,17 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-async fn touched(notify: Option<&mut Notify>) {
-    match notify {
-        Some(notify) => notify.touched().await,
-        None => std::future::pending().await,
+/// Waits until a file or a unit was touched.
+async fn touched(notify: Option<&mut Notify>, host: &Host, units: &BTreeMap<String, bool>) {
+    let files = async {
+        match notify {
+            Some(notify) => notify.touched().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = files => {}
+        () = host.systemd.touched(units) => {}
     }
 }
 

@@ -39,8 +39,10 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
                 found: "was missing".to_owned(),
                 disruption: Disruption::None,
             };
-            planner.step(change, download);
-            return restart(&resource, &binary.restart, planner);
+            if planner.step(change, download) {
+                restart(&resource, &binary.restart, planner);
+            }
+            return;
         }
         Err(error) => return planner.refused(resource, &error),
     };
@@ -65,8 +67,9 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
         differences.add(format!("download {from}"), "had another digest".to_owned());
         differences.changes.extend(access.changes);
         differences.found.extend(access.found);
-        planner.step(differences.change(&resource), download);
-        restart(&resource, &binary.restart, planner);
+        if planner.step(differences.change(&resource), download) {
+            restart(&resource, &binary.restart, planner);
+        }
     } else if !access.is_empty() {
         match check_links(&place, &meta) {
             Ok(()) => {

@@ -56,7 +56,7 @@ pub(crate) fn plan_content(
     planner.note_exposure(resource, place, ids);
     let write = |planner: &mut Planner<'_>, change: Change| {
         let content = Hidden(Rc::from(content));
-        planner.step(change, Action::WriteFile { path: place.real.clone(), content, ids });
+        planner.step(change, Action::WriteFile { path: place.real.clone(), content, ids })
     };
     let meta = match place.look() {
         Ok(Some(meta)) => meta,
@@ -67,8 +67,7 @@ pub(crate) fn plan_content(
                 found: "was missing".to_owned(),
                 disruption: Disruption::None,
             };
-            write(planner, change);
-            return true;
+            return write(planner, change);
         }
         Err(error) => {
             planner.refused(resource, &error);
@@ -98,13 +97,13 @@ pub(crate) fn plan_content(
         return false;
     }
     // A file with other hard links is written anew: to change it in place would change what they lead to.
-    if !same || meta.links > 1 {
-        write(planner, differences.change(resource));
+    let is_made = if !same || meta.links > 1 {
+        write(planner, differences.change(resource))
     } else {
         let action = Action::SetAccess { path: place.real.clone(), kind: Kind::File, ids };
-        planner.step(differences.change(resource), action);
-    }
-    !same
+        planner.step(differences.change(resource), action)
+    };
+    is_made && !same
 }
 
 /// What is said of a path that shall be a file and is something else.

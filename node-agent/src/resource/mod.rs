@@ -232,6 +232,11 @@ pub(crate) struct Planner<'a> {
     pub(crate) steps: Vec<Step>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<String>,
+    /// Resources whose differences are left as they are, and what was left.
+    leave: &'a BTreeSet<String>,
+    pub(crate) left: Vec<Change>,
+    /// Directories that are missing and left so, by real path.
+    missing: Vec<String>,
     /// Units to restart at the end, if they run, and why.
     pub(crate) restarts: BTreeMap<String, Vec<String>>,
     /// Where the revision's paths really lie, by path as written.
@@ -262,6 +267,9 @@ impl<'a> Planner<'a> {
             steps: Vec::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
+            leave: &request.leave,
+            left: Vec::new(),
+            missing: Vec::new(),
             restarts: BTreeMap::new(),
             places: BTreeMap::new(),
             skip: SkipList::default(),
@@ -352,8 +360,24 @@ impl<'a> Planner<'a> {
         self.skip.clone()
     }
 
-    pub(crate) fn step(&mut self, change: Change, action: Action) {
+    /// Adds a step, or leaves what it would change; whether it was added.
+    pub(crate) fn step(&mut self, change: Change, action: Action) -> bool {
+        // What lies below a directory that is missing, and is left so, is left with it.
+        let below = match &action {
+            Action::MakeDirectory { path, .. }
+            | Action::WriteFile { path, .. }
+            | Action::Download { path, .. } => self.missing.iter().any(|missing| is_below(path, missing)),
+            _ => false,
+        };
+        if below || self.leave.contains(&change.resource) {
+            if let Action::MakeDirectory { path, .. } = action {
+                self.missing.push(path);
+            }
+            self.left.push(change);
+            return false;
+        }
         self.steps.push(Step { change, action, undoes: None });
+        true
     }
 
     /// Has recursive changes leave a path alone.
@@ -389,8 +413,19 @@ impl<'a> Planner<'a> {
         &self.recursive
     }
 
+    /// Notes why something cannot be had. Of what is left as it is, that is one more way in which it differs.
     pub(crate) fn problem(&mut self, resource: impl fmt::Display, reason: &'static str, message: String) {
-        self.problems.push(Problem { resource: resource.to_string(), reason, message });
+        let resource = resource.to_string();
+        if self.leave.contains(&resource) {
+            self.left.push(Change {
+                change: message.clone(),
+                found: message,
+                resource,
+                disruption: Disruption::None,
+            });
+            return;
+        }
+        self.problems.push(Problem { resource, reason, message });
     }
 
     pub(crate) fn refused(&mut self, resource: impl fmt::Display, error: &HostError) {

@@ -8,10 +8,10 @@ use crds::revision::{Resource, Unit};
 
 use super::file::plan_content;
 use super::{Action, Change, Planner, is_below};
-use crate::host::Kind;
 use crate::host::install::{self, LINK_FOLDERS, Link, UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
+use crate::host::{Kind, Root};
 
 fn units(resources: &[Resource]) -> impl Iterator<Item = &Unit> {
     resources.iter().filter_map(|resource| match resource {
@@ -244,13 +244,32 @@ fn has_exactly(links: &[Link], unit: &str, planner: &Planner<'_>) -> bool {
     // What systemd alone knows to fill in, as the host's name, cannot be looked for.
     let wanted: BTreeSet<&str> =
         links.iter().map(|link| link.path.as_str()).filter(|path| !path.contains('%')).collect();
+    let mut others = link_paths(root, unit).into_iter().filter(|path| !wanted.contains(path.as_str()));
+    wanted.iter().all(|path| is_link(path)) && !others.any(|path| is_link(&path))
+}
+
+/// Where links may be that enable a unit.
+fn link_paths(root: &Root, unit: &str) -> Vec<String> {
     let folders = root.directories_in(UNIT_DIRECTORY).unwrap_or_default();
-    let others = folders
+    folders
         .iter()
         .filter(|folder| LINK_FOLDERS.iter().any(|(_, ending)| folder.ends_with(&format!(".{ending}"))))
         .map(|folder| format!("{UNIT_DIRECTORY}/{folder}/{unit}"))
-        .filter(|path| !wanted.contains(path.as_str()));
-    wanted.iter().all(|path| is_link(path)) && !others.into_iter().any(|path| is_link(&path))
+        .collect()
+}
+
+/// Which units shall run or not; and the paths that tell when one is enabled, disabled or masked.
+pub(crate) fn to_watch(root: &Root, resources: &[Resource]) -> (BTreeMap<String, bool>, Vec<String>) {
+    let (mut runs, mut paths) = (BTreeMap::new(), Vec::new());
+    for unit in units(resources) {
+        let name = unit.name.as_str();
+        runs.extend(unit.active.map(|shall_run| (name.to_owned(), shall_run)));
+        if unit.enabled.is_some() {
+            paths.push(Unit::path_of(&unit.name));
+            paths.extend(link_paths(root, name));
+        }
+    }
+    (runs, paths)
 }
 
 /// Plans starting or stopping; a restart for new content is noted with the others.

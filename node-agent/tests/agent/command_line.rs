@@ -174,3 +174,27 @@ fn what_cannot_be_is_told_in_one_line() {
         (1, &"failed".into(), &"IdTaken".into())
     );
 }
+
+#[test]
+fn a_paused_host_is_planned_for_and_not_changed() {
+    let machine = Machine::new();
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("nb.yaml").to_string_lossy().into_owned();
+    let spec = SPEC.lines().filter(|line| !line.contains("configMapRef")).collect::<Vec<_>>().join("\n");
+    std::fs::write(&file, spec).unwrap();
+    let (code, text, _) = agent(&machine, &["pause"]);
+    assert!(code == 0 && text.starts_with("paused since 20"), "{text}");
+    let again = agent(&machine, &["pause"]);
+    assert_eq!((again.0, again.1), (0, text), "since when it was paused first");
+    let before = machine.tree();
+    for command in [&["apply", "--file", &file][..], &["revert", "workers"]] {
+        std::fs::create_dir_all(machine.path("/var/lib/nodebootstrap/workers")).unwrap();
+        let (code, _, error) = agent(&machine, command);
+        assert!(code == 1 && error.contains("run nodebootstrap-agent resume first"), "{command:?}: {error}");
+    }
+    assert_eq!(agent(&machine, &["plan", "--file", &file]).0, 2);
+    assert_eq!(machine.tree(), before);
+    assert_eq!(agent(&machine, &["resume"]).0, 0);
+    let (code, text, error) = agent(&machine, &["apply", "--file", &file]);
+    assert!(code == 0 && text.contains("done"), "{text}{error}");
+}

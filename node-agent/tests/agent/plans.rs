@@ -375,3 +375,33 @@ async fn what_an_older_node_bootstrap_has_on_this_host_stays_its_own() {
     let ledgers = ["first", "hand"].map(|name| format!("var/lib/nodebootstrap/{name}/ledger.json"));
     assert_eq!(left, [&["var/lib/nodebootstrap/.lock".to_owned()], &ledgers[..]].concat());
 }
+
+#[tokio::test]
+async fn what_is_left_takes_along_what_follows_from_it_and_nothing_else() {
+    let machine = Machine::new();
+    machine.systemd.set("a.service", "active");
+    let spec = json!({
+        "directories": [{"path": "/opt/d"}],
+        "files": [
+            {"path": "/opt/d/f", "content": "x"},
+            {"path": "/etc/a.conf", "content": "x", "onChange": {"restart": ["a.service"]}},
+            {"path": "/etc/b.conf", "content": "x"},
+        ],
+        "units": [{"name": "b.service", "content": "[Service]\nExecStart=/x\n"}],
+    });
+    let mut request = request(spec);
+    request.leave =
+        ["directory /opt/d", "file /etc/a.conf", "unit b.service"].map(str::to_owned).into_iter().collect();
+    let plan = machine.plan(&request).await;
+    assert_eq!(lines(plan.changes()), ["file /etc/b.conf: create, root:root 0644"]);
+    let left: Vec<_> = plan.left.iter().map(|change| change.resource.as_str()).collect();
+    assert_eq!(left, ["directory /opt/d", "file /etc/a.conf", "file /opt/d/f", "unit b.service"]);
+    // What is left does not count when all is verified.
+    machine.apply(&request).await.unwrap();
+    assert!(machine.plan(&request).await.is_empty());
+    // Neither does a reason why it cannot be had.
+    machine.link("/etc/a.conf", "/etc/b.conf");
+    assert_eq!(reasons(&machine.plan(&request).await), Vec::<String>::new());
+    request.leave.clear();
+    assert!(!reasons(&machine.plan(&request).await).is_empty());
+}

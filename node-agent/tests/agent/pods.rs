@@ -506,3 +506,162 @@ async fn a_lock_that_another_run_holds_is_told() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_unit_that_ends_by_itself_is_started_at_once_and_no_other_one_wakes_the_agent() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let spec = json!({"units": [{"name": "hello.service", "content": HELLO, "active": true}]});
+    let name = api.put(&request(spec), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        machine.systemd.take_asked();
+        let begun = std::time::Instant::now();
+        machine.systemd.ends("other.service");
+        machine.systemd.ends("hello.service");
+        let status =
+            api.until_status("the repair", |s| s["message"].as_str().unwrap().contains("repaired")).await;
+        assert_eq!(status["message"], "repaired: unit hello.service did not run");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "long before the interval");
+        assert_eq!(machine.systemd.take_asked(), ["start hello.service"]);
+    })
+    .await;
+}
+
+fn motd() -> Value {
+    json!({"files": [{"path": "/etc/motd", "content": "ours"}]})
+}
+
+#[tokio::test]
+async fn a_tug_of_war_is_told_once_and_not_fought_at_full_speed() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&request(motd()), None);
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        for _ in 0..3 {
+            machine.write("/etc/motd", "theirs");
+            until(|| machine.read("/etc/motd") == "ours").await;
+        }
+        let status = api.until_phase("Failed").await;
+        assert_eq!(status["reason"], "Contested");
+        let message = status["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("file /etc/motd had other content, again after 3 repairs or more since 20"),
+            "{message}"
+        );
+        let writes = api.objects().statuses.len();
+        machine.write("/etc/motd", "theirs");
+        // A word of the operator is answered after a look at the file.
+        api.tell(json!({"revision": name, "permit": {"id": 7, "disruption": "None"}}));
+        api.until_status("permit 7", |status| status["permitId"] == 7).await;
+        assert_eq!(machine.read("/etc/motd"), "theirs", "it waits for its time");
+        assert_eq!(api.objects().statuses.len(), writes + 1);
+        assert_eq!(api.objects().statuses.last().unwrap()["message"], message);
+        until(|| machine.read("/etc/motd") == "ours").await;
+        // Left to whoever wants it, it is no matter any more.
+        api.tell(json!({"revision": name, "drift": {"ignore": ["/etc/motd"]}}));
+        api.until_phase("Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn policy_report_tells_drift_and_leaves_it_but_makes_a_new_revision() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&request(motd()), None);
+    let drift = json!({"policy": "Report"});
+    api.tell(json!({"revision": name, "drift": drift}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        machine.write("/etc/motd", "theirs");
+        let status = api.until_status("the drift", |s| s["drifted"].is_array()).await;
+        assert_eq!(status["phase"], "Ready");
+        assert_eq!(status["drifted"], json!(["file /etc/motd had other content"]));
+        assert_eq!(machine.read("/etc/motd"), "theirs");
+        let next =
+            request(json!({"files": [{"path": "/etc/motd", "content": "ours"}], "groups": [{"name": "k"}]}));
+        let next = api.put(&next, None);
+        api.tell(json!({"revision": next, "drift": drift}));
+        let status = api.until_status("the next", |s| s["revision"] == json!(next)).await;
+        assert_eq!((&status["phase"], &status["drifted"]), (&json!("Ready"), &Value::Null));
+        assert_eq!(machine.read("/etc/motd"), "ours");
+        machine.write("/etc/motd", "theirs");
+        api.until_status("the drift", |s| s["drifted"].is_array()).await;
+        api.tell(json!({"revision": next}));
+        until(|| machine.read("/etc/motd") == "ours").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_ignored_is_made_once_and_left_also_by_a_revision_that_does_not_change_it() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&request(motd()), None);
+    let drift = json!({"ignore": ["/etc/m*"]});
+    api.tell(json!({"revision": name, "drift": drift}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        assert_eq!(machine.read("/etc/motd"), "ours");
+        machine.write("/etc/motd", "theirs");
+        let next =
+            request(json!({"files": [{"path": "/etc/motd", "content": "ours"}], "groups": [{"name": "k"}]}));
+        let next = api.put(&next, None);
+        api.tell(json!({"revision": next, "drift": drift}));
+        let status = api.until_status("the next", |s| s["revision"] == json!(next)).await;
+        assert_eq!((&status["phase"], &status["drifted"]), (&json!("Ready"), &Value::Null));
+        assert_eq!(machine.read("/etc/motd"), "theirs");
+        let other = request(json!({"files": [{"path": "/etc/motd", "content": "new"}]}));
+        let other = api.put(&other, None);
+        api.tell(json!({"revision": other, "drift": drift}));
+        api.until_status("another", |s| s["revision"] == json!(other)).await;
+        assert_eq!(machine.read("/etc/motd"), "new", "what is written anew is made");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_is_changed_on_a_host_that_is_paused_not_even_to_leave() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let name = api.put(&request(motd()), None);
+    machine.host().state.pause("2026-11-25T00:00:00Z").unwrap();
+    api.tell(json!({"revision": name}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Paused").await;
+        assert_eq!(
+            status["message"],
+            "paused on the host since 2026-11-25T00:00:00Z: nothing is changed here until nodebootstrap-agent resume is run there"
+        );
+        assert!(!machine.is_there("/etc/motd"));
+        assert!(machine.host().state.resume().unwrap());
+        api.until_phase("Ready").await;
+
+        api.tell(json!({"revision": name, "paused": true}));
+        let status = api.until_phase("Paused").await;
+        assert!(status["message"].as_str().unwrap().contains("annotation nodebootstrap.io/paused"), "{status}");
+        machine.write("/etc/motd", "theirs");
+        api.tell(json!({"revision": name, "paused": true, "leave": "Revert", "permit": {"id": 3, "disruption": "None"}}));
+        api.until_status("permit 3", |status| status["permitId"] == 3).await;
+        assert_eq!(machine.read("/etc/motd"), "theirs");
+        api.tell(json!({"revision": name}));
+        until(|| machine.read("/etc/motd") == "ours").await;
+        // While it runs, too.
+        machine.host().state.pause("2026-11-25T00:00:01Z").unwrap();
+        api.until_phase("Paused").await;
+        api.tell(json!({"revision": name, "leave": "Revert"}));
+        machine.host().state.resume().unwrap();
+        api.until_phase("Left").await;
+        assert!(!machine.is_there("/etc/motd"));
+    })
+    .await;
+}
+
+/// Waits until something is so.
+async fn until(so: impl Fn() -> bool) {
+    let waiting = async {
+        while !so() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), waiting).await.expect("it becomes so");
+}

@@ -1,13 +1,14 @@
 //! A machine to try things on: a root in a temporary directory, with a systemd that only remembers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
 use crds::revision::{Identity, Values, render};
+use futures::future::LocalBoxFuture;
 use node_agent::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
 use node_agent::host::offline::Offline;
 use node_agent::host::systemd::{Answer, Job, Systemd, UnitState};
@@ -31,6 +32,8 @@ pub(crate) struct Fake {
     pub(crate) silent: Cell<bool>,
     /// A unit that does not start.
     pub(crate) broken: RefCell<Option<String>>,
+    /// Whoever waits for units is told through this.
+    told: tokio::sync::Notify,
     files: RefCell<Option<Offline>>,
 }
 
@@ -54,6 +57,12 @@ impl Fake {
             ..UnitState::default()
         };
         self.units.borrow_mut().insert(unit.to_owned(), state);
+    }
+
+    /// A unit that ends by itself.
+    pub(crate) fn ends(&self, unit: &str) {
+        self.set(unit, "inactive");
+        self.told.notify_one();
     }
 
     fn note(&self, word: &str, unit: &str, active: &str) -> Answer<'_, Job<'_>> {
@@ -133,6 +142,19 @@ impl Systemd for Handle {
 
     fn restart<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.0.note("restart", unit, "active")
+    }
+
+    fn touched<'a>(&'a self, units: &'a BTreeMap<String, bool>) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async move {
+            loop {
+                self.0.told.notified().await;
+                let set = self.0.units.borrow();
+                let runs = |unit: &String| set.get(unit).is_some_and(UnitState::is_running);
+                if units.iter().any(|(unit, shall_run)| runs(unit) != *shall_run) {
+                    return;
+                }
+            }
+        })
     }
 }
 
@@ -392,6 +414,7 @@ pub(crate) fn try_request(name: &str, mut spec: Value, values: &Values) -> Resul
         revision: rendered.revision,
         payload: Payload::from(rendered.payload),
         from_pod: true,
+        leave: BTreeSet::new(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod downloads;
+mod drift;
 mod examples;
 mod input;
 mod interruptions;
@@ -63,6 +64,10 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     plans::a_host_says_every_reason_at_once,
     services::a_service_that_keeps_ending_is_not_ready,
     services::a_step_that_does_not_end_holds_up_nothing_else,
+    drift::a_unit_that_stops_or_is_disabled_is_put_right_at_once,
+    drift::a_tug_of_war_is_told_and_not_fought,
+    drift::policy_report_tells_and_leaves,
+    drift::a_paused_node_is_left_as_it_is,
     security::an_agent_may_write_its_own_status_and_nothing_else,
     security::a_secret_reaches_the_file_and_nothing_else,
     nodes::a_node_that_loses_its_label_leaves,
