@@ -21,4 +21,6 @@ pub mod value;
 
 pub use nodebootstrap::{NodeBootstrap, NodeBootstrapSpec, NodeBootstrapStatus};
 pub use report::{NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus};
-pub use value::{AccountName, AccountPath, AccountRef, HostPath, Mode, Sha256, Timeout, UnitName, Url};
+pub use value::{
+    AccountName, AccountPath, AccountRef, HostPath, LinkTarget, Mode, Sha256, Timeout, UnitName, Url,
+};

@@ -15,15 +15,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::report::RunMode;
-use crate::value::{AccountName, AccountPath, AccountRef, HostPath, Mode, Sha256, Timeout, UnitName, Url};
+use crate::value::{
+    AccountName, AccountPath, AccountRef, HostPath, LinkTarget, Mode, Sha256, Timeout, UnitName, Url,
+};
 
-/// The most entries of each list of a spec but binaries. What bounds it is how much the API server lets CEL cost.
+/// The most entries of each list of a spec but binaries and symlinks. What bounds it is how much the API server lets CEL cost.
 pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
 
-/// The state that selected nodes shall have: groups, users, directories, files, binaries and systemd units. When an entry
-/// leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
+/// The most symbolic links of a spec.
+pub const MAX_SYMLINKS: usize = 100;
+
+/// The state that selected nodes shall have: groups, users, directories, files, binaries, symbolic links and systemd
+/// units. When an entry leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "nodebootstrap.io",
@@ -49,6 +54,10 @@ pub const MAX_BINARIES: usize = 100;
     validation = Rule::new("!has(self.files) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.files.all(f, !(f.path in m)))").message("a path is in both files and directories: leave it in one of them"),
     validation = Rule::new("!has(self.binaries) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.binaries.all(b, !(b.path in m)))").message("a path is in both binaries and directories: leave it in one of them"),
     validation = Rule::new("!has(self.binaries) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.binaries.all(b, !(b.path in m)))").message("a path is in both binaries and files: leave it in one of them"),
+    validation = Rule::new("!has(self.symlinks) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and directories: leave it in one of them"),
+    validation = Rule::new("!has(self.symlinks) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and files: leave it in one of them"),
+    validation = Rule::new("!has(self.symlinks) || !has(self.binaries) || [self.binaries.transformMapEntry(i, b, {b.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and binaries: leave it in one of them"),
+    validation = Rule::new("!has(self.symlinks) || !has(self.units) || [self.symlinks.transformMapEntry(i, l, {l.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and symlinks: leave it in one of them"),
     validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units")
 )]
 pub struct NodeBootstrapSpec {
@@ -102,6 +111,13 @@ pub struct NodeBootstrapSpec {
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub binaries: Vec<Binary>,
+
+    /// Symbolic links that shall exist. What they lead to need not be there. Their directory must be there or be in
+    /// directories. At most 100. Example: [{path: /usr/local/bin/kubectl, target: /opt/kubernetes/bin/kubectl}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    pub symlinks: Vec<Symlink>,
 
     /// systemd units: their content, whether they start at boot, whether they run now. At most 1000. Example:
     /// [{name: hello.service, content: "[Service]\nExecStart=/usr/local/bin/hello\n", active: true}].
@@ -342,6 +358,18 @@ pub struct Binary {
     /// What happens after the content changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_change: Option<OnChange>,
+}
+
+/// A symbolic link that shall exist. It belongs to root. One that leads elsewhere is replaced; anything else at its path is
+/// an error on that node, and left.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Symlink {
+    /// Where the link is: an absolute path. Example: /usr/local/bin/kubectl.
+    pub path: HostPath,
+    /// What it leads to, written into the link as it stands here: an absolute path, or one that begins at the link's
+    /// own directory. At most 256 characters. Example: /opt/kubernetes/bin/kubectl.
+    pub target: LinkTarget,
 }
 
 /// A systemd unit.

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec};
 use crate::validate;
-use crate::value::{AccountName, AccountPath, AccountRef, HostPath, Mode, Sha256, UnitName, Url};
+use crate::value::{AccountName, AccountPath, AccountRef, HostPath, LinkTarget, Mode, Sha256, UnitName, Url};
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
 pub const FORMAT: u32 = 1;
@@ -71,6 +71,8 @@ pub enum Resource {
     Binary(Binary),
     /// A systemd unit.
     Unit(Unit),
+    /// A symbolic link.
+    Symlink(Symlink),
 }
 
 /// A group that shall exist.
@@ -189,6 +191,16 @@ pub struct Binary {
     pub restart: Vec<UnitName>,
 }
 
+/// A symbolic link that shall exist.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Symlink {
+    /// Where it is.
+    pub path: HostPath,
+    /// What it leads to.
+    pub target: LinkTarget,
+}
+
 /// A systemd unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -226,6 +238,7 @@ impl Resource {
             Self::File(_) => "file",
             Self::Binary(_) => "binary",
             Self::Unit(_) => "unit",
+            Self::Symlink(_) => "symlink",
         }
     }
 
@@ -238,15 +251,18 @@ impl Resource {
             Self::File(file) => file.path.as_str(),
             Self::Binary(binary) => binary.path.as_str(),
             Self::Unit(unit) => unit.name.as_str(),
+            Self::Symlink(symlink) => symlink.path.as_str(),
         }
     }
 
-    /// What only one NodeBootstrap may have on a node. Directories, files, binaries and the files of units share one
-    /// space, that of paths.
+    /// What only one NodeBootstrap may have on a node. Directories, files, binaries, links and the files of units share
+    /// one space, that of paths.
     pub fn claims(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Group(_) | Self::User(_) => vec![(self.kind(), self.name().to_owned())],
-            Self::Directory(_) | Self::File(_) | Self::Binary(_) => vec![(PATH, self.name().to_owned())],
+            Self::Directory(_) | Self::File(_) | Self::Binary(_) | Self::Symlink(_) => {
+                vec![(PATH, self.name().to_owned())]
+            }
             Self::Unit(unit) => {
                 let own = ("unit", unit.name.to_string());
                 let file = unit.content.as_ref().map(|_| (PATH, Unit::path_of(&unit.name)));
@@ -456,6 +472,9 @@ pub fn render(
             enabled: unit.enabled,
             active: unit.active,
         })
+    }));
+    resources.extend(spec.symlinks.iter().map(|symlink| {
+        Resource::Symlink(Symlink { path: symlink.path.clone(), target: symlink.target.clone() })
     }));
     resources.sort();
 

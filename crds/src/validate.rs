@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
-use crate::nodebootstrap::{Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, NodeBootstrapSpec};
+use crate::nodebootstrap::{
+    Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, MAX_SYMLINKS, NodeBootstrapSpec,
+};
 use crate::revision::{Unit, references};
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
@@ -85,16 +87,21 @@ fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 }
 
 fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
-    let names: [(&str, Vec<&str>); 6] = [
+    let names: [(&str, Vec<&str>); 7] = [
         ("groups", spec.groups.iter().map(|group| group.name.as_str()).collect()),
         ("users", spec.users.iter().map(|user| user.name.as_str()).collect()),
         ("directories", spec.directories.iter().map(|directory| directory.path.as_str()).collect()),
         ("files", spec.files.iter().map(|file| file.path.as_str()).collect()),
         ("binaries", spec.binaries.iter().map(|binary| binary.path.as_str()).collect()),
+        ("symlinks", spec.symlinks.iter().map(|symlink| symlink.path.as_str()).collect()),
         ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
     ];
     for (list, names) in names {
-        let most = if list == "binaries" { MAX_BINARIES } else { MAX_ENTRIES };
+        let most = match list {
+            "binaries" => MAX_BINARIES,
+            "symlinks" => MAX_SYMLINKS,
+            _ => MAX_ENTRIES,
+        };
         if names.len() > most {
             problems.push(format!(
                 "{list} has {} entries, at most {most} are possible: make a second NodeBootstrap",
@@ -111,7 +118,7 @@ fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 }
 
 fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
-    // What each path is; a directory may hold others, a file may not.
+    // What each path is; a directory may hold others, a file or link may not.
     let mut files: BTreeMap<String, &str> = BTreeMap::new();
     let of_units = spec.units.iter().filter(|unit| unit.content.is_some());
     let all = spec
@@ -119,6 +126,7 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         .iter()
         .map(|file| (file.path.to_string(), "files"))
         .chain(spec.binaries.iter().map(|binary| (binary.path.to_string(), "binaries")))
+        .chain(spec.symlinks.iter().map(|symlink| (symlink.path.to_string(), "symlinks")))
         .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")));
     for (path, list) in all {
         match files.get(&path) {
@@ -139,7 +147,7 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let below = files.keys().map(String::as_str).chain(spec.directories.iter().map(|d| d.path.as_str()));
     for path in below {
         if let Some(file) = parents(path).find(|parent| files.contains_key(*parent)) {
-            problems.push(format!("{path} lies below {file}, which is a file: move one of them"));
+            problems.push(format!("{path} lies below {file}, which is no directory: move one of them"));
         }
     }
 }
@@ -261,6 +269,11 @@ mod tests {
                 "files: [{path: /etc/systemd/system/a.service, content: ''}]\nunits: [{name: a.service, content: x}]",
                 "in both files and units",
             ),
+            (
+                "files: [{path: /a, content: ''}]\nsymlinks: [{path: /a, target: b}]",
+                "/a is in both files and symlinks",
+            ),
+            ("symlinks: [{path: /a, target: b}]\nfiles: [{path: /a/b, content: ''}]", "/a/b lies below /a"),
             ("files: [{path: /a}]", "/a: a file has exactly one source"),
             (
                 "files: [{path: /etc/a, secretRef: {name: nodebootstrap-hmac-key, key: key}}]",

@@ -206,6 +206,13 @@ text_type! {
 }
 
 text_type! {
+    /// What a symbolic link leads to, as it is written into the link: absolute, or relative to the folder of the link; at most 256 characters. Example: `../lib/app`.
+    LinkTarget, max 256, LINK_TARGET_RULES = [
+        must(r"^[^\x00-\x1f\x7f]+$", "a link leads to a path without control characters, as in: /usr/lib/app"),
+    ]
+}
+
+text_type! {
     /// Name of a user or group to make, as useradd takes it: a-z or `_` first, then a-z, 0-9, `_` or `-`, at most 32 characters, and not root. Example: `kubernetes`.
     AccountName, max 32, ACCOUNT_RULES = [
         must(r"^[a-z_][a-z0-9_-]*$", "a user or group name starts with a-z or _ and goes on with a-z, 0-9, _ or -, as in: kubernetes"),
@@ -480,6 +487,7 @@ impl JsonSchema for Timeout {
 const ALL_RULES: &[&[Rule]] = &[
     ACCOUNT_PATH_RULES,
     PATH_RULES,
+    LINK_TARGET_RULES,
     ACCOUNT_RULES,
     ACCOUNT_REF_RULES,
     UNIT_RULES,

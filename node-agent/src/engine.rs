@@ -31,7 +31,9 @@ use crate::host::write::Staged;
 use crate::host::{Host, HostError};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
-use crate::resource::{Action, Planner, binary, directory, disk, file, group, path_of, removal, unit, user};
+use crate::resource::{
+    Action, Planner, binary, directory, disk, file, group, path_of, removal, symlink, unit, user,
+};
 
 use book::Notes;
 
@@ -216,7 +218,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             Resource::Group(group) => groups.push(group),
             Resource::User(user) => users.push(user),
             Resource::Directory(directory) => directories.push(directory),
-            Resource::File(_) | Resource::Binary(_) | Resource::Unit(_) => {}
+            Resource::File(_) | Resource::Binary(_) | Resource::Unit(_) | Resource::Symlink(_) => {}
         }
     }
     group::plan(&groups, &mut planner);
@@ -236,6 +238,11 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     for resource in resources {
         if let Resource::Binary(binary) = resource {
             binary::plan(binary, &mut planner);
+        }
+    }
+    for resource in resources {
+        if let Resource::Symlink(symlink) = resource {
+            symlink::plan(symlink, &mut planner);
         }
     }
     let written = unit::plan_files(resources, &mut planner);
@@ -530,6 +537,7 @@ fn owed_by(plan: &Plan) -> Owed {
         match &step.action {
             Action::WriteFile { path, .. }
             | Action::Download { path, .. }
+            | Action::Link { path, .. }
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
             Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
@@ -625,6 +633,9 @@ async fn step_by<'a>(
                 let meta = staged.install(*ids).map_err(refused)?;
                 host.digests.remember(path, &meta, *digest);
             }
+        }
+        Action::Link { path, target, owner } => {
+            root.locate(path).and_then(|place| root.replace_link(&place, target, *owner)).map_err(refused)?;
         }
         Action::Reload => or_stop(stop, host.systemd.reload()).await?.map_err(refused)?,
         Action::Enable { unit, again } => {
@@ -722,6 +733,7 @@ impl Action {
             Self::SetAccess { kind, .. } => *kind == crate::host::Kind::Directory,
             Self::WriteFile { .. }
             | Self::Download { .. }
+            | Self::Link { .. }
             | Self::Reload
             | Self::Enable { .. }
             | Self::Disable { .. }
@@ -743,7 +755,11 @@ impl Action {
     fn waits(&self) -> bool {
         let takes_away = matches!(
             self,
-            Self::RemoveFile { .. } | Self::PutBack { .. } | Self::RemoveGroup { .. } | Self::RemoveUser(_)
+            Self::RemoveFile { .. }
+                | Self::PutBack { .. }
+                | Self::Link { .. }
+                | Self::RemoveGroup { .. }
+                | Self::RemoveUser(_)
         );
         self.starts() || takes_away
     }

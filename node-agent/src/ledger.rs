@@ -56,21 +56,29 @@ pub enum Shape {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         attributes: BTreeMap<String, String>,
     },
+    /// A symbolic link.
+    Link {
+        /// What it leads to.
+        target: String,
+        /// The user and the group that own it.
+        owner: (u32, u32),
+    },
     /// What is inside a directory has this owner and group.
     Owned(u32, u32),
     /// What was inside a directory, by real path, as it was before each got another owner.
     Owners(BTreeMap<String, Ids>),
     /// Whether a unit runs, or starts at boot.
     Is(bool),
-    /// Something that is never made or replaced: a link, a device.
+    /// Something that is never made or replaced: a device.
     Other,
 }
 
 impl Shape {
-    /// Owner, group and mode of a file or directory.
+    /// Owner, group and mode of a file or directory; of a link, which has no mode of its own, that which every link has.
     pub fn ids(&self) -> Option<Ids> {
         match self {
             Self::Directory(ids) | Self::File { ids, .. } => Some(*ids),
+            Self::Link { owner: (uid, gid), .. } => Some(Ids { uid: *uid, gid: *gid, mode: 0o777 }),
             _ => None,
         }
     }
@@ -86,8 +94,10 @@ impl Shape {
     }
 
     fn give_to(&mut self, (uid, gid): (u32, u32)) {
-        if let Self::Directory(ids) | Self::File { ids, .. } = self {
-            (ids.uid, ids.gid) = (uid, gid);
+        match self {
+            Self::Directory(ids) | Self::File { ids, .. } => (ids.uid, ids.gid) = (uid, gid),
+            Self::Link { owner, .. } => *owner = (uid, gid),
+            _ => {}
         }
     }
 }

@@ -142,7 +142,8 @@ fn item_of(step: &Step) -> Option<Item> {
         Action::MakeDirectory { path, .. }
         | Action::SetAccess { path, .. }
         | Action::WriteFile { path, .. }
-        | Action::Download { path, .. } => Item::Path(path.clone()),
+        | Action::Download { path, .. }
+        | Action::Link { path, .. } => Item::Path(path.clone()),
         Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
         Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
         Action::OwnBelow { .. }
@@ -171,6 +172,7 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
             file(*ids, Sha256::from_bytes(sha2::Sha256::digest(&content.0).into()))
         }
         (Action::Download { digest, ids, .. }, _) => file(*ids, *digest),
+        (Action::Link { target, owner, .. }, _) => Shape::Link { target: target.clone(), owner: *owner },
         (Action::Enable { .. } | Action::Start { .. }, _) => Shape::Is(true),
         (Action::Disable { .. } | Action::Stop { .. }, _) => Shape::Is(false),
         _ => found.clone(),

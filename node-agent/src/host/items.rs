@@ -41,7 +41,12 @@ pub fn look(
                     let Some(digest) = host.digests.of(&place)? else { return Ok(Shape::Absent) };
                     Shape::File { ids, digest, attributes: host.root.attributes(&place)? }
                 }
-                Kind::Link | Kind::Special => Shape::Other,
+                // One whose target is no text is never replaced.
+                Kind::Link => match host.root.read_link(&place)? {
+                    Some(target) => Shape::Link { target, owner: (meta.uid, meta.gid) },
+                    None => Shape::Other,
+                },
+                Kind::Special => Shape::Other,
             }
         }
     })

@@ -494,6 +494,16 @@ impl Root {
         Ok(self.locate_through_links(path)?.read(max)?.map(|(content, _)| content))
     }
 
+    /// What the symbolic link at a place leads to, as it is written into it; `None` if that is no text.
+    ///
+    /// # Errors
+    /// If it is no link, or cannot be read.
+    pub fn read_link(&self, place: &Place) -> Result<Option<String>, HostError> {
+        let target = rustix::fs::readlinkat(place.fd(), place.name.as_str(), Vec::new())
+            .map_err(HostError::io(&place.real, "read the link"))?;
+        Ok(target.into_string().ok())
+    }
+
     /// Opens a directory, as it is written, to be named to the kernel; `None` if it is missing.
     pub(super) fn open_directory(&self, path: &str) -> Result<Option<OwnedFd>, HostError> {
         let mut way = self.top()?;

@@ -103,7 +103,8 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::SetAccess { path, .. } | Action::PutBack { path, content: None, .. } => {
             vec![(resource, path.clone(), Touch::Set)]
         }
-        Action::RemoveFile { path }
+        Action::Link { path, .. }
+        | Action::RemoveFile { path }
         | Action::RemoveDirectory { path, .. }
         | Action::PutBack { path, content: Some(_), .. } => vec![(resource, path.clone(), Touch::Replace(0))],
         Action::OwnBelow { path, .. } => vec![(resource, path.clone(), Touch::Own)],

@@ -10,6 +10,7 @@ pub(crate) mod disk;
 pub(crate) mod file;
 pub(crate) mod group;
 pub(crate) mod removal;
+pub(crate) mod symlink;
 pub(crate) mod unit;
 pub(crate) mod user;
 
@@ -132,6 +133,11 @@ pub(crate) enum Action {
         urls: Vec<String>,
         digest: Sha256,
         ids: Ids,
+    },
+    Link {
+        path: String,
+        target: String,
+        owner: (u32, u32),
     },
     Reload,
     Enable {
@@ -608,7 +614,9 @@ impl Differences {
 pub(crate) fn path_of(resource: &Resource) -> Option<String> {
     match resource {
         Resource::Group(_) | Resource::User(_) => None,
-        Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) => Some(resource.name().to_owned()),
+        Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {
+            Some(resource.name().to_owned())
+        }
         Resource::Unit(unit) => unit.content.as_ref().map(|_| crds::revision::Unit::path_of(&unit.name)),
     }
 }

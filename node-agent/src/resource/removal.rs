@@ -61,7 +61,7 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
                 // What the entry leaves out is left as it is, also where it named it before.
                 claims.extend([Item::Enabled(unit.name.to_string()), Item::Active(unit.name.to_string())]);
             }
-            Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) => {}
+            Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {}
         }
     }
     claims
@@ -187,6 +187,12 @@ pub(crate) fn plan(
                     restart(item, entry, &name, planner);
                 }
             }
+            (Item::Path(path), Shape::Link { target, owner: (uid, gid) }) => {
+                let ids = Ids { uid: *uid, gid: *gid, mode: 0 };
+                let Ids { uid, gid, .. } = handed_down(path, ids, planner, &mut removal.handed);
+                let action = Action::Link { path: path.clone(), target: target.clone(), owner: (uid, gid) };
+                files.push((item, change(&name, format!("target {target} as before"), MADE), action));
+            }
             (Item::Group(group), Shape::Absent) => {
                 if let Shape::Group(gid) = entry.made {
                     let action = Action::RemoveGroup { name: group.clone(), gid };
@@ -253,6 +259,7 @@ fn name_of(item: &Item, made: &Shape) -> String {
         (Item::Group(name), _) => format!("group {name}"),
         (Item::User(name), _) => format!("user {name}"),
         (Item::Path(path), Shape::Directory(_)) | (Item::Inside(path), _) => format!("directory {path}"),
+        (Item::Path(path), Shape::Link { .. }) => format!("symlink {path}"),
         (Item::Path(path), _) => format!("file {path}"),
         (Item::Enabled(name) | Item::Active(name), _) => format!("unit {name}"),
     }
@@ -379,7 +386,7 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
                 named.insert(user.group.as_ref().map_or(user.name.to_string(), ToString::to_string));
                 continue;
             }
-            Resource::Group(_) | Resource::Unit(_) => continue,
+            Resource::Group(_) | Resource::Unit(_) | Resource::Symlink(_) => continue,
         };
         named.extend([access.owner.to_string(), access.group.to_string()]);
     }

@@ -98,7 +98,11 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
         let restart = match resource {
             Resource::File(file) => &file.restart,
             Resource::Binary(binary) => &binary.restart,
-            Resource::Group(_) | Resource::User(_) | Resource::Directory(_) | Resource::Unit(_) => continue,
+            Resource::Group(_)
+            | Resource::User(_)
+            | Resource::Directory(_)
+            | Resource::Unit(_)
+            | Resource::Symlink(_) => continue,
         };
         for unit in restart {
             let name = unit.as_str();
@@ -137,9 +141,10 @@ fn plan_reload(planner: &mut Planner<'_>) {
         return;
     }
     let writes = planner.steps.iter().any(|step| match &step.action {
-        Action::WriteFile { path, .. } | Action::RemoveFile { path } | Action::PutBack { path, .. } => {
-            UNIT_PATH.iter().any(|directory| is_below(path, directory))
-        }
+        Action::WriteFile { path, .. }
+        | Action::Link { path, .. }
+        | Action::RemoveFile { path }
+        | Action::PutBack { path, .. } => UNIT_PATH.iter().any(|directory| is_below(path, directory)),
         _ => false,
     });
     let stale = planner.units.iter().find(|(_, state)| state.need_reload).map(|(name, _)| name);
@@ -338,7 +343,11 @@ pub(crate) fn to_observe<'a>(
             Resource::Unit(unit) if !unit.name.is_template() => _ = names.insert(unit.name.to_string()),
             Resource::File(file) => names.extend(file.restart.iter().map(ToString::to_string)),
             Resource::Binary(binary) => names.extend(binary.restart.iter().map(ToString::to_string)),
-            Resource::Unit(_) | Resource::Group(_) | Resource::User(_) | Resource::Directory(_) => {}
+            Resource::Unit(_)
+            | Resource::Group(_)
+            | Resource::User(_)
+            | Resource::Directory(_)
+            | Resource::Symlink(_) => {}
         }
     }
     // A template has no state of its own.

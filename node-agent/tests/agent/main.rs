@@ -8,6 +8,7 @@ mod api;
 mod command_line;
 mod crashes;
 mod downloads;
+mod links;
 mod paths;
 mod plans;
 mod pods;

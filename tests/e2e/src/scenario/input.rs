@@ -66,6 +66,15 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             ),
             "leave it in units",
         ),
+        (
+            spec(json!({"files": [file("/a")], "symlinks": [{"path": "/a", "target": "b"}]})),
+            "in both symlinks and files",
+        ),
+        (
+            spec(json!({"directories": [{"path": "/a"}], "symlinks": [{"path": "/a", "target": "b"}]})),
+            "in both symlinks and directories",
+        ),
+        (spec(json!({"symlinks": [{"path": "/a", "target": ""}]})), "without control characters"),
         (spec(json!({"directories": [{"path": "/a", "mode": "0888"}]})), "octal digits in quotes"),
         (spec(json!({"directories": [{"path": "/a", "mode": "rwx"}]})), "octal digits in quotes"),
         (spec(json!({"directories": [{"path": "/a", "mode": 755}]})), "must be of type string"),
@@ -223,6 +232,7 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
                 })
                 .collect(),
         ),
+        ("symlinks", (0..100).map(|i| json!({"path": path("symlink", i), "target": path("target", i)})).collect()),
         ("units", (0..1000).map(|i| json!({"name": format!("u{i:04}{}.service", "x".repeat(100)), "content": "[Unit]\n", "enabled": true})).collect()),
     ];
     let mut all = serde_json::Map::new();
