@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::RunMode;
 use crate::value::{
-    AccountName, AccountPath, AccountRef, HostPath, LinkTarget, Mode, Sha256, Timeout, UnitName, Url,
+    AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, Sha256, Timeout, UnitName,
+    Url,
 };
 
 /// The most entries of each list of a spec but binaries and symlinks. What bounds it is how much the API server lets CEL cost.
@@ -24,6 +25,8 @@ pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
 
+/// The most drop-ins of a unit.
+pub const MAX_DROP_INS: usize = 8;
 /// The most symbolic links of a spec.
 pub const MAX_SYMLINKS: usize = 100;
 
@@ -58,7 +61,8 @@ pub const MAX_SYMLINKS: usize = 100;
     validation = Rule::new("!has(self.symlinks) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and files: leave it in one of them"),
     validation = Rule::new("!has(self.symlinks) || !has(self.binaries) || [self.binaries.transformMapEntry(i, b, {b.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and binaries: leave it in one of them"),
     validation = Rule::new("!has(self.symlinks) || !has(self.units) || [self.symlinks.transformMapEntry(i, l, {l.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and symlinks: leave it in one of them"),
-    validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units")
+    validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units"),
+    validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !has(u.dropIns) || u.dropIns.all(d, !(('/etc/systemd/system/' + u.name + '.d/' + d.name) in m))))").message("a drop-in is in both units and files: leave it in units")
 )]
 pub struct NodeBootstrapSpec {
     /// Apply: the nodes are brought to what the spec says, and kept so. Plan: nothing is changed on any node, neither
@@ -375,7 +379,10 @@ pub struct Symlink {
 /// A systemd unit.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("!self.name.contains('@.') || (!has(self.enabled) && !has(self.active))").message("a template (name@.service) can be neither enabled nor started: list an instance of it, as name@one.service"))]
+#[x_kube(
+    validation = Rule::new("!self.name.contains('@.') || (!has(self.enabled) && !has(self.active) && !has(self.masked))").message("a template (name@.service) can be neither enabled nor started nor masked: list an instance of it, as name@one.service"),
+    validation = Rule::new("!has(self.masked) || !self.masked || !(has(self.content) || (has(self.enabled) && self.enabled) || (has(self.active) && self.active))").message("a unit that is masked can neither have content nor be enabled or started: leave out masked, or the others")
+)]
 pub struct Unit {
     /// The unit's name with its suffix. Example: hello.service.
     pub name: UnitName,
@@ -384,12 +391,34 @@ pub struct Unit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub content: Option<String>,
+    /// Files beside the unit file, in /etc/systemd/system/NAME.d, that add to it or change it; they work for a unit of
+    /// the host's own too. When one changes and the unit runs, the unit is restarted once (disruption class Restart). At
+    /// most 8. Example: [{name: 10-limits.conf, content: "[Service]\nLimitNOFILE=1048576\n"}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub drop_ins: Vec<DropIn>,
+    /// true: nothing can start it, as after `systemctl mask`; one that runs goes on until active is false. false: it is
+    /// unmasked. Default: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<bool>,
     /// Whether it starts at boot. Default: left as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Whether it runs now. Default: left as it is. Starting is no disruption; stopping is one of class Restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
+}
+
+/// A file that adds to a unit or changes it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DropIn {
+    /// Its name; systemd reads them in the order of their names. Example: 10-limits.conf.
+    pub name: DropInName,
+    /// What is in it. At most 65536 characters. Example: "[Service]\nLimitNOFILE=1048576\n".
+    #[schemars(length(max = 65536))]
+    pub content: String,
 }
 
 /// What became of a NodeBootstrap: bounded, however many nodes there are.

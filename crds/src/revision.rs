@@ -17,7 +17,9 @@ use thiserror::Error;
 use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec};
 use crate::validate;
-use crate::value::{AccountName, AccountPath, AccountRef, HostPath, LinkTarget, Mode, Sha256, UnitName, Url};
+use crate::value::{
+    AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, Sha256, UnitName, Url,
+};
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
 pub const FORMAT: u32 = 1;
@@ -216,6 +218,9 @@ pub struct Unit {
     /// Whether it runs; `None`: left as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
+    /// Whether nothing can start it; `None`: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<bool>,
 }
 
 /// The kind of claims by which paths are claimed, whatever lies there.
@@ -225,6 +230,11 @@ impl Unit {
     /// Where the unit file of a name is written.
     pub fn path_of(name: &UnitName) -> String {
         format!("/etc/systemd/system/{name}")
+    }
+
+    /// Where a drop-in of a unit is written. `None`: names that are too long together to be a path.
+    pub fn drop_in(name: &UnitName, drop_in: &DropInName) -> Option<HostPath> {
+        format!("/etc/systemd/system/{name}.d/{drop_in}").parse().ok()
     }
 }
 
@@ -265,7 +275,9 @@ impl Resource {
             }
             Self::Unit(unit) => {
                 let own = ("unit", unit.name.to_string());
-                let file = unit.content.as_ref().map(|_| (PATH, Unit::path_of(&unit.name)));
+                // A mask lies where the unit's own file would.
+                let has_file = unit.content.is_some() || unit.masked == Some(true);
+                let file = has_file.then(|| (PATH, Unit::path_of(&unit.name)));
                 std::iter::once(own).chain(file).collect()
             }
         }
@@ -471,8 +483,10 @@ pub fn render(
             content: unit.content.clone(),
             enabled: unit.enabled,
             active: unit.active,
+            masked: unit.masked,
         })
     }));
+    resources.extend(spec.units.iter().flat_map(drop_ins).map(Resource::File));
     resources.extend(spec.symlinks.iter().map(|symlink| {
         Resource::Symlink(Symlink { path: symlink.path.clone(), target: symlink.target.clone() })
     }));
@@ -504,6 +518,18 @@ fn biggest(resources: &[Resource]) -> Vec<String> {
     let mut sizes: Vec<_> = resources.iter().map(|resource| (canonical(resource).len(), resource)).collect();
     sizes.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
     sizes.iter().take(3).map(|(size, resource)| format!("{resource} ({size} bytes)")).collect()
+}
+
+/// A unit's drop-ins: files for which the unit is restarted.
+fn drop_ins(unit: &nodebootstrap::Unit) -> impl Iterator<Item = File> {
+    unit.drop_ins.iter().filter_map(|drop_in| {
+        Some(File {
+            path: Unit::drop_in(&unit.name, &drop_in.name)?,
+            access: access(&None, &None, None, 0o644),
+            content: Content::Text(drop_in.content.clone()),
+            restart: vec![unit.name.clone()],
+        })
+    })
 }
 
 fn render_group(group: &nodebootstrap::Group) -> Group {

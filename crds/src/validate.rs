@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, LabelOperator, MAX_BINARIES, MAX_ENTRIES, MAX_SYMLINKS, NodeBootstrapSpec,
+    Directory, LabelOperator, MAX_BINARIES, MAX_DROP_INS, MAX_ENTRIES, MAX_SYMLINKS, NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
 
@@ -120,14 +120,19 @@ fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     // What each path is; a directory may hold others, a file or link may not.
     let mut files: BTreeMap<String, &str> = BTreeMap::new();
-    let of_units = spec.units.iter().filter(|unit| unit.content.is_some());
+    let of_units = spec.units.iter().filter(|unit| unit.content.is_some() || unit.masked == Some(true));
+    let drop_ins = spec
+        .units
+        .iter()
+        .flat_map(|unit| unit.drop_ins.iter().filter_map(|drop_in| Unit::drop_in(&unit.name, &drop_in.name)));
     let all = spec
         .files
         .iter()
         .map(|file| (file.path.to_string(), "files"))
         .chain(spec.binaries.iter().map(|binary| (binary.path.to_string(), "binaries")))
         .chain(spec.symlinks.iter().map(|symlink| (symlink.path.to_string(), "symlinks")))
-        .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")));
+        .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")))
+        .chain(drop_ins.map(|path| (path.to_string(), "units")));
     for (path, list) in all {
         match files.get(&path) {
             Some(other) if *other != list => {
@@ -213,9 +218,39 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
                 unit.name
             ));
         }
-        if unit.name.is_template() && (unit.enabled.is_some() || unit.active.is_some()) {
+        let mut names = BTreeSet::new();
+        for drop_in in &unit.drop_ins {
+            if !names.insert(&drop_in.name) {
+                problems.push(format!(
+                    "{}: the drop-in {} is there twice: leave one of them",
+                    unit.name, drop_in.name
+                ));
+            }
+            if Unit::drop_in(&unit.name, &drop_in.name).is_none() {
+                problems.push(format!(
+                    "{}: with the drop-in {} its path is longer than 256 characters: shorten the drop-in's name",
+                    unit.name, drop_in.name
+                ));
+            }
+        }
+        if unit.drop_ins.len() > MAX_DROP_INS {
             problems.push(format!(
-                "{}: a template can be neither enabled nor started: list an instance of it, as name@one.service",
+                "{}: it has {} drop-ins, at most {MAX_DROP_INS} are possible: put several into one",
+                unit.name,
+                unit.drop_ins.len()
+            ));
+        }
+        let shall_run = unit.enabled == Some(true) || unit.active == Some(true);
+        if unit.masked == Some(true) && (unit.content.is_some() || shall_run) {
+            problems.push(format!(
+                "{}: a unit that is masked can neither have content nor be enabled or started: leave out masked, or the others",
+                unit.name
+            ));
+        }
+        let says_more = unit.enabled.is_some() || unit.active.is_some() || unit.masked.is_some();
+        if unit.name.is_template() && says_more {
+            problems.push(format!(
+                "{}: a template can be neither enabled nor started nor masked: list an instance of it, as name@one.service",
                 unit.name
             ));
         }
@@ -281,6 +316,12 @@ mod tests {
             ),
             ("files: [{path: /etc/a, content: x, onChange: {restart: [t@.service]}}]", "is a template"),
             ("units: [{name: a.service, content: ''}]", "masks the unit"),
+            ("units: [{name: a.service, content: x, masked: true}]", "a unit that is masked"),
+            ("units: [{name: a@.service, masked: true}]", "a@.service: a template"),
+            (
+                "files: [{path: /etc/systemd/system/a.service.d/b.conf, content: ''}]\nunits: [{name: a.service, dropIns: [{name: b.conf, content: x}]}]",
+                "in both files and units",
+            ),
             ("directories: [{path: /etc, recursive: true}]", "/etc: recursive"),
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),

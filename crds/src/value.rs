@@ -237,6 +237,13 @@ text_type! {
 }
 
 text_type! {
+    /// Name of a unit's drop-in, with its ending. Example: `10-limits.conf`.
+    DropInName, max 64, DROP_IN_RULES = [
+        must(r"^[A-Za-z0-9_-][A-Za-z0-9_.@-]*\.conf$", "a drop-in's name has letters, digits and - _ . @ only and ends in .conf, as in: 10-limits.conf"),
+    ]
+}
+
+text_type! {
     /// Where a download lies: http or https, no credentials; `{arch}` stands for amd64 or arm64. Example: `https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet`.
     Url, max 1024, URL_RULES = [
         must(r"^https?://", "a URL starts with https:// or http://"),
@@ -491,6 +498,7 @@ const ALL_RULES: &[&[Rule]] = &[
     ACCOUNT_RULES,
     ACCOUNT_REF_RULES,
     UNIT_RULES,
+    DROP_IN_RULES,
     URL_RULES,
     MODE_RULES,
     SHA256_RULES,

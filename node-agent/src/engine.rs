@@ -552,6 +552,7 @@ fn owed_by(plan: &Plan) -> Owed {
             | Action::Reload
             | Action::Enable { .. }
             | Action::Disable { .. }
+            | Action::Mask { .. }
             | Action::Start { .. }
             | Action::Stop { .. }
             | Action::RemoveFile { .. }
@@ -642,6 +643,9 @@ async fn step_by<'a>(
             or_stop(stop, host.systemd.enable(unit, *again)).await?.map_err(refused)?;
         }
         Action::Disable { unit } => or_stop(stop, host.systemd.disable(unit)).await?.map_err(refused)?,
+        Action::Mask { unit, masked } => {
+            or_stop(stop, host.systemd.mask(unit, *masked)).await?.map_err(refused)?;
+        }
         Action::Stop { unit } => return put_off(step, host.systemd.stop(unit), stop, jobs).await,
         Action::Start { unit } => return put_off(step, host.systemd.start(unit), stop, jobs).await,
         Action::Restart { unit } => return put_off(step, host.systemd.restart(unit), stop, jobs).await,
@@ -737,6 +741,7 @@ impl Action {
             | Self::Reload
             | Self::Enable { .. }
             | Self::Disable { .. }
+            | Self::Mask { .. }
             | Self::Start { .. }
             | Self::Stop { .. }
             | Self::Restart { .. }

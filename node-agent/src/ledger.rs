@@ -28,6 +28,8 @@ pub enum Item {
     Path(String),
     /// Owner and group of all that is inside a directory.
     Inside(String),
+    /// Whether nothing can start a unit. Comes before the next: a unit that is masked cannot be enabled.
+    Masked(String),
     /// Whether a unit starts at boot.
     Enabled(String),
     /// Whether a unit runs.
@@ -67,7 +69,7 @@ pub enum Shape {
     Owned(u32, u32),
     /// What was inside a directory, by real path, as it was before each got another owner.
     Owners(BTreeMap<String, Ids>),
-    /// Whether a unit runs, or starts at boot.
+    /// Whether a unit runs, starts at boot, or is masked.
     Is(bool),
     /// Something that is never made or replaced: a device.
     Other,

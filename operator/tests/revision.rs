@@ -59,6 +59,8 @@ fn name_of(spec: &Value) -> String {
 fn fuller() -> Value {
     let mut spec = full();
     spec["symlinks"] = json!([{"path": "/usr/local/bin/a", "target": "/opt/a"}]);
+    spec["units"][0]["dropIns"] = json!([{"name": "10-a.conf", "content": "[Service]\nNice=1\n"}]);
+    spec["units"][0]["masked"] = json!(false);
     spec
 }
 
@@ -115,6 +117,9 @@ fn every_input_is_in_the_name() {
         ("/symlinks/0/path", json!("/usr/local/bin/b")),
         ("/symlinks/0/target", json!("../opt/a")),
         ("/symlinks", json!([])),
+        ("/units/0/dropIns/0/name", json!("20-a.conf")),
+        ("/units/0/dropIns/0/content", json!("[Service]\nNice=2\n")),
+        ("/units/0/masked", Value::Null),
         ("/groups", json!([])),
         ("/units", json!([])),
     ];

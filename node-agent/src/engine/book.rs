@@ -145,6 +145,7 @@ fn item_of(step: &Step) -> Option<Item> {
         | Action::Download { path, .. }
         | Action::Link { path, .. } => Item::Path(path.clone()),
         Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
+        Action::Mask { unit, .. } => Item::Masked(unit.clone()),
         Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
         Action::OwnBelow { .. }
         | Action::Reload
@@ -173,6 +174,7 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
         }
         (Action::Download { digest, ids, .. }, _) => file(*ids, *digest),
         (Action::Link { target, owner, .. }, _) => Shape::Link { target: target.clone(), owner: *owner },
+        (Action::Mask { masked, .. }, _) => Shape::Is(*masked),
         (Action::Enable { .. } | Action::Start { .. }, _) => Shape::Is(true),
         (Action::Disable { .. } | Action::Stop { .. }, _) => Shape::Is(false),
         _ => found.clone(),

@@ -25,6 +25,7 @@ pub fn look(
     Ok(match item {
         Item::Group(name) => accounts.group(name).map_or(Shape::Absent, Shape::Group),
         Item::User(name) => accounts.user(name).cloned().map_or(Shape::Absent, Shape::User),
+        Item::Masked(name) => Shape::Is(unit(name).file == "masked"),
         Item::Enabled(name) => Shape::Is(unit(name).is_enabled()),
         Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
         // What is inside is looked at one by one.
@@ -55,7 +56,7 @@ pub fn look(
 /// The units whose state is needed to look at these.
 pub fn units<'a>(items: impl Iterator<Item = &'a Item>) -> impl Iterator<Item = String> {
     items.filter_map(|item| match item {
-        Item::Enabled(unit) | Item::Active(unit) => Some(unit.clone()),
+        Item::Masked(unit) | Item::Enabled(unit) | Item::Active(unit) => Some(unit.clone()),
         Item::Group(_) | Item::User(_) | Item::Path(_) | Item::Inside(_) => None,
     })
 }

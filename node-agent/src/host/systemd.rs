@@ -98,6 +98,8 @@ pub trait Systemd {
     fn enable<'a>(&'a self, unit: &'a str, again: bool) -> Answer<'a, ()>;
     /// Removes a unit's links.
     fn disable<'a>(&'a self, unit: &'a str) -> Answer<'a, ()>;
+    /// Links a unit to /dev/null, so that nothing can start it; or takes such links away.
+    fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()>;
     /// Begins to start a unit. One whose program ends again and again is not touched, and an error.
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
     /// Begins to stop a unit.
@@ -405,6 +407,22 @@ impl Systemd for Bus {
                 .disable_unit_files(vec![unit.to_owned()], false)
                 .await
                 .map_err(refused(unit, "disable"))?;
+            self.reload().await
+        })
+    }
+
+    fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let manager = self.manager().await?;
+            let files = || vec![unit.to_owned()];
+            if masked {
+                manager.mask_unit_files(files(), false, false).await.map_err(refused(unit, "mask"))?;
+            } else {
+                // Also a mask that lasts until the next boot.
+                for runtime in [false, true] {
+                    manager.unmask_unit_files(files(), runtime).await.map_err(refused(unit, "unmask"))?;
+                }
+            }
             self.reload().await
         })
     }

@@ -115,7 +115,7 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::Download { path, digest, .. } => {
             vec![(resource, path.clone(), Touch::Replace(cache.size(*digest).unwrap_or_default()))]
         }
-        Action::Enable { .. } | Action::Disable { .. } => {
+        Action::Enable { .. } | Action::Disable { .. } | Action::Mask { .. } => {
             vec![(resource, UNIT_DIRECTORY.to_owned(), Touch::Inside)]
         }
         Action::Reload

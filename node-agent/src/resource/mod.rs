@@ -26,6 +26,7 @@ use serde::Serialize;
 
 use crate::engine::Request;
 use crate::host::accounts::{self, Accounts};
+use crate::host::install::UNIT_DIRECTORY;
 use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
 use crate::host::write::{Ids, Skip};
@@ -146,6 +147,10 @@ pub(crate) enum Action {
     },
     Disable {
         unit: String,
+    },
+    Mask {
+        unit: String,
+        masked: bool,
     },
     Start {
         unit: String,
@@ -460,8 +465,12 @@ impl<'a> Planner<'a> {
         differences
     }
 
-    /// Whether the directory that a place lies in is there, or will be.
-    pub(crate) fn has_parent(&self, place: &Place) -> bool {
+    /// Whether the directory that a place lies in is there, or will be. What lies among systemd's own units is nobody's to
+    /// list: steps are added for it.
+    pub(crate) fn has_parent(&mut self, place: &Place) -> bool {
+        if is_below(&place.real, UNIT_DIRECTORY) {
+            self.make_parents(place, &place.real);
+        }
         place.missing_paths().iter().all(|path| self.made.contains(path))
     }
 

@@ -59,7 +59,9 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
             Resource::Directory(directory) if directory.recursive => claims.extend(path.map(Item::Inside)),
             Resource::Unit(unit) => {
                 // What the entry leaves out is left as it is, also where it named it before.
-                claims.extend([Item::Enabled(unit.name.to_string()), Item::Active(unit.name.to_string())]);
+                claims.extend(
+                    [Item::Masked, Item::Enabled, Item::Active].map(|item| item(unit.name.to_string())),
+                );
             }
             Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {}
         }
@@ -81,6 +83,12 @@ fn unit_of(item: &Item) -> Option<&str> {
     (directory == UNIT_DIRECTORY && name.contains('.')).then_some(name)
 }
 
+/// Whether it is a drop-in of a unit.
+fn is_drop_in(path: &str) -> bool {
+    let below = path.strip_prefix(UNIT_DIRECTORY).and_then(|rest| rest.strip_prefix('/'));
+    below.and_then(|rest| rest.split_once('/')).is_some_and(|(folder, _)| folder.ends_with(".d"))
+}
+
 /// Plans what becomes of the entries that the revision does not claim. `named`: accounts that it still speaks of.
 pub(crate) fn plan(
     ledger: &Ledger,
@@ -97,6 +105,7 @@ pub(crate) fn plan(
         .collect();
     let spared = spared(&unclaimed, from_pod, planner);
     let (mut links, mut stops, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut stopped = BTreeSet::new();
     let (mut files, mut insides, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     let (mut users, mut groups, mut kept) = (Vec::new(), Vec::new(), Vec::new());
     for (item, entry) in unclaimed {
@@ -157,7 +166,7 @@ pub(crate) fn plan(
                     let action = Action::RemoveFile { path: path.clone() };
                     files.push((item, change(&name, "remove", MADE), action));
                     // Below it lies the distribution's own, from here on.
-                    if unit_of(item).is_some_and(|unit| has_another_file(unit, planner)) {
+                    if is_drop_in(path) || unit_of(item).is_some_and(|unit| has_another_file(unit, planner)) {
                         restart(item, entry, &name, planner);
                     }
                 }
@@ -217,10 +226,19 @@ pub(crate) fn plan(
                 };
                 links.push((item, change(&name, format!("{word}, as before"), MADE), action));
             }
+            (Item::Masked(unit), Shape::Is(before)) => {
+                let what = if *before { "mask, as before" } else { "unmask, as before" };
+                links.push((
+                    item,
+                    change(&name, what, MADE),
+                    Action::Mask { unit: unit.clone(), masked: *before },
+                ));
+            }
             (Item::Active(unit), Shape::Is(false)) => {
                 let step =
                     Change { disruption: Disruption::Restart, ..change(&name, "stop, as before", MADE) };
                 stops.push((item, step, Action::Stop { unit: unit.clone() }));
+                stopped.insert(unit.clone());
             }
             (Item::Active(unit), Shape::Is(true)) => {
                 starts.push((
@@ -232,6 +250,8 @@ pub(crate) fn plan(
             _ => files.push(left("it is of another kind than before")),
         }
     }
+    // What stops has no need to run with what was put back.
+    planner.restarts.retain(|unit, _| !stopped.contains(unit));
     // What is inside goes before what it is in.
     directories.sort_by(|(a, ..), (b, ..)| b.cmp(a));
     let mut undo = |(item, change, action)| planner.undo(item, change, action);
@@ -261,7 +281,7 @@ fn name_of(item: &Item, made: &Shape) -> String {
         (Item::Path(path), Shape::Directory(_)) | (Item::Inside(path), _) => format!("directory {path}"),
         (Item::Path(path), Shape::Link { .. }) => format!("symlink {path}"),
         (Item::Path(path), _) => format!("file {path}"),
-        (Item::Enabled(name) | Item::Active(name), _) => format!("unit {name}"),
+        (Item::Masked(name) | Item::Enabled(name) | Item::Active(name), _) => format!("unit {name}"),
     }
 }
 
@@ -345,7 +365,7 @@ fn spared(unclaimed: &[(&Item, &Entry)], from_pod: bool, planner: &Planner<'_>) 
         return Vec::new();
     }
     let units = unclaimed.iter().filter_map(|(item, _)| match item {
-        Item::Active(unit) | Item::Enabled(unit) => Some(unit.as_str()),
+        Item::Active(unit) | Item::Enabled(unit) | Item::Masked(unit) => Some(unit.as_str()),
         other => unit_of(other),
     });
     let units: BTreeSet<&str> = units
@@ -363,7 +383,7 @@ fn spared(unclaimed: &[(&Item, &Entry)], from_pod: bool, planner: &Planner<'_>) 
 /// Whether a unit would not start again without this.
 fn needs(item: &Item, unit: &str, text: &str) -> bool {
     match item {
-        Item::Enabled(name) | Item::Active(name) => name == unit,
+        Item::Masked(name) | Item::Enabled(name) | Item::Active(name) => name == unit,
         Item::Path(path) => unit_of(item) == Some(unit) || text.contains(path.as_str()),
         Item::User(name) | Item::Group(name) => text.lines().any(|line| {
             line.split_once('=')

@@ -43,15 +43,26 @@ pub(crate) fn plan(
         .iter()
         .filter(|(unit, changed)| *changed && unit.name.is_template())
         .map(|(unit, _)| unit.name.to_string())
+        // For a drop-in of theirs.
+        .chain(planner.restarts.keys().filter(|unit| unit.contains("@.")).cloned())
         .collect();
     for (unit, changed) in ready {
         // An instance runs what its template says.
         let changed = changed || templates.contains(&install::file_name(unit.name.as_str()));
         let state = planner.units.get(unit.name.as_str()).cloned().unwrap_or_default();
-        if !check(unit, &state, &written, planner) {
+        if unit.masked == Some(false) {
+            plan_masked(unit, &state, planner);
+        }
+        let is_good = check(unit, &state, &written, planner);
+        if is_good {
+            plan_enabled(unit, &state, planner);
+        }
+        if unit.masked == Some(true) {
+            plan_masked(unit, &state, planner);
+        }
+        if !is_good {
             continue;
         }
-        plan_enabled(unit, &state, planner);
         if unit.active.is_some() && !runs {
             planner.warn(format!(
                 "unit {}: the system below this root does not run, so it is neither started nor stopped",
@@ -106,6 +117,9 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
         };
         for unit in restart {
             let name = unit.as_str();
+            if unit.is_template() {
+                continue;
+            }
             let is_known = planner.units.get(name).is_some_and(UnitState::is_known);
             if !is_known && !written.contains(name) && !written.contains(&install::file_name(name)) {
                 planner.warn(format!(
@@ -174,6 +188,10 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
         }
         return false;
     }
+    if unit.masked == Some(true) && !state.is_known() {
+        // It is masked before it is there.
+        return false;
+    }
     let is_unwanted = unit.enabled != Some(true) && unit.active != Some(true);
     if !state.is_known() && !is_written {
         if is_unwanted && (unit.enabled, unit.active) != (None, None) {
@@ -185,7 +203,7 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
         planner.problem(resource, "UnitUnknown", message);
         return false;
     }
-    if !is_unwanted && state.is_masked() && !is_written {
+    if !is_unwanted && state.is_masked() && !is_written && unit.masked != Some(false) {
         planner.problem(resource, "UnitMasked", masked(&unit.name));
         return false;
     }
@@ -193,7 +211,42 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
 }
 
 fn masked(name: &UnitName) -> String {
-    format!("it is masked: run systemctl unmask {name} on the host")
+    format!(
+        "it is masked: write masked: false without content first, or run systemctl unmask {name} on the host"
+    )
+}
+
+/// Plans that nothing can start the unit, or that it can be started again.
+fn plan_masked(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
+    let resource = format!("unit {}", unit.name);
+    let (word, found) = match unit.masked {
+        Some(true) if state.file != "masked" => ("mask", "was not masked"),
+        Some(false) if state.file.starts_with("masked") => ("unmask", "was masked"),
+        _ => return,
+    };
+    let masked = word == "mask";
+    let path = Unit::path_of(&unit.name);
+    if masked {
+        let goes = planner
+            .steps
+            .iter()
+            .any(|step| matches!(&step.action, Action::RemoveFile { path: gone } if *gone == path));
+        let is_there = planner.host.root.locate(&path).and_then(|place| place.look());
+        match is_there {
+            Ok(Some(meta)) if !goes => {
+                let message = format!(
+                    "{path} is {}, where the mask would lie: move it away; nothing is deleted",
+                    meta.kind.words()
+                );
+                return planner.problem(resource, "PathOccupied", message);
+            }
+            Ok(_) => {}
+            Err(error) => return planner.refused(resource, &error),
+        }
+    }
+    let change =
+        Change { resource, change: word.to_owned(), found: found.to_owned(), disruption: Disruption::None };
+    planner.step(change, Action::Mask { unit: unit.name.to_string(), masked });
 }
 
 fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {

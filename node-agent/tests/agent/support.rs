@@ -123,6 +123,14 @@ impl Systemd for Handle {
         })
     }
 
+    fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.0.asked.borrow_mut().push(format!("{} {unit}", if masked { "mask" } else { "unmask" }));
+            let files = Offline::of(&self.0.files(Offline::root));
+            files.mask(unit, masked).await
+        })
+    }
+
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.0.note("start", unit, "active")
     }

@@ -111,6 +111,20 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (spec(json!({"units": [{"name": "a"}]})), "ends in .service"),
         (spec(json!({"units": [{"name": "a/b.service"}]})), "letters, digits and"),
         (spec(json!({"units": [{"name": "a@.service", "active": true}]})), "list an instance of it"),
+        (
+            spec(json!({"units": [{"name": "a.service", "content": "x", "masked": true}]})),
+            "a unit that is masked",
+        ),
+        (
+            spec(json!({"units": [{"name": "a.service", "dropIns": [{"name": "x", "content": "x"}]}]})),
+            "ends in .conf",
+        ),
+        (
+            spec(
+                json!({"files": [file("/etc/systemd/system/a.service.d/x.conf")], "units": [{"name": "a.service", "dropIns": [{"name": "x.conf", "content": "x"}]}]}),
+            ),
+            "a drop-in is in both",
+        ),
         (spec(json!({"files": [file("/proc/sys/x")]})), "belong to the kernel"),
         (spec(json!({"files": [file("/sys/x")]})), "belong to the kernel"),
         (spec(json!({"directories": [{"path": "/dev/x"}]})), "belong to the kernel"),
