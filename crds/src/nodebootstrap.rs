@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::RunMode;
 use crate::value::{
-    AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, Sha256, Timeout, UnitName,
-    Url,
+    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, Sha256,
+    Timeout, UnitName, Url,
 };
 
 /// The most entries of each list of a spec but binaries and symlinks. What bounds it is how much the API server lets CEL cost.
@@ -27,6 +27,8 @@ pub const MAX_BINARIES: usize = 100;
 
 /// The most drop-ins of a unit.
 pub const MAX_DROP_INS: usize = 8;
+/// The most supplementary groups of a user.
+pub const MAX_GROUPS: usize = 32;
 /// The most symbolic links of a spec.
 pub const MAX_SYMLINKS: usize = 100;
 
@@ -245,6 +247,20 @@ pub struct User {
     /// Whether a free number is taken from the host's system range. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<bool>,
+    /// Supplementary groups: ones in groups or that the host has. The user is made a member of them, and stays in those
+    /// that it is in besides. At most 32. Example: [docker].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub groups: Vec<AccountName>,
+    /// The comment (the full name) in the host's user list. Default: a user that exists keeps its own; a new one has
+    /// none. Example: Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<AccountComment>,
+    /// true: nobody logs in with the user's password, as after `usermod --lock`. false: it is unlocked; a user that has
+    /// no password gets none by that. Default: a user that exists is left as it is; a new one is locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<bool>,
 }
 
 /// A directory that shall exist.

@@ -18,7 +18,8 @@ use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec};
 use crate::validate;
 use crate::value::{
-    AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, Sha256, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, Sha256,
+    UnitName, Url,
 };
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
@@ -110,6 +111,15 @@ pub struct User {
     pub shell: Option<AccountPath>,
     /// Whether a free number comes from the system range.
     pub system: bool,
+    /// Groups that it is a member of, besides those that it is in anyway. Sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<AccountName>,
+    /// The comment; `None`: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<AccountComment>,
+    /// Whether its password is locked; `None`: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<bool>,
 }
 
 /// Who may do what with a path.
@@ -537,6 +547,9 @@ fn render_group(group: &nodebootstrap::Group) -> Group {
 }
 
 fn render_user(user: &nodebootstrap::User) -> User {
+    let mut groups = user.groups.clone();
+    groups.sort();
+    groups.dedup();
     User {
         name: user.name.clone(),
         uid: number(user.uid),
@@ -544,6 +557,9 @@ fn render_user(user: &nodebootstrap::User) -> User {
         home: user.home.clone(),
         shell: user.shell.clone(),
         system: user.system.unwrap_or(true),
+        groups,
+        comment: user.comment.clone(),
+        locked: user.locked,
     }
 }
 

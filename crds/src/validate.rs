@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, LabelOperator, MAX_BINARIES, MAX_DROP_INS, MAX_ENTRIES, MAX_SYMLINKS, NodeBootstrapSpec,
+    Directory, LabelOperator, MAX_BINARIES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS, MAX_SYMLINKS,
+    NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
 
@@ -210,6 +211,13 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
                 "{path}: {unit} is a template, which does not run: name the instances, as name@one.service"
             ));
         }
+    }
+    for user in spec.users.iter().filter(|user| user.groups.len() > MAX_GROUPS) {
+        problems.push(format!(
+            "user {}: it has {} groups, at most {MAX_GROUPS} are possible: leave some out",
+            user.name,
+            user.groups.len()
+        ));
     }
     for unit in &spec.units {
         if unit.content.as_ref().is_some_and(String::is_empty) {

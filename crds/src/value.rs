@@ -213,6 +213,13 @@ text_type! {
 }
 
 text_type! {
+    /// A user's comment as it stands in /etc/passwd: at most 256 characters, without `:`. Example: `Kubernetes`.
+    AccountComment, max 256, ACCOUNT_COMMENT_RULES = [
+        must_not(r"[:\x00-\x1f\x7f]", "a line of /etc/passwd ends its fields with a colon: write a comment without one, and without control characters"),
+    ]
+}
+
+text_type! {
     /// Name of a user or group to make, as useradd takes it: a-z or `_` first, then a-z, 0-9, `_` or `-`, at most 32 characters, and not root. Example: `kubernetes`.
     AccountName, max 32, ACCOUNT_RULES = [
         must(r"^[a-z_][a-z0-9_-]*$", "a user or group name starts with a-z or _ and goes on with a-z, 0-9, _ or -, as in: kubernetes"),
@@ -493,6 +500,7 @@ impl JsonSchema for Timeout {
 
 const ALL_RULES: &[&[Rule]] = &[
     ACCOUNT_PATH_RULES,
+    ACCOUNT_COMMENT_RULES,
     PATH_RULES,
     LINK_TARGET_RULES,
     ACCOUNT_RULES,

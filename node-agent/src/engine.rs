@@ -540,12 +540,14 @@ fn owed_by(plan: &Plan) -> Owed {
             | Action::Link { path, .. }
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
-            Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
+            Action::AddGroup { .. } | Action::RemoveGroup { .. } | Action::SetMember { .. } => {
                 owed.written.extend(["/etc/group", "/etc/gshadow"].map(str::to_owned));
             }
             Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
                 owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
             }
+            Action::SetComment { .. } => _ = owed.written.insert("/etc/passwd".to_owned()),
+            Action::SetLocked { .. } => _ = owed.written.insert("/etc/shadow".to_owned()),
             Action::MakeDirectory { .. }
             | Action::SetAccess { .. }
             | Action::OwnBelow { .. }
@@ -615,6 +617,13 @@ async fn step_by<'a>(
             accounts::add_user(root, account, days).map_err(refused)?;
         }
         Action::ChangeUser(account) => accounts::change_user(root, account).map_err(refused)?,
+        Action::SetMember { user, group, is_member } => {
+            accounts::set_member(root, user, group, *is_member).map_err(refused)?;
+        }
+        Action::SetComment { user, comment } => {
+            accounts::set_comment(root, user, comment).map_err(refused)?;
+        }
+        Action::SetLocked { user, locked } => accounts::set_locked(root, user, *locked).map_err(refused)?,
         Action::MakeDirectory { path, ids } => {
             root.locate(path).and_then(|place| root.make_directory(&place, *ids)).map_err(refused)?;
         }
@@ -732,6 +741,9 @@ impl Action {
             Self::AddGroup { .. }
             | Self::AddUser(_)
             | Self::ChangeUser(_)
+            | Self::SetMember { .. }
+            | Self::SetComment { .. }
+            | Self::SetLocked { .. }
             | Self::MakeDirectory { .. }
             | Self::OwnBelow { .. } => true,
             Self::SetAccess { kind, .. } => *kind == crate::host::Kind::Directory,

@@ -24,6 +24,12 @@ pub enum Item {
     Group(String),
     /// A user, by name.
     User(String),
+    /// Whether a user is a member of a group: both by name.
+    Member(String, String),
+    /// The comment of a user.
+    Comment(String),
+    /// Whether the password of a user is locked.
+    Locked(String),
     /// What lies at a path, links resolved.
     Path(String),
     /// Owner and group of all that is inside a directory.
@@ -69,7 +75,9 @@ pub enum Shape {
     Owned(u32, u32),
     /// What was inside a directory, by real path, as it was before each got another owner.
     Owners(BTreeMap<String, Ids>),
-    /// Whether a unit runs, starts at boot, or is masked.
+    /// A comment.
+    Text(String),
+    /// Whether it is so.
     Is(bool),
     /// Something that is never made or replaced: a device.
     Other,

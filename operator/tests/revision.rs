@@ -61,6 +61,9 @@ fn fuller() -> Value {
     spec["symlinks"] = json!([{"path": "/usr/local/bin/a", "target": "/opt/a"}]);
     spec["units"][0]["dropIns"] = json!([{"name": "10-a.conf", "content": "[Service]\nNice=1\n"}]);
     spec["units"][0]["masked"] = json!(false);
+    spec["users"][0]["groups"] = json!(["others"]);
+    spec["users"][0]["comment"] = json!("Kubernetes");
+    spec["users"][0]["locked"] = json!(true);
     spec
 }
 
@@ -120,6 +123,10 @@ fn every_input_is_in_the_name() {
         ("/units/0/dropIns/0/name", json!("20-a.conf")),
         ("/units/0/dropIns/0/content", json!("[Service]\nNice=2\n")),
         ("/units/0/masked", Value::Null),
+        ("/users/0/groups", json!([])),
+        ("/users/0/comment", json!("")),
+        ("/users/0/comment", Value::Null),
+        ("/users/0/locked", Value::Null),
         ("/groups", json!([])),
         ("/units", json!([])),
     ];

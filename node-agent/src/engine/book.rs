@@ -139,6 +139,9 @@ fn item_of(step: &Step) -> Option<Item> {
     Some(match &step.action {
         Action::AddGroup { name, .. } => Item::Group(name.clone()),
         Action::AddUser(user) | Action::ChangeUser(user) => Item::User(user.name.clone()),
+        Action::SetMember { user, group, .. } => Item::Member(user.clone(), group.clone()),
+        Action::SetComment { user, .. } => Item::Comment(user.clone()),
+        Action::SetLocked { user, .. } => Item::Locked(user.clone()),
         Action::MakeDirectory { path, .. }
         | Action::SetAccess { path, .. }
         | Action::WriteFile { path, .. }
@@ -166,6 +169,9 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
     match (action, found) {
         (Action::AddGroup { gid, .. }, _) => Shape::Group(*gid),
         (Action::AddUser(user) | Action::ChangeUser(user), _) => Shape::User(user.clone()),
+        (Action::SetMember { is_member, .. }, _) => Shape::Is(*is_member),
+        (Action::SetComment { comment, .. }, _) => Shape::Text(comment.clone()),
+        (Action::SetLocked { locked, .. }, _) => Shape::Is(*locked),
         (Action::MakeDirectory { ids, .. }, _)
         | (Action::SetAccess { ids, kind: Kind::Directory, .. }, _) => Shape::Directory(*ids),
         (Action::SetAccess { ids, .. }, Shape::File { digest, .. }) => file(*ids, *digest),

@@ -25,6 +25,9 @@ pub fn look(
     Ok(match item {
         Item::Group(name) => accounts.group(name).map_or(Shape::Absent, Shape::Group),
         Item::User(name) => accounts.user(name).cloned().map_or(Shape::Absent, Shape::User),
+        Item::Member(user, group) => Shape::Is(accounts.is_member(user, group)),
+        Item::Comment(user) => Shape::Text(accounts.comment(user).to_owned()),
+        Item::Locked(user) => Shape::Is(accounts.is_locked(user)),
         Item::Masked(name) => Shape::Is(unit(name).file == "masked"),
         Item::Enabled(name) => Shape::Is(unit(name).is_enabled()),
         Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
@@ -57,6 +60,12 @@ pub fn look(
 pub fn units<'a>(items: impl Iterator<Item = &'a Item>) -> impl Iterator<Item = String> {
     items.filter_map(|item| match item {
         Item::Masked(unit) | Item::Enabled(unit) | Item::Active(unit) => Some(unit.clone()),
-        Item::Group(_) | Item::User(_) | Item::Path(_) | Item::Inside(_) => None,
+        Item::Group(_)
+        | Item::User(_)
+        | Item::Member(..)
+        | Item::Comment(_)
+        | Item::Locked(_)
+        | Item::Path(_)
+        | Item::Inside(_) => None,
     })
 }

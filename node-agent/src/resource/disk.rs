@@ -96,6 +96,9 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
             ["/etc/group", "/etc/gshadow"].map(&mut account_file).into()
         }
+        Action::SetMember { .. } => ["/etc/group", "/etc/gshadow"].map(&mut account_file).into(),
+        Action::SetComment { .. } => vec![account_file("/etc/passwd")],
+        Action::SetLocked { .. } => vec![account_file("/etc/shadow")],
         Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
             ["/etc/passwd", "/etc/shadow"].map(&mut account_file).into()
         }

@@ -110,6 +110,19 @@ pub(crate) enum Action {
     },
     AddUser(accounts::User),
     ChangeUser(accounts::User),
+    SetMember {
+        user: String,
+        group: String,
+        is_member: bool,
+    },
+    SetComment {
+        user: String,
+        comment: String,
+    },
+    SetLocked {
+        user: String,
+        locked: bool,
+    },
     MakeDirectory {
         path: String,
         ids: Ids,

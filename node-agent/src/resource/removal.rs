@@ -55,7 +55,13 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
         claims.extend(path.clone().map(Item::Path));
         match resource {
             Resource::Group(group) => _ = claims.insert(Item::Group(group.name.to_string())),
-            Resource::User(user) => _ = claims.insert(Item::User(user.name.to_string())),
+            Resource::User(user) => {
+                let name = || user.name.to_string();
+                claims.insert(Item::User(name()));
+                claims.extend(user.groups.iter().map(|group| Item::Member(name(), group.to_string())));
+                claims.extend(user.comment.as_ref().map(|_| Item::Comment(name())));
+                claims.extend(user.locked.map(|_| Item::Locked(name())));
+            }
             Resource::Directory(directory) if directory.recursive => claims.extend(path.map(Item::Inside)),
             Resource::Unit(unit) => {
                 // What the entry leaves out is left as it is, also where it named it before.
@@ -108,6 +114,7 @@ pub(crate) fn plan(
     let mut stopped = BTreeSet::new();
     let (mut files, mut insides, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     let (mut users, mut groups, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let mut of_users = Vec::new();
     for (item, entry) in unclaimed {
         if let Item::Inside(directory) = item {
             match inside(directory, entry, claimed, planner, &mut removal.handed) {
@@ -219,6 +226,22 @@ pub(crate) fn plan(
                 let what = format!("home {}, shell {} as before", user.home, user.shell);
                 users.push((item, change(&name, what, MADE), Action::ChangeUser(user.clone())));
             }
+            (Item::Member(user, group), Shape::Is(is_member)) => {
+                let what = if *is_member { "join" } else { "leave" };
+                let what = format!("{what} the group {group}, as before");
+                let (user, group) = (user.clone(), group.clone());
+                let action = Action::SetMember { user, group, is_member: *is_member };
+                of_users.push((item, change(&name, what, MADE), action));
+            }
+            (Item::Comment(user), Shape::Text(comment)) => {
+                let action = Action::SetComment { user: user.clone(), comment: comment.clone() };
+                of_users.push((item, change(&name, format!("comment {comment:?} as before"), MADE), action));
+            }
+            (Item::Locked(user), Shape::Is(locked)) => {
+                let what = if *locked { "lock, as before" } else { "unlock, as before" };
+                let action = Action::SetLocked { user: user.clone(), locked: *locked };
+                of_users.push((item, change(&name, what, MADE), action));
+            }
             (Item::Enabled(unit), Shape::Is(before)) => {
                 let (word, action) = match before {
                     true => ("enable", Action::Enable { unit: unit.clone(), again: false }),
@@ -259,7 +282,7 @@ pub(crate) fn plan(
     removal.first = steps.map(&mut undo).collect();
     removal.first.extend(kept.into_iter().map(|(change, action)| Step { change, action, undoes: None }));
     // A user goes before its group.
-    removal.last = starts.into_iter().chain(users).chain(groups).map(undo).collect();
+    removal.last = starts.into_iter().chain(of_users).chain(users).chain(groups).map(undo).collect();
     removal
 }
 
@@ -277,7 +300,9 @@ fn change(resource: &str, change: impl Into<String>, found: &str) -> Change {
 fn name_of(item: &Item, made: &Shape) -> String {
     match (item, made) {
         (Item::Group(name), _) => format!("group {name}"),
-        (Item::User(name), _) => format!("user {name}"),
+        (Item::User(name) | Item::Member(name, _) | Item::Comment(name) | Item::Locked(name), _) => {
+            format!("user {name}")
+        }
         (Item::Path(path), Shape::Directory(_)) | (Item::Inside(path), _) => format!("directory {path}"),
         (Item::Path(path), Shape::Link { .. }) => format!("symlink {path}"),
         (Item::Path(path), _) => format!("file {path}"),
@@ -389,7 +414,7 @@ fn needs(item: &Item, unit: &str, text: &str) -> bool {
             line.split_once('=')
                 .is_some_and(|(key, value)| matches!(key.trim(), "User" | "Group") && value.trim() == name)
         }),
-        Item::Inside(_) => false,
+        Item::Inside(_) | Item::Member(..) | Item::Comment(_) | Item::Locked(_) => false,
     }
 }
 
@@ -403,6 +428,7 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             Resource::Binary(binary) => &binary.access,
             Resource::User(user) => {
                 // Without one it has that of its own name.
+                named.extend(user.groups.iter().map(ToString::to_string));
                 named.insert(user.group.as_ref().map_or(user.name.to_string(), ToString::to_string));
                 continue;
             }

@@ -48,8 +48,28 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn user(name: &'static str)(group in mostly(&["k", "m", "daemon"], OWNERS), home in pick(PATHS), system in any::<bool>()) -> Value {
-        json!({"name": name, "group": group, "home": home, "system": system})
+    fn more_of_a_user()(
+        groups in proptest::sample::subsequence(vec!["k", "m", "staff"], 0..3), comment in any::<Option<bool>>(),
+        locked in any::<Option<bool>>(),
+    ) -> Value {
+        let mut more = json!({"groups": groups});
+        if let Some(comment) = comment {
+            more["comment"] = json!(if comment { "a comment" } else { "" });
+        }
+        if let Some(locked) = locked {
+            more["locked"] = json!(locked);
+        }
+        more
+    }
+}
+
+prop_compose! {
+    fn user(name: &'static str)(group in mostly(&["k", "m", "daemon"], OWNERS), home in pick(PATHS), system in any::<bool>(), more in more_of_a_user()) -> Value {
+        let mut user = json!({"name": name, "group": group, "home": home, "system": system});
+        if let (Some(user), Value::Object(more)) = (user.as_object_mut(), more) {
+            user.extend(more);
+        }
+        user
     }
 }
 
@@ -82,11 +102,14 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn unit()(name in pick(&["run.service", "new.service"]), content in "[ab]", enabled in any::<Option<bool>>(), active in any::<Option<bool>>()) -> Value {
+    fn unit()(name in pick(&["run.service", "new.service"]), content in "[ab]", enabled in any::<Option<bool>>(), active in any::<Option<bool>>(), drop_in in any::<bool>()) -> Value {
         let mut unit = json!({
             "name": name,
             "content": format!("[Service]\nExecStart=/{content}\n[Install]\nWantedBy=x.target\n"),
         });
+        if drop_in {
+            unit["dropIns"] = json!([{"name": "x.conf", "content": content}]);
+        }
         if let Some(enabled) = enabled {
             unit["enabled"] = json!(enabled);
         }

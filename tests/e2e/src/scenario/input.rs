@@ -137,6 +137,8 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (spec(json!({"files": [file("/etc/subuid")]})), "in users and groups instead"),
         (spec(json!({"directories": [{"path": "/etc/group"}]})), "in users and groups instead"),
         (spec(json!({"users": [{"name": "k", "home": "/opt/a:b"}]})), "ends its fields with a colon"),
+        (spec(json!({"users": [{"name": "k", "comment": "a:b"}]})), "write a comment without one"),
+        (spec(json!({"users": [{"name": "k", "groups": ["A"]}]})), "starts with a-z or _"),
         (
             spec(
                 json!({"files": [{"path": "/etc/a", "secretRef": {"name": "nodebootstrap-hmac-key", "key": "key"}}]}),
