@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::RunMode;
 use crate::value::{
-    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, Sha256,
-    Timeout, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
+    Sha256, SysctlValue, Timeout, UnitName, Url,
 };
 
 /// The most entries of each list of a spec but binaries and symlinks. What bounds it is how much the API server lets CEL cost.
@@ -25,6 +25,10 @@ pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
 
+/// The most kernel modules of a spec.
+pub const MAX_MODULES: usize = 64;
+/// The most kernel settings of a spec.
+pub const MAX_SYSCTLS: usize = 128;
 /// The most drop-ins of a unit.
 pub const MAX_DROP_INS: usize = 8;
 /// The most supplementary groups of a user.
@@ -63,8 +67,7 @@ pub const MAX_SYMLINKS: usize = 100;
     validation = Rule::new("!has(self.symlinks) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and files: leave it in one of them"),
     validation = Rule::new("!has(self.symlinks) || !has(self.binaries) || [self.binaries.transformMapEntry(i, b, {b.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and binaries: leave it in one of them"),
     validation = Rule::new("!has(self.symlinks) || !has(self.units) || [self.symlinks.transformMapEntry(i, l, {l.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and symlinks: leave it in one of them"),
-    validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units"),
-    validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !has(u.dropIns) || u.dropIns.all(d, !(('/etc/systemd/system/' + u.name + '.d/' + d.name) in m))))").message("a drop-in is in both units and files: leave it in units")
+    validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units")
 )]
 pub struct NodeBootstrapSpec {
     /// Apply: the nodes are brought to what the spec says, and kept so. Plan: nothing is changed on any node, neither
@@ -131,6 +134,10 @@ pub struct NodeBootstrapSpec {
     #[schemars(length(max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub units: Vec<Unit>,
+
+    /// The kernel's modules and settings, now and at each boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
 
     /// What becomes of what was made on a node that leaves (label lost, NodeBootstrap deleted). Retain: it stays. Revert:
     /// what was there before is put back, and what was not there is removed; what something else has changed since is
@@ -435,6 +442,28 @@ pub struct DropIn {
     /// What is in it. At most 65536 characters. Example: "[Service]\nLimitNOFILE=1048576\n".
     #[schemars(length(max = 65536))]
     pub content: String,
+}
+
+/// The kernel's modules and settings.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.sysctls) || self.sysctls.all(k, size(k) <= 128 && k.matches(r'^[a-z0-9_]+([.][A-Za-z0-9_-][A-Za-z0-9_:/-]*)+$'))").message("sysctls: a setting is named as sysctl does, with dots, as in: net.ipv4.ip_forward"),
+    validation = Rule::new("!has(self.sysctls) || self.sysctls.all(k, !k.matches(r'^(kernel[.](hostname|domainname|msg|sem|shm|auto_msgmni)|fs[.]mqueue[.])'))").message("sysctls: each pod has such a setting for itself, the agent's too, so that it cannot be set here: write a file in /etc/sysctl.d")
+)]
+pub struct Kernel {
+    /// Modules that are loaded, now and, by /etc/modules-load.d/nodebootstrap-NAME.conf, at boot. One that leaves the
+    /// spec stays loaded until the next boot. At most 64. Example: [overlay, br_netfilter].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub modules: Vec<ModuleName>,
+    /// Settings and their values, in quotes: set now and, by /etc/sysctl.d/90-nodebootstrap-NAME.conf, at boot. A value
+    /// that something else changes is set again within the interval of the agent. At most 128. Example:
+    /// {net.ipv4.ip_forward: "1"}.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 128))]
+    pub sysctls: BTreeMap<String, SysctlValue>,
 }
 
 /// What became of a NodeBootstrap: bounded, however many nodes there are.

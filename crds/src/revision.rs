@@ -18,8 +18,8 @@ use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec};
 use crate::validate;
 use crate::value::{
-    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, Sha256,
-    UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
+    Sha256, SysctlName, SysctlValue, UnitName, Url,
 };
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
@@ -76,6 +76,10 @@ pub enum Resource {
     Unit(Unit),
     /// A symbolic link.
     Symlink(Symlink),
+    /// A kernel module that shall be loaded.
+    Module(Module),
+    /// A setting of the running kernel.
+    Sysctl(Sysctl),
 }
 
 /// A group that shall exist.
@@ -213,6 +217,24 @@ pub struct Symlink {
     pub target: LinkTarget,
 }
 
+/// A kernel module that shall be loaded. That it is loaded at boot too is a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Module {
+    /// Its name.
+    pub name: ModuleName,
+}
+
+/// A setting of the running kernel. That it is set at boot too is a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sysctl {
+    /// Its name.
+    pub name: SysctlName,
+    /// Its value.
+    pub value: SysctlValue,
+}
+
 /// A systemd unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -259,6 +281,8 @@ impl Resource {
             Self::Binary(_) => "binary",
             Self::Unit(_) => "unit",
             Self::Symlink(_) => "symlink",
+            Self::Module(_) => "module",
+            Self::Sysctl(_) => "sysctl",
         }
     }
 
@@ -272,6 +296,8 @@ impl Resource {
             Self::Binary(binary) => binary.path.as_str(),
             Self::Unit(unit) => unit.name.as_str(),
             Self::Symlink(symlink) => symlink.path.as_str(),
+            Self::Module(module) => module.name.as_str(),
+            Self::Sysctl(sysctl) => sysctl.name.as_str(),
         }
     }
 
@@ -279,7 +305,9 @@ impl Resource {
     /// one space, that of paths.
     pub fn claims(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Group(_) | Self::User(_) => vec![(self.kind(), self.name().to_owned())],
+            // A module that two want is loaded for both.
+            Self::Module(_) => Vec::new(),
+            Self::Group(_) | Self::User(_) | Self::Sysctl(_) => vec![(self.kind(), self.name().to_owned())],
             Self::Directory(_) | Self::File(_) | Self::Binary(_) | Self::Symlink(_) => {
                 vec![(PATH, self.name().to_owned())]
             }
@@ -500,6 +528,9 @@ pub fn render(
     resources.extend(spec.symlinks.iter().map(|symlink| {
         Resource::Symlink(Symlink { path: symlink.path.clone(), target: symlink.target.clone() })
     }));
+    if let Some(kernel) = &spec.kernel {
+        resources.extend(render_kernel(&identity.node_bootstrap, kernel));
+    }
     resources.sort();
 
     let revision = Revision {
@@ -540,6 +571,40 @@ fn drop_ins(unit: &nodebootstrap::Unit) -> impl Iterator<Item = File> {
             restart: vec![unit.name.clone()],
         })
     })
+}
+
+/// The kernel's modules and settings, and the files by which they are there after a boot.
+fn render_kernel(node_bootstrap: &str, kernel: &nodebootstrap::Kernel) -> Vec<Resource> {
+    let mut modules = kernel.modules.clone();
+    modules.sort();
+    modules.dedup();
+    // A name that is none was refused before.
+    let named = |(name, value): (&String, &SysctlValue)| {
+        Some(Sysctl { name: name.parse().ok()?, value: value.clone() })
+    };
+    let sysctls: Vec<Sysctl> = kernel.sysctls.iter().filter_map(named).collect();
+    let at_boot = |path: String, lines: Vec<String>| {
+        let path = path.parse().ok().filter(|_| !lines.is_empty())?;
+        let content = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n{}\n", lines.join("\n"));
+        let access = access(&None, &None, None, 0o644);
+        Some(Resource::File(File { path, access, content: Content::Text(content), restart: Vec::new() }))
+    };
+    let files = [
+        at_boot(
+            format!("/etc/modules-load.d/nodebootstrap-{node_bootstrap}.conf"),
+            modules.iter().map(ToString::to_string).collect(),
+        ),
+        at_boot(
+            format!("/etc/sysctl.d/90-nodebootstrap-{node_bootstrap}.conf"),
+            sysctls.iter().map(|sysctl| format!("{} = {}", sysctl.name, sysctl.value)).collect(),
+        ),
+    ];
+    files
+        .into_iter()
+        .flatten()
+        .chain(modules.into_iter().map(|name| Resource::Module(Module { name })))
+        .chain(sysctls.into_iter().map(Resource::Sysctl))
+        .collect()
 }
 
 fn render_group(group: &nodebootstrap::Group) -> Group {

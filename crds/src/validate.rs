@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, LabelOperator, MAX_BINARIES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS, MAX_SYMLINKS,
-    NodeBootstrapSpec,
+    Directory, LabelOperator, MAX_BINARIES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS, MAX_MODULES, MAX_SYMLINKS,
+    MAX_SYSCTLS, NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
+use crate::value::SysctlName;
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
 const TOP_LEVEL: &[&str] = &[
@@ -212,6 +213,19 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
             ));
         }
     }
+    if let Some(kernel) = &spec.kernel {
+        for (list, length, most) in
+            [("modules", kernel.modules.len(), MAX_MODULES), ("sysctls", kernel.sysctls.len(), MAX_SYSCTLS)]
+        {
+            if length > most {
+                problems.push(format!(
+                    "kernel.{list} has {length} entries, at most {most} are possible: make a second NodeBootstrap"
+                ));
+            }
+        }
+        let refused = kernel.sysctls.keys().filter_map(|name| name.parse::<SysctlName>().err());
+        problems.extend(refused.map(|refused| format!("kernel.sysctls: {refused}")));
+    }
     for user in spec.users.iter().filter(|user| user.groups.len() > MAX_GROUPS) {
         problems.push(format!(
             "user {}: it has {} groups, at most {MAX_GROUPS} are possible: leave some out",
@@ -324,6 +338,9 @@ mod tests {
             ),
             ("files: [{path: /etc/a, content: x, onChange: {restart: [t@.service]}}]", "is a template"),
             ("units: [{name: a.service, content: ''}]", "masks the unit"),
+            ("kernel: {sysctls: {net/ipv4/ip_forward: '1'}}", "named as sysctl does"),
+            ("kernel: {sysctls: {net.ipv4..ip_forward: '1'}}", "named as sysctl does"),
+            ("kernel: {sysctls: {kernel.hostname: a}}", "each pod has this setting for itself"),
             ("units: [{name: a.service, content: x, masked: true}]", "a unit that is masked"),
             ("units: [{name: a@.service, masked: true}]", "a@.service: a template"),
             (

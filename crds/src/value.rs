@@ -251,6 +251,28 @@ text_type! {
 }
 
 text_type! {
+    /// Name of a kernel module, no alias. Example: `br_netfilter`.
+    ModuleName, max 64, MODULE_RULES = [
+        must(r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", "a module's name has letters, digits, _ and - only, as in: br_netfilter"),
+    ]
+}
+
+text_type! {
+    /// Name of a kernel setting, as sysctl takes it: with dots; a dot in a name is written `/`. Example: `net.ipv4.ip_forward`.
+    SysctlName, max 128, SYSCTL_RULES = [
+        must(r"^[a-z0-9_]+([.][A-Za-z0-9_-][A-Za-z0-9_:/-]*)+$", "a setting is named as sysctl does, with dots, as in: net.ipv4.ip_forward"),
+        must_not(r"^(kernel[.](hostname|domainname|msg|sem|shm|auto_msgmni)|fs[.]mqueue[.])", "each pod has this setting for itself, the agent's too, so that it cannot be set here: write a file in /etc/sysctl.d"),
+    ]
+}
+
+text_type! {
+    /// Value of a kernel setting, in one line. Example: `"1"`.
+    SysctlValue, max 256, SYSCTL_VALUE_RULES = [
+        must(r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$", "a setting has a value in one line, in quotes, as in: \"1\""),
+    ]
+}
+
+text_type! {
     /// Where a download lies: http or https, no credentials; `{arch}` stands for amd64 or arm64. Example: `https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet`.
     Url, max 1024, URL_RULES = [
         must(r"^https?://", "a URL starts with https:// or http://"),
@@ -507,6 +529,9 @@ const ALL_RULES: &[&[Rule]] = &[
     ACCOUNT_REF_RULES,
     UNIT_RULES,
     DROP_IN_RULES,
+    MODULE_RULES,
+    SYSCTL_RULES,
+    SYSCTL_VALUE_RULES,
     URL_RULES,
     MODE_RULES,
     SHA256_RULES,

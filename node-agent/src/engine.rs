@@ -32,7 +32,7 @@ use crate::host::{Host, HostError};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
 use crate::resource::{
-    Action, Planner, binary, directory, disk, file, group, path_of, removal, symlink, unit, user,
+    Action, Planner, binary, directory, disk, file, group, kernel, path_of, removal, symlink, unit, user,
 };
 
 use book::Notes;
@@ -218,7 +218,12 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             Resource::Group(group) => groups.push(group),
             Resource::User(user) => users.push(user),
             Resource::Directory(directory) => directories.push(directory),
-            Resource::File(_) | Resource::Binary(_) | Resource::Unit(_) | Resource::Symlink(_) => {}
+            Resource::File(_)
+            | Resource::Binary(_)
+            | Resource::Unit(_)
+            | Resource::Symlink(_)
+            | Resource::Module(_)
+            | Resource::Sysctl(_) => {}
         }
     }
     group::plan(&groups, &mut planner);
@@ -245,6 +250,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             symlink::plan(symlink, &mut planner);
         }
     }
+    kernel::plan(resources, &mut planner);
     let written = unit::plan_files(resources, &mut planner);
     if answers {
         unit::plan(resources, written, &owed.restarts, &mut planner);
@@ -551,6 +557,8 @@ fn owed_by(plan: &Plan) -> Owed {
             Action::MakeDirectory { .. }
             | Action::SetAccess { .. }
             | Action::OwnBelow { .. }
+            | Action::LoadModules
+            | Action::SetSysctl { .. }
             | Action::Reload
             | Action::Enable { .. }
             | Action::Disable { .. }
@@ -647,6 +655,8 @@ async fn step_by<'a>(
         Action::Link { path, target, owner } => {
             root.locate(path).and_then(|place| root.replace_link(&place, target, *owner)).map_err(refused)?;
         }
+        Action::LoadModules => return put_off(step, host.systemd.load_modules(), stop, jobs).await,
+        Action::SetSysctl { name, value } => crate::host::kernel::set(root, name, value).map_err(refused)?,
         Action::Reload => or_stop(stop, host.systemd.reload()).await?.map_err(refused)?,
         Action::Enable { unit, again } => {
             or_stop(stop, host.systemd.enable(unit, *again)).await?.map_err(refused)?;
@@ -750,6 +760,8 @@ impl Action {
             Self::WriteFile { .. }
             | Self::Download { .. }
             | Self::Link { .. }
+            | Self::LoadModules
+            | Self::SetSysctl { .. }
             | Self::Reload
             | Self::Enable { .. }
             | Self::Disable { .. }
@@ -778,6 +790,7 @@ impl Action {
                 | Self::RemoveGroup { .. }
                 | Self::RemoveUser(_)
         );
-        self.starts() || takes_away
+        // A module that is being loaded may bring the setting.
+        self.starts() || takes_away || matches!(self, Self::SetSysctl { .. })
     }
 }

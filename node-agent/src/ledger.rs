@@ -30,6 +30,8 @@ pub enum Item {
     Comment(String),
     /// Whether the password of a user is locked.
     Locked(String),
+    /// The value of a setting of the running kernel.
+    Sysctl(String),
     /// What lies at a path, links resolved.
     Path(String),
     /// Owner and group of all that is inside a directory.
@@ -75,7 +77,7 @@ pub enum Shape {
     Owned(u32, u32),
     /// What was inside a directory, by real path, as it was before each got another owner.
     Owners(BTreeMap<String, Ids>),
-    /// A comment.
+    /// A comment, or the value of a setting.
     Text(String),
     /// Whether it is so.
     Is(bool),

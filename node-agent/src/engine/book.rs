@@ -150,7 +150,9 @@ fn item_of(step: &Step) -> Option<Item> {
         Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
         Action::Mask { unit, .. } => Item::Masked(unit.clone()),
         Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
+        Action::SetSysctl { name, .. } => Item::Sysctl(name.clone()),
         Action::OwnBelow { .. }
+        | Action::LoadModules
         | Action::Reload
         | Action::Restart { .. }
         | Action::RemoveGroup { .. }
@@ -170,6 +172,7 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
         (Action::AddGroup { gid, .. }, _) => Shape::Group(*gid),
         (Action::AddUser(user) | Action::ChangeUser(user), _) => Shape::User(user.clone()),
         (Action::SetMember { is_member, .. }, _) => Shape::Is(*is_member),
+        (Action::SetSysctl { value, .. }, _) => Shape::Text(value.clone()),
         (Action::SetComment { comment, .. }, _) => Shape::Text(comment.clone()),
         (Action::SetLocked { locked, .. }, _) => Shape::Is(*locked),
         (Action::MakeDirectory { ids, .. }, _)

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::accounts::Accounts;
+use super::kernel;
 use super::state::MAX_PRIORS;
 use super::systemd::UnitState;
 use super::write::Ids;
@@ -28,6 +29,7 @@ pub fn look(
         Item::Member(user, group) => Shape::Is(accounts.is_member(user, group)),
         Item::Comment(user) => Shape::Text(accounts.comment(user).to_owned()),
         Item::Locked(user) => Shape::Is(accounts.is_locked(user)),
+        Item::Sysctl(name) => kernel::setting(&host.root, name)?.map_or(Shape::Absent, Shape::Text),
         Item::Masked(name) => Shape::Is(unit(name).file == "masked"),
         Item::Enabled(name) => Shape::Is(unit(name).is_enabled()),
         Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
@@ -65,6 +67,7 @@ pub fn units<'a>(items: impl Iterator<Item = &'a Item>) -> impl Iterator<Item = 
         | Item::Member(..)
         | Item::Comment(_)
         | Item::Locked(_)
+        | Item::Sysctl(_)
         | Item::Path(_)
         | Item::Inside(_) => None,
     })

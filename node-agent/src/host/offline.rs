@@ -158,6 +158,10 @@ impl Systemd for Offline {
         })
     }
 
+    fn load_modules(&self) -> Answer<'_, Job<'_>> {
+        self.cannot("kernel modules")
+    }
+
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.cannot(unit)
     }

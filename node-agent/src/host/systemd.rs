@@ -18,6 +18,8 @@ use super::{HostError, Root};
 
 /// Where the system bus listens.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
+/// The unit that loads kernel modules.
+const MODULES_LOAD: &str = "systemd-modules-load.service";
 /// How long systemd may take to answer one question.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a job is waited for; systemd itself goes on with it.
@@ -100,6 +102,8 @@ pub trait Systemd {
     fn disable<'a>(&'a self, unit: &'a str) -> Answer<'a, ()>;
     /// Links a unit to /dev/null, so that nothing can start it; or takes such links away.
     fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()>;
+    /// Begins to load the kernel modules that files in modules-load.d name.
+    fn load_modules(&self) -> Answer<'_, Job<'_>>;
     /// Begins to start a unit. One whose program ends again and again is not touched, and an error.
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
     /// Begins to stop a unit.
@@ -122,6 +126,8 @@ enum Verb {
     Start,
     Stop,
     Restart,
+    /// Restart, or start if it does not run.
+    Load,
 }
 
 impl Verb {
@@ -130,6 +136,7 @@ impl Verb {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Restart => "restart",
+            Self::Load => "load modules",
         }
     }
 }
@@ -206,9 +213,12 @@ impl Bus {
             Verb::Start => manager.start_unit(name, mode).await,
             Verb::Stop => manager.stop_unit(name, mode).await,
             Verb::Restart => manager.try_restart_unit(name, mode).await,
+            Verb::Load => manager.restart_unit(name, mode).await,
         };
         let path = made.map_err(refused(unit, verb.word()))?;
         let watch = match verb {
+            // It ends when its work is done.
+            Verb::Load => Duration::ZERO,
             Verb::Restart => STABLE,
             _ if before.active == "failed" || waits_for_restart => STABLE,
             _ => SETTLE,
@@ -239,7 +249,9 @@ impl Bus {
                 (Verb::Stop, "done") => Ok(()),
                 // It did not run any more, so there was nothing to restart.
                 (Verb::Restart, "done" | "skipped") if !before.is_running() => Ok(()),
-                (Verb::Start | Verb::Restart, "done" | "skipped") => settled(unit, &proxy, verb, watch).await,
+                (Verb::Start | Verb::Restart | Verb::Load, "done" | "skipped") => {
+                    settled(unit, &proxy, verb, watch).await
+                }
                 (_, outcome) => Err(failure(unit, &proxy, verb.word(), outcome).await),
             }
         }))
@@ -266,7 +278,7 @@ async fn settled(
                     Some(service) => service.type_property().await.is_ok_and(|kind| kind == "oneshot"),
                     None => false,
                 };
-                if verb == Verb::Restart && is_oneshot {
+                if verb != Verb::Start && is_oneshot {
                     return Ok(());
                 }
                 return Err(HostError::Systemd(format!(
@@ -425,6 +437,10 @@ impl Systemd for Bus {
             }
             self.reload().await
         })
+    }
+
+    fn load_modules(&self) -> Answer<'_, Job<'_>> {
+        Box::pin(self.begin(MODULES_LOAD, Verb::Load))
     }
 
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {

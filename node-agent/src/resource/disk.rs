@@ -122,6 +122,8 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
             vec![(resource, UNIT_DIRECTORY.to_owned(), Touch::Inside)]
         }
         Action::Reload
+        | Action::LoadModules
+        | Action::SetSysctl { .. }
         | Action::Start { .. }
         | Action::Stop { .. }
         | Action::Restart { .. }

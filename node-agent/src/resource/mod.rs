@@ -9,6 +9,7 @@ pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod file;
 pub(crate) mod group;
+pub(crate) mod kernel;
 pub(crate) mod removal;
 pub(crate) mod symlink;
 pub(crate) mod unit;
@@ -48,6 +49,9 @@ pub struct Change {
 
 /// The mode of directories that are made above an entry.
 pub(crate) const PARENT_MODE: u32 = 0o755;
+
+/// Folders that systemd reads at boot.
+const READ_AT_BOOT: [&str; 3] = [UNIT_DIRECTORY, "/etc/modules-load.d", "/etc/sysctl.d"];
 
 /// How a change begins that leaves a thing of an earlier revision as it is.
 const LEFT: &str = "left as it is: ";
@@ -152,6 +156,11 @@ pub(crate) enum Action {
         path: String,
         target: String,
         owner: (u32, u32),
+    },
+    LoadModules,
+    SetSysctl {
+        name: String,
+        value: String,
     },
     Reload,
     Enable {
@@ -478,10 +487,10 @@ impl<'a> Planner<'a> {
         differences
     }
 
-    /// Whether the directory that a place lies in is there, or will be. What lies among systemd's own units is nobody's to
-    /// list: steps are added for it.
+    /// Whether the directory that a place lies in is there, or will be. Folders that systemd reads are nobody's to list:
+    /// steps are added for them.
     pub(crate) fn has_parent(&mut self, place: &Place) -> bool {
-        if is_below(&place.real, UNIT_DIRECTORY) {
+        if READ_AT_BOOT.iter().any(|folder| is_below(&place.real, folder)) {
             self.make_parents(place, &place.real);
         }
         place.missing_paths().iter().all(|path| self.made.contains(path))
@@ -635,7 +644,7 @@ impl Differences {
 /// The path that a resource manages.
 pub(crate) fn path_of(resource: &Resource) -> Option<String> {
     match resource {
-        Resource::Group(_) | Resource::User(_) => None,
+        Resource::Group(_) | Resource::User(_) | Resource::Module(_) | Resource::Sysctl(_) => None,
         Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {
             Some(resource.name().to_owned())
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::report::Disruption;
 use crds::revision::Resource;
 
+use super::unit::has_file;
 use super::{Action, Change, PARENT_MODE, Planner, Step, is_below};
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::items;
@@ -69,7 +70,12 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
                     [Item::Masked, Item::Enabled, Item::Active].map(|item| item(unit.name.to_string())),
                 );
             }
-            Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {}
+            Resource::Sysctl(sysctl) => _ = claims.insert(Item::Sysctl(sysctl.name.to_string())),
+            Resource::Directory(_)
+            | Resource::File(_)
+            | Resource::Binary(_)
+            | Resource::Symlink(_)
+            | Resource::Module(_) => {}
         }
     }
     claims
@@ -249,6 +255,13 @@ pub(crate) fn plan(
                 };
                 links.push((item, change(&name, format!("{word}, as before"), MADE), action));
             }
+            (Item::Sysctl(setting), Shape::Text(value)) => {
+                let action = Action::SetSysctl { name: setting.clone(), value: value.clone() };
+                files.push((item, change(&name, format!("{value} as before"), MADE), action));
+            }
+            (Item::Sysctl(_), Shape::Absent) => {
+                files.push(left("it came with a kernel module, and goes with it at a boot"));
+            }
             (Item::Masked(unit), Shape::Is(before)) => {
                 let what = if *before { "mask, as before" } else { "unmask, as before" };
                 links.push((
@@ -303,6 +316,7 @@ fn name_of(item: &Item, made: &Shape) -> String {
         (Item::User(name) | Item::Member(name, _) | Item::Comment(name) | Item::Locked(name), _) => {
             format!("user {name}")
         }
+        (Item::Sysctl(name), _) => format!("sysctl {name}"),
         (Item::Path(path), Shape::Directory(_)) | (Item::Inside(path), _) => format!("directory {path}"),
         (Item::Path(path), Shape::Link { .. }) => format!("symlink {path}"),
         (Item::Path(path), _) => format!("file {path}"),
@@ -378,10 +392,9 @@ fn restart(item: &Item, entry: &Entry, name: &str, planner: &mut Planner<'_>) {
 
 /// Whether a unit has a file besides the one in /etc.
 fn has_another_file(unit: &str, planner: &Planner<'_>) -> bool {
-    UNIT_PATH.iter().filter(|directory| **directory != UNIT_DIRECTORY).any(|directory| {
-        let place = planner.host.root.locate_through_links(&format!("{directory}/{unit}"));
-        place.and_then(|place| place.look()).is_ok_and(|meta| meta.is_some())
-    })
+    let others: Vec<&str> =
+        UNIT_PATH.iter().copied().filter(|directory| *directory != UNIT_DIRECTORY).collect();
+    has_file(unit, &others, planner)
 }
 
 /// The units that this pod runs under and that an earlier revision started, with their files' text.
@@ -414,7 +427,7 @@ fn needs(item: &Item, unit: &str, text: &str) -> bool {
             line.split_once('=')
                 .is_some_and(|(key, value)| matches!(key.trim(), "User" | "Group") && value.trim() == name)
         }),
-        Item::Inside(_) | Item::Member(..) | Item::Comment(_) | Item::Locked(_) => false,
+        Item::Inside(_) | Item::Sysctl(_) | Item::Member(..) | Item::Comment(_) | Item::Locked(_) => false,
     }
 }
 
@@ -432,7 +445,11 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
                 named.insert(user.group.as_ref().map_or(user.name.to_string(), ToString::to_string));
                 continue;
             }
-            Resource::Group(_) | Resource::Unit(_) | Resource::Symlink(_) => continue,
+            Resource::Group(_)
+            | Resource::Unit(_)
+            | Resource::Symlink(_)
+            | Resource::Module(_)
+            | Resource::Sysctl(_) => continue,
         };
         named.extend([access.owner.to_string(), access.group.to_string()]);
     }

@@ -113,7 +113,9 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
             | Resource::User(_)
             | Resource::Directory(_)
             | Resource::Unit(_)
-            | Resource::Symlink(_) => continue,
+            | Resource::Symlink(_)
+            | Resource::Module(_)
+            | Resource::Sysctl(_) => continue,
         };
         for unit in restart {
             let name = unit.as_str();
@@ -182,8 +184,8 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
     let name = unit.name.as_str();
     let is_written = written.contains(name) || written.contains(&install::file_name(name));
     if unit.name.is_template() {
-        if !is_written {
-            let message = "nothing here writes this template: give its content".to_owned();
+        if !is_written && !has_file(unit.name.as_str(), UNIT_PATH, planner) {
+            let message = "neither this host nor the spec has this template: give its content".to_owned();
             planner.problem(resource, "UnitUnknown", message);
         }
         return false;
@@ -214,6 +216,14 @@ fn masked(name: &UnitName) -> String {
     format!(
         "it is masked: write masked: false without content first, or run systemctl unmask {name} on the host"
     )
+}
+
+/// Whether a unit has a file in one of these directories.
+pub(crate) fn has_file(unit: &str, directories: &[&str], planner: &Planner<'_>) -> bool {
+    directories.iter().any(|directory| {
+        let place = planner.host.root.locate_through_links(&format!("{directory}/{unit}"));
+        place.and_then(|place| place.look()).is_ok_and(|meta| meta.is_some())
+    })
 }
 
 /// Plans that nothing can start the unit, or that it can be started again.
@@ -400,7 +410,9 @@ pub(crate) fn to_observe<'a>(
             | Resource::Group(_)
             | Resource::User(_)
             | Resource::Directory(_)
-            | Resource::Symlink(_) => {}
+            | Resource::Symlink(_)
+            | Resource::Module(_)
+            | Resource::Sysctl(_) => {}
         }
     }
     // A template has no state of its own.

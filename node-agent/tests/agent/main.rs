@@ -8,6 +8,7 @@ mod api;
 mod command_line;
 mod crashes;
 mod downloads;
+mod kernel;
 mod links;
 mod paths;
 mod plans;

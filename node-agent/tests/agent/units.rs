@@ -373,10 +373,12 @@ async fn a_folder_of_drop_ins_with_something_else_in_it_stays() {
 #[tokio::test]
 async fn a_drop_in_of_a_template_restarts_the_instances_that_are_listed() {
     let machine = Machine::new();
+    machine.directory("/usr/lib/systemd/system");
+    machine.write("/usr/lib/systemd/system/t@.service", HELLO);
     let spec = |nice: u8| {
         let content = format!("[Service]\nNice={nice}\n");
         request(json!({"units": [
-            {"name": "t@.service", "content": HELLO, "dropIns": [{"name": "nice.conf", "content": content}]},
+            {"name": "t@.service", "dropIns": [{"name": "nice.conf", "content": content}]},
             {"name": "t@one.service", "active": true},
         ]}))
     };

@@ -11,7 +11,7 @@ pub(crate) async fn each_example_works(lab: &Lab) -> Result<()> {
     for entry in std::fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))? {
         names.push(entry?.file_name().to_string_lossy().into_owned());
     }
-    ensure!(names.len() >= 4, "examples are missing: {names:?}");
+    ensure!(names.len() >= 5, "examples are missing: {names:?}");
     names.sort();
     for file in names {
         // By convention the NodeBootstrap has the file's name.

@@ -119,12 +119,6 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             spec(json!({"units": [{"name": "a.service", "dropIns": [{"name": "x", "content": "x"}]}]})),
             "ends in .conf",
         ),
-        (
-            spec(
-                json!({"files": [file("/etc/systemd/system/a.service.d/x.conf")], "units": [{"name": "a.service", "dropIns": [{"name": "x.conf", "content": "x"}]}]}),
-            ),
-            "a drop-in is in both",
-        ),
         (spec(json!({"files": [file("/proc/sys/x")]})), "belong to the kernel"),
         (spec(json!({"files": [file("/sys/x")]})), "belong to the kernel"),
         (spec(json!({"directories": [{"path": "/dev/x"}]})), "belong to the kernel"),
@@ -137,6 +131,9 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (spec(json!({"files": [file("/etc/subuid")]})), "in users and groups instead"),
         (spec(json!({"directories": [{"path": "/etc/group"}]})), "in users and groups instead"),
         (spec(json!({"users": [{"name": "k", "home": "/opt/a:b"}]})), "ends its fields with a colon"),
+        (spec(json!({"kernel": {"sysctls": {"net/ipv4": "1"}}})), "named as sysctl does"),
+        (spec(json!({"kernel": {"sysctls": {"kernel.hostname": "a"}}})), "each pod has such a setting"),
+        (spec(json!({"kernel": {"modules": ["a b"]}})), "as in: br_netfilter"),
         (spec(json!({"users": [{"name": "k", "comment": "a:b"}]})), "write a comment without one"),
         (spec(json!({"users": [{"name": "k", "groups": ["A"]}]})), "starts with a-z or _"),
         (
