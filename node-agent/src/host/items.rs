@@ -30,7 +30,7 @@ pub fn look(
         Item::Comment(user) => Shape::Text(accounts.comment(user).to_owned()),
         Item::Locked(user) => Shape::Is(accounts.is_locked(user)),
         Item::Sysctl(name) => kernel::setting(&host.root, name)?.map_or(Shape::Absent, Shape::Text),
-        Item::Masked(name) => Shape::Is(unit(name).file == "masked"),
+        Item::Masked(name) => Shape::Is(host.root.is_masked(name)?),
         Item::Enabled(name) => Shape::Is(unit(name).is_enabled()),
         Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
         // What is inside is looked at one by one.

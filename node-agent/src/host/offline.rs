@@ -5,15 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use super::install::{self, LINK_FOLDERS, Link, UNIT_DIRECTORY, UNIT_PATH};
+use super::install::{self, LINK_FOLDERS, Link, MASK, UNIT_DIRECTORY, UNIT_PATH};
 use super::root::Kind;
 use super::systemd::{Answer, Job, Systemd, UnitState};
 use super::write::Ids;
 use super::{HostError, Root};
 
 const MAX_UNIT: u64 = 1 << 20;
-/// What a unit that is masked is a link to.
-const MASK: &str = "/dev/null";
 
 /// The unit files of a root.
 #[derive(Debug)]
@@ -60,14 +58,8 @@ impl Offline {
         Ok(self.root.locate(&link.path)?.look()?.is_some_and(|meta| meta.kind == Kind::Link))
     }
 
-    fn is_masked(&self, unit: &str) -> Result<bool, HostError> {
-        let place = self.root.locate(&format!("{UNIT_DIRECTORY}/{unit}"))?;
-        let is_link = place.look()?.is_some_and(|meta| meta.kind == Kind::Link);
-        Ok(is_link && self.root.read_link(&place)?.as_deref() == Some(MASK))
-    }
-
     fn state(&self, unit: &str) -> Result<UnitState, HostError> {
-        if self.is_masked(unit)? {
+        if self.root.is_masked(unit)? {
             let masked = || "masked".to_owned();
             return Ok(UnitState { load: masked(), file: masked(), ..UnitState::default() });
         }
@@ -143,7 +135,7 @@ impl Systemd for Offline {
 
     fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()> {
         Box::pin(async move {
-            let is_masked = self.is_masked(unit)?;
+            let is_masked = self.root.is_masked(unit)?;
             let place = self.root.locate(&format!("{UNIT_DIRECTORY}/{unit}"))?;
             match (masked, is_masked) {
                 (true, false) => {

@@ -229,9 +229,14 @@ pub(crate) fn has_file(unit: &str, directories: &[&str], planner: &Planner<'_>) 
 /// Plans that nothing can start the unit, or that it can be started again.
 fn plan_masked(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
     let resource = format!("unit {}", unit.name);
+    // By its link, which is what is made, and not by what systemd says of the unit.
+    let is_masked = match planner.host.root.is_masked(unit.name.as_str()) {
+        Ok(is_masked) => is_masked,
+        Err(error) => return planner.refused(resource, &error),
+    };
     let (word, found) = match unit.masked {
-        Some(true) if state.file != "masked" => ("mask", "was not masked"),
-        Some(false) if state.file.starts_with("masked") => ("unmask", "was masked"),
+        Some(true) if !is_masked => ("mask", "was not masked"),
+        Some(false) if is_masked || state.is_masked() => ("unmask", "was masked"),
         _ => return,
     };
     let masked = word == "mask";
