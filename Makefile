@@ -16,9 +16,9 @@ CARGO_ALL := --workspace --all-targets --locked --target $(TRIPLE)
 FOLDER    := $(CARGO_TARGET_DIR)/$(TRIPLE)
 export E2E_CARGO := $(CARGO_ALL) --profile $(PROFILE)
 # What compiles this workspace lints it too; cargo clippy would check all dependencies once more.
-build test demo clean-demo generate: export RUSTC_WORKSPACE_WRAPPER := clippy-driver
+build test test-vm demo clean-demo generate: export RUSTC_WORKSPACE_WRAPPER := clippy-driver
 
-.PHONY: help build demo clean-demo test bench generate image-programs
+.PHONY: help build demo clean-demo test test-vm bench generate image-programs
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ clean-demo: build ## End the demo and all that it made
 
 test: build ## Every check and test there is
 	@$(FOLDER)/$(PROFILE)/e2e test
+
+test-vm: build ## Cut a virtual machine's power thirty times while the agent works on it
+	@$(FOLDER)/$(PROFILE)/e2e test-vm
 
 bench: build image-programs ## The figures of docs/benchmarks.md, measured now, with the images' programs
 	@E2E_PROGRAMS=$(FOLDER)/release $(FOLDER)/$(PROFILE)/e2e bench

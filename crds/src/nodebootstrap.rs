@@ -17,13 +17,15 @@ use serde::{Deserialize, Serialize};
 use crate::report::RunMode;
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    Sha256, SysctlValue, Timeout, UnitName, Url,
+    NoProxy, ProxyUrl, Sha256, SysctlValue, Timeout, UnitName, Url,
 };
 
 /// The most entries of each list of a spec but binaries and symlinks. What bounds it is how much the API server lets CEL cost.
 pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
+/// The most CA bundles of a spec.
+pub const MAX_CA_BUNDLES: usize = 8;
 
 /// The most kernel modules of a spec.
 pub const MAX_MODULES: usize = 64;
@@ -144,6 +146,11 @@ pub struct NodeBootstrapSpec {
     /// left, and listed in the node's Report. Default: Retain. Example: Revert.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
+
+    /// How downloads reach their servers: by way of a proxy, and trusting more certificates than the node does by
+    /// itself. Default: directly, and the node's own certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
 
     /// How long a node that leaves (label lost, NodeBootstrap deleted) may take to answer before it is given up and
     /// stays as it is. A whole number with s, m or h. Default: 10m. Example: 90s.
@@ -361,7 +368,8 @@ pub struct OnChange {
 pub struct Binary {
     /// Where it is put: an absolute path. Example: /usr/local/sbin/kubelet.
     pub path: HostPath,
-    /// Where it is fetched from. {arch} stands for the node's architecture, amd64 or arm64; redirects are followed.
+    /// Where it is fetched from. {arch} stands for the node's architecture, amd64 or arm64; redirects are followed. A
+    /// file that is on the node already is taken with file:// and its path. Example: file:///opt/images/kubelet.
     pub url: Url,
     /// Other places with the same file, tried in this order when url fails. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -397,6 +405,63 @@ pub struct Symlink {
     /// What it leads to, written into the link as it stands here: an absolute path, or one that begins at the link's
     /// own directory. At most 256 characters. Example: /opt/kubernetes/bin/kubectl.
     pub target: LinkTarget,
+}
+
+/// How downloads reach their servers.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Trust {
+    /// The proxy that downloads go through. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
+    /// Certificates that servers of downloads may have besides those that the node trusts by itself. At most 8.
+    /// Example: [{name: corporate, configMapRef: {name: corporate-ca, key: ca.crt}}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub ca_bundles: Vec<CaBundle>,
+}
+
+/// The proxy that downloads go through.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.http) || has(self.https)").message("a proxy is for http, https or both: give one of them"))]
+pub struct Proxy {
+    /// The proxy for URLs with http://. Default: none. Example: http://proxy.example.com:3128.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<ProxyUrl>,
+    /// The proxy for URLs with https://; it is asked for a tunnel, and cannot look into it. Default: none. Example:
+    /// http://proxy.example.com:3128.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https: Option<ProxyUrl>,
+    /// What is reached without the proxy: hosts and domains (each stands for all hosts below it too), addresses, ranges
+    /// of addresses. At most 100. Example: [example.com, 10.0.0.0/8].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub no_proxy: Vec<NoProxy>,
+}
+
+/// Certificates that servers of downloads may have.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.pem) != has(self.configMapRef)").message("a CA bundle has exactly one source: give one of pem and configMapRef"),
+    validation = Rule::new("!has(self.pem) || self.pem.contains('-----BEGIN CERTIFICATE-----')").message("a CA bundle is one or more certificates as PEM: -----BEGIN CERTIFICATE-----, lines of base64, -----END CERTIFICATE-----"),
+    validation = Rule::new("!has(self.pem) || !self.pem.contains('PRIVATE KEY')").message("a CA bundle has a private key in it, which anybody who may read this object sees: give the certificates alone")
+)]
+pub struct CaBundle {
+    /// What messages call it. Example: corporate.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// The certificates themselves, as PEM. At most 65536 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub pem: Option<String>,
+    /// A key of a ConfigMap in the namespace nodebootstrap-system with certificates as PEM. When it changes, the nodes
+    /// follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<KeyRef>,
 }
 
 /// A systemd unit.

@@ -54,6 +54,10 @@ pub struct NodeBootstrapReportSpec {
     /// Plan: the agent says what it would change, and changes nothing, whatever the permit. Default: Apply.
     #[serde(default, skip_serializing_if = "RunMode::is_apply")]
     pub mode: RunMode,
+    /// Over how many seconds the nodes that were given this revision at once spread the beginning of their downloads;
+    /// each draws its own moment. Written together with the revision. Default: 0, at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spread: u32,
     /// What the agent may do now. Default: the standing permit, id 0 and disruption None.
     #[serde(default)]
     pub permit: Permit,
@@ -84,6 +88,10 @@ impl RunMode {
     pub fn is_apply(&self) -> bool {
         *self == Self::Apply
     }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What the operator lets one node do.

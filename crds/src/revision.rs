@@ -15,7 +15,7 @@ use sha2::Digest;
 use thiserror::Error;
 
 use crate::names;
-use crate::nodebootstrap::{self, NodeBootstrapSpec};
+use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy};
 use crate::validate;
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
@@ -54,8 +54,40 @@ pub struct Revision {
     pub uid: String,
     /// The cluster's id.
     pub cluster: String,
+    /// How downloads reach their servers.
+    #[serde(default, skip_serializing_if = "Trust::is_empty")]
+    pub trust: Trust,
     /// Sorted by kind, then by path or name: the order of lists in a spec means nothing.
     pub resources: Vec<Resource>,
+}
+
+/// How downloads reach their servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trust {
+    /// The proxy; `None`: what the agent's environment says, and that is nothing in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
+    /// Certificates besides the host's own, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ca_bundles: Vec<CaBundle>,
+}
+
+impl Trust {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Certificates that are trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaBundle {
+    /// What messages call it.
+    pub name: String,
+    /// PEM.
+    pub pem: String,
 }
 
 /// One host thing, with every default filled in that is the same on every host.
@@ -397,7 +429,8 @@ pub type Values = BTreeMap<Reference, Vec<u8>>;
 
 /// Everything that a spec refers to, once each.
 pub fn references(spec: &NodeBootstrapSpec) -> Vec<Reference> {
-    let mut found: Vec<_> = spec.files.iter().filter_map(reference).collect();
+    let of_bundles = spec.trust.iter().flat_map(|trust| &trust.ca_bundles).filter_map(bundle_reference);
+    let mut found: Vec<_> = spec.files.iter().filter_map(reference).chain(of_bundles).collect();
     found.sort();
     found.dedup();
     found
@@ -410,6 +443,11 @@ fn reference(file: &nodebootstrap::File) -> Option<Reference> {
         (None, None) => return None,
     };
     Some(Reference { source, name: key_ref.name.clone(), key: key_ref.key.clone() })
+}
+
+fn bundle_reference(bundle: &nodebootstrap::CaBundle) -> Option<Reference> {
+    let key_ref = bundle.config_map_ref.as_ref()?;
+    Some(Reference { source: Source::ConfigMap, name: key_ref.name.clone(), key: key_ref.key.clone() })
 }
 
 /// A rendered spec.
@@ -539,11 +577,12 @@ pub fn render(
         node_bootstrap: identity.node_bootstrap.clone(),
         uid: identity.uid.clone(),
         cluster: identity.cluster.clone(),
+        trust: trust(spec, values)?,
         resources,
     };
     let json = canonical(&revision);
     if json.len() > MAX_BYTES {
-        return Err(RenderError::TooLarge { bytes: json.len(), biggest: biggest(&revision.resources) });
+        return Err(RenderError::TooLarge { bytes: json.len(), biggest: biggest(&revision) });
     }
     let hash = hex::encode(sha2::Sha256::digest(&json));
     Ok(Rendered { name: names::revision(&identity.node_bootstrap, &hash[..16]), revision, payload })
@@ -555,10 +594,43 @@ fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn biggest(resources: &[Resource]) -> Vec<String> {
-    let mut sizes: Vec<_> = resources.iter().map(|resource| (canonical(resource).len(), resource)).collect();
+fn biggest(revision: &Revision) -> Vec<String> {
+    let resources = revision.resources.iter().map(|one| (canonical(one).len(), one.to_string()));
+    let bundles =
+        revision.trust.ca_bundles.iter().map(|one| (one.pem.len(), format!("CA bundle {}", one.name)));
+    let mut sizes: Vec<_> = resources.chain(bundles).collect();
     sizes.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-    sizes.iter().take(3).map(|(size, resource)| format!("{resource} ({size} bytes)")).collect()
+    sizes.iter().take(3).map(|(size, entry)| format!("{entry} ({size} bytes)")).collect()
+}
+
+fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError> {
+    let Some(trust) = &spec.trust else { return Ok(Trust::default()) };
+    let mut problems = Vec::new();
+    let mut ca_bundles = Vec::new();
+    for bundle in &trust.ca_bundles {
+        let pem = match bundle_reference(bundle) {
+            None => bundle.pem.clone().unwrap_or_default(),
+            Some(reference) => {
+                let value = values.get(&reference).cloned().unwrap_or_default();
+                let pem = String::from_utf8_lossy(&value).into_owned();
+                if let Some(problem) = validate::pem_problem(&pem) {
+                    problems.push(format!("trust.caBundles, {}, {reference}: {problem}", bundle.name));
+                }
+                pem
+            }
+        };
+        ca_bundles.push(CaBundle { name: bundle.name.clone(), pem });
+    }
+    if !problems.is_empty() {
+        return Err(RenderError::Invalid(problems));
+    }
+    ca_bundles.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut proxy = trust.proxy.clone();
+    if let Some(proxy) = &mut proxy {
+        proxy.no_proxy.sort();
+        proxy.no_proxy.dedup();
+    }
+    Ok(Trust { proxy, ca_bundles })
 }
 
 /// A unit's drop-ins: files for which the unit is restarted.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, LabelOperator, MAX_BINARIES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS, MAX_MODULES, MAX_SYMLINKS,
-    MAX_SYSCTLS, NodeBootstrapSpec,
+    Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS,
+    MAX_MODULES, MAX_SYMLINKS, MAX_SYSCTLS, NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
 use crate::value::SysctlName;
@@ -63,7 +63,41 @@ pub fn problems(spec: &NodeBootstrapSpec) -> Vec<String> {
     lists(spec, &mut problems);
     paths(spec, &mut problems);
     entries(spec, &mut problems);
+    trust(spec, &mut problems);
     problems
+}
+
+/// What is wrong with the text of a CA bundle.
+pub(crate) fn pem_problem(pem: &str) -> Option<&'static str> {
+    if !pem.contains("-----BEGIN CERTIFICATE-----") {
+        Some(
+            "a CA bundle is one or more certificates as PEM: -----BEGIN CERTIFICATE-----, lines of base64, -----END CERTIFICATE-----",
+        )
+    } else if pem.contains("PRIVATE KEY") {
+        Some(
+            "a CA bundle has a private key in it, which anybody who may read this object sees: give the certificates alone",
+        )
+    } else {
+        None
+    }
+}
+
+fn trust(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    let Some(trust) = &spec.trust else { return };
+    if trust.proxy.as_ref().is_some_and(|proxy| proxy.http.is_none() && proxy.https.is_none()) {
+        problems.push("trust.proxy: a proxy is for http, https or both: give one of them".to_owned());
+    }
+    for bundle in &trust.ca_bundles {
+        if bundle.pem.is_some() == bundle.config_map_ref.is_some() {
+            problems.push(format!(
+                "trust.caBundles, {}: a CA bundle has exactly one source: give one of pem and configMapRef",
+                bundle.name
+            ));
+        }
+        if let Some(problem) = bundle.pem.as_deref().and_then(pem_problem) {
+            problems.push(format!("trust.caBundles, {}: {problem}", bundle.name));
+        }
+    }
 }
 
 fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
@@ -89,7 +123,8 @@ fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 }
 
 fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
-    let names: [(&str, Vec<&str>); 7] = [
+    let bundles = spec.trust.iter().flat_map(|trust| &trust.ca_bundles);
+    let names: [(&str, Vec<&str>); 8] = [
         ("groups", spec.groups.iter().map(|group| group.name.as_str()).collect()),
         ("users", spec.users.iter().map(|user| user.name.as_str()).collect()),
         ("directories", spec.directories.iter().map(|directory| directory.path.as_str()).collect()),
@@ -97,11 +132,13 @@ fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         ("binaries", spec.binaries.iter().map(|binary| binary.path.as_str()).collect()),
         ("symlinks", spec.symlinks.iter().map(|symlink| symlink.path.as_str()).collect()),
         ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
+        ("trust.caBundles", bundles.map(|bundle| bundle.name.as_str()).collect()),
     ];
     for (list, names) in names {
         let most = match list {
             "binaries" => MAX_BINARIES,
             "symlinks" => MAX_SYMLINKS,
+            "trust.caBundles" => MAX_CA_BUNDLES,
             _ => MAX_ENTRIES,
         };
         if names.len() > most {
@@ -351,6 +388,13 @@ mod tests {
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
+            ("trust: {proxy: {noProxy: [a]}}", "trust.proxy: a proxy is for http, https or both"),
+            ("trust: {caBundles: [{name: c}]}", "caBundles, c: a CA bundle has exactly one source"),
+            ("trust: {caBundles: [{name: c, pem: x}]}", "caBundles, c: a CA bundle is one or more"),
+            (
+                "trust: {caBundles: [{name: c, pem: '-----BEGIN CERTIFICATE-----, -----BEGIN PRIVATE KEY-----'}]}",
+                "caBundles, c: a CA bundle has a private key in it",
+            ),
         ] {
             let found = problems(&spec(yaml));
             assert_eq!(found.len(), 1, "{yaml}: {found:?}");

@@ -273,13 +273,30 @@ text_type! {
 }
 
 text_type! {
-    /// Where a download lies: http or https, no credentials; `{arch}` stands for amd64 or arm64. Example: `https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet`.
+    /// Where a download lies: http or https, no credentials; or file:// and the path of a file that is on the node already. `{arch}` stands for amd64 or arm64. Example: `https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet`, `file:///opt/images/kubelet`.
     Url, max 1024, URL_RULES = [
-        must(r"^https?://", "a URL starts with https:// or http://"),
+        must(r"^(https?|file)://", "a URL starts with https:// or http://, or with file:/// for a file that is on the node already"),
         must_not(r"^[a-z]+://[^/?#]*@", "write the URL without user and password in it: anybody who may read this object would see them"),
         must_not(r"[\x00-\x20\x7f]", "a URL has no spaces or control characters: write %20 for a space"),
-        must(r"^https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/|$)", "after http:// or https:// comes a host name, as in: https://dl.k8s.io/release"),
+        must(r"^(file:///|https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/|$))", "after http:// or https:// comes a host name, as in: https://dl.k8s.io/release; after file:// the path of a file, as in: file:///opt/images/kubelet"),
+        must_not(r"^file://.*(//|/\.\.?(/|$)|/$|[?%])", "after file:// comes the path of one file as it is on the node, without . or .. or empty steps, ? or %, as in: file:///opt/images/kubelet"),
         must_not(r"#", "write the URL without a # part: servers never see it"),
+    ]
+}
+
+text_type! {
+    /// Where a proxy listens: http or https, host and port, no credentials. Example: `http://proxy.example.com:3128`.
+    ProxyUrl, max 512, PROXY_URL_RULES = [
+        must_not(r"^[a-z]+://[^/?#]*@", "write the proxy without user and password in it: anybody who may read this object would see them"),
+        must(r"^https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?$", "a proxy is http:// or https://, a host and a port, as in: http://proxy.example.com:3128"),
+    ]
+}
+
+text_type! {
+    /// What is reached without the proxy: a host or domain with all that is below it, an address, or a range of addresses. Example: `example.com`, `10.0.0.0/8`.
+    NoProxy, max 253, NO_PROXY_RULES = [
+        must(r"^[A-Za-z0-9.:_/-]+$", "name a host, a domain, an address or a range of addresses, as in: example.com (it stands for all hosts below it too) or 10.0.0.0/8"),
+        must_not(r"^[^:]*:[^:]*$", "name the host without a port: it is reached without the proxy on all of them"),
     ]
 }
 
@@ -297,6 +314,9 @@ impl From<&AccountName> for AccountRef {
 }
 
 impl Url {
+    /// What comes before the path of a file of the host.
+    pub const FILE: &str = "file://";
+
     /// The URL for one machine: `{arch}` replaced by `arch` (amd64, arm64).
     pub fn for_arch(&self, arch: &str) -> String {
         self.0.replace("{arch}", arch)
@@ -533,6 +553,8 @@ const ALL_RULES: &[&[Rule]] = &[
     SYSCTL_RULES,
     SYSCTL_VALUE_RULES,
     URL_RULES,
+    PROXY_URL_RULES,
+    NO_PROXY_RULES,
     MODE_RULES,
     SHA256_RULES,
     TIMEOUT_RULES,
@@ -643,6 +665,8 @@ mod tests {
             "http://10.0.0.1:8080/x",
             "http://[::1]:80/",
             "http://a/b@c",
+            "file:///opt/images/kubelet",
+            "file:///opt/{arch}/.hidden/..a/kubelet@1.36",
         ] {
             assert!(good.parse::<Url>().is_ok(), "{good}");
         }
@@ -655,9 +679,38 @@ mod tests {
             "http://a b",
             "/x",
             "http://a/#b",
-            "file:///x",
+            "file:/x",
+            "file://",
+            "file:///",
+            "file://host/x",
+            "file:////x",
+            "file:///x/",
+            "file:///x//y",
+            "file:///x/../y",
+            "file:///./x",
+            "file:///x/.",
+            "file:///a%20b",
+            "file:///a?b",
+            "file:///a b",
+            "file:///a#b",
         ] {
             assert!(bad.parse::<Url>().is_err(), "{bad:?}");
+        }
+        let told = "file://images/kubelet".parse::<Url>().map_err(|refused| refused.to_string());
+        assert!(told.is_err_and(|told| told.contains("file:///opt/images/kubelet")));
+        for good in ["http://proxy:3128", "https://10.0.0.1", "http://[fd00::1]:3128/"] {
+            assert!(good.parse::<ProxyUrl>().is_ok(), "{good}");
+        }
+        for bad in
+            ["", "proxy:3128", "socks5://proxy", "http://u:p@proxy", "http://proxy/path", "http://proxy:x"]
+        {
+            assert!(bad.parse::<ProxyUrl>().is_err(), "{bad:?}");
+        }
+        for good in ["example.com", ".example.com", "10.0.0.1", "10.0.0.0/8", "::1", "fd00::/8"] {
+            assert!(good.parse::<NoProxy>().is_ok(), "{good}");
+        }
+        for bad in ["", "*", "*.example.com", "a,b", "example.com:80", "a b", "http:"] {
+            assert!(bad.parse::<NoProxy>().is_err(), "{bad:?}");
         }
         for (text, seconds) in [("90s", 90), ("10m", 600), ("2h", 7200)] {
             assert_eq!(

@@ -518,19 +518,20 @@ impl Observer for Shown {
         }
     }
 
-    fn downloaded(&self, path: &str, bytes: u64, total: Option<u64>) {
+    fn downloaded(&self, change: &Change, bytes: u64, total: Option<u64>) {
         if !self.text {
             return;
         }
         let mut running = self.running.borrow_mut();
-        let bar = running.entry(path.to_owned()).or_insert_with(|| {
-            let name = path.rsplit('/').next().unwrap_or(path).to_owned();
+        let bar = running.entry(change.resource.clone()).or_insert_with(|| {
+            let name = change.resource.rsplit('/').next().unwrap_or_default().to_owned();
             let bar = self.bars.add(ProgressBar::no_length());
             let template = "  {prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
-            bar.with_prefix(name)
+            // What an earlier run left says nothing about the speed of this one.
+            bar.with_prefix(name).with_position(bytes)
         });
         if let Some(total) = total {
             bar.set_length(total);
@@ -538,8 +539,8 @@ impl Observer for Shown {
         bar.set_position(bytes);
     }
 
-    fn download_ended(&self, path: &str) {
-        if let Some(bar) = self.running.borrow_mut().remove(path) {
+    fn download_ended(&self, change: &Change) {
+        if let Some(bar) = self.running.borrow_mut().remove(&change.resource) {
             bar.finish_and_clear();
         }
     }

@@ -16,7 +16,7 @@ use std::future::Future;
 
 use crds::Sha256;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{FORMAT, PRESET_VERSION, Resource, Revision};
+use crds::revision::{FORMAT, PRESET_VERSION, Resource, Revision, Trust};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
@@ -27,7 +27,7 @@ pub use crate::resource::{Change, Payload, Problem, Step};
 
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
-use crate::host::write::Staged;
+use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
@@ -69,6 +69,8 @@ pub struct Plan {
     pub held_back: Vec<Change>,
     /// What should be looked at but stops nothing.
     pub warnings: Vec<String>,
+    /// How its downloads reach their servers.
+    trust: Trust,
     owed: Owed,
     notes: Notes,
 }
@@ -94,7 +96,7 @@ impl Plan {
     /// # Errors
     /// If what was fetched before cannot be read.
     pub fn has_downloads(&self, host: &Host) -> Result<bool, HostError> {
-        for (_, _, _, digest) in self.downloads() {
+        for (_, _, digest) in self.downloads() {
             if !host.cache.has(digest)? {
                 return Ok(true);
             }
@@ -107,10 +109,10 @@ impl Plan {
         self.steps.iter().any(|step| step.action.starts())
     }
 
-    /// What is downloaded: the change, the path, where it comes from, the digest.
-    fn downloads(&self) -> impl Iterator<Item = (&Change, &str, &[String], Sha256)> {
+    /// What is downloaded: the change, where it comes from, the digest.
+    fn downloads(&self) -> impl Iterator<Item = (&Change, &[String], Sha256)> {
         self.steps.iter().filter_map(|step| match &step.action {
-            Action::Download { path, urls, digest, .. } => Some((&step.change, &**path, &**urls, *digest)),
+            Action::Download { urls, digest, .. } => Some((&step.change, &**urls, *digest)),
             _ => None,
         })
     }
@@ -177,10 +179,10 @@ pub trait Observer {
     fn begins(&self, _change: &Change) {}
     /// A change was made.
     fn done(&self, _change: &Change) {}
-    /// A download has got so far.
-    fn downloaded(&self, _path: &str, _bytes: u64, _total: Option<u64>) {}
+    /// A download has got so far, in bytes; the first word may tell of what an earlier run left.
+    fn downloaded(&self, _change: &Change, _bytes: u64, _total: Option<u64>) {}
     /// A download has ended, well or not.
-    fn download_ended(&self, _path: &str) {}
+    fn download_ended(&self, _change: &Change) {}
 }
 
 /// Compares a host with what it shall have. Changes nothing.
@@ -211,6 +213,9 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         ));
     }
     planner.locate(request, &others);
+    for path in &owed.written {
+        planner.pass_over(leftover_of(path));
+    }
 
     let (mut groups, mut users, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     for resource in resources {
@@ -285,7 +290,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    Ok(Plan { steps, problems, held_back, warnings, owed, notes })
+    Ok(Plan { steps, problems, held_back, warnings, trust: revision.trust.clone(), owed, notes })
 }
 
 /// What was seen; nothing, and the reason noted, if it could not be.
@@ -314,14 +319,14 @@ pub async fn fetch(
     let slots = Semaphore::new(MAX_DOWNLOADS);
     let mut running: FuturesUnordered<_> = plan
         .downloads()
-        .map(|(change, path, urls, digest)| {
+        .map(|(change, urls, digest)| {
             let slots = &slots;
             async move {
                 let _slot = slots.acquire().await;
                 observer.begins(change);
-                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(path, bytes, total);
-                let fetched = host.downloads.fetch(&host.cache, urls, digest, &progress).await;
-                observer.download_ended(path);
+                let progress = |bytes: u64, total: Option<u64>| observer.downloaded(change, bytes, total);
+                let fetched = host.downloads.fetch(&host.cache, urls, digest, &plan.trust, &progress).await;
+                observer.download_ended(change);
                 fetched.map_err(|error| Failure {
                     reason: error.reason.to_owned(),
                     message: format!("{}: {}", change.resource, error.message),
@@ -394,12 +399,12 @@ async fn run(
         created: request.created.clone(),
         revision: request.revision.clone(),
     };
-    let owed = owed_by(plan);
-    book::open(host, request, plan).map_err(state)?;
-    host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
     for path in &plan.owed.written {
         host.root.remove_leftover(path).map_err(|error| Failure::of("leftover", &error, &[]))?;
     }
+    let owed = owed_by(plan);
+    book::open(host, request, plan).map_err(state)?;
+    host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
 
     let mut jobs = Vec::new();
     // Programs are brought beside their places before the first file is changed, so that a full disk leaves the files as
@@ -439,7 +444,8 @@ async fn run(
     }
 
     if plan.steps.is_empty() {
-        return Ok(());
+        // What broke off for a revision before this one is of no use any more.
+        return prune(host, node_bootstrap, Some(&request.revision)).map_err(state);
     }
     let again = self::plan(host, request).await.map_err(|error| Failure::of("verify", &error, &[]))?;
     if let Some(failure) = Failure::of_problems(&again.problems) {
@@ -505,6 +511,7 @@ pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Reque
         node_bootstrap: node_bootstrap.to_owned(),
         uid: String::new(),
         cluster: ledger.cluster,
+        trust: Trust::default(),
         resources: Vec::new(),
     };
     Ok(Request {
@@ -541,7 +548,8 @@ fn owed_by(plan: &Plan) -> Owed {
     let mut owed = plan.owed.clone();
     for step in &plan.steps {
         match &step.action {
-            Action::WriteFile { path, .. }
+            Action::MakeDirectory { path, .. }
+            | Action::WriteFile { path, .. }
             | Action::Download { path, .. }
             | Action::Link { path, .. }
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
@@ -554,8 +562,7 @@ fn owed_by(plan: &Plan) -> Owed {
             }
             Action::SetComment { .. } => _ = owed.written.insert("/etc/passwd".to_owned()),
             Action::SetLocked { .. } => _ = owed.written.insert("/etc/shadow".to_owned()),
-            Action::MakeDirectory { .. }
-            | Action::SetAccess { .. }
+            Action::SetAccess { .. }
             | Action::OwnBelow { .. }
             | Action::LoadModules
             | Action::SetSysctl { .. }

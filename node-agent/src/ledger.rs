@@ -105,6 +105,31 @@ impl Shape {
         }
     }
 
+    /// Whether it is what a run leaves that is killed while it makes one of another: owner, group and mode come one after
+    /// the other, and a change of owner takes set-uid and set-gid bits with it.
+    fn is_between(&self, one: &Self, other: &Self) -> bool {
+        if self.is_alike(one) || self.is_alike(other) {
+            return true;
+        }
+        let same_content = match (self, one, other) {
+            (Self::Directory(_), Self::Directory(_), Self::Directory(_)) => true,
+            (
+                Self::File { digest, .. },
+                Self::File { digest: first, .. },
+                Self::File { digest: second, .. },
+            ) => digest == first || digest == second,
+            _ => false,
+        };
+        let (Some(now), Some(first), Some(last)) = (self.ids(), one.ids(), other.ids()) else {
+            return false;
+        };
+        let mode = |mode: u32| now.mode == mode || now.mode == mode & !0o6000;
+        same_content
+            && (now.uid == first.uid || now.uid == last.uid)
+            && (now.gid == first.gid || now.gid == last.gid)
+            && (mode(first.mode) || mode(last.mode))
+    }
+
     fn give_to(&mut self, (uid, gid): (u32, u32)) {
         match self {
             Self::Directory(ids) | Self::File { ids, .. } => (ids.uid, ids.gid) = (uid, gid),
@@ -154,9 +179,10 @@ impl Entry {
         }
     }
 
-    /// Whether what is found is what this run or the one before left: nobody else had a hand in it.
-    fn explains(&self, found: &Shape) -> bool {
-        self.done || found.is_alike(&self.made) || self.prior().is_some_and(|prior| found.is_alike(prior))
+    /// Whether what is found is what a run of ours left: as it was before, as it was made, or, where that takes more than
+    /// one step, between the two.
+    pub fn is_ours(&self, found: &Shape) -> bool {
+        found.is_alike(&self.made) || self.prior().is_some_and(|prior| found.is_between(prior, &self.made))
     }
 }
 
@@ -251,7 +277,7 @@ impl Ledger {
 
     /// Notes that a thing which is `found` so will be `made` so. What was there before it was ours stays known.
     pub fn intend(&mut self, item: Item, found: Shape, made: Shape) {
-        let old = self.entries.remove(&item).filter(|old| old.explains(&found));
+        let old = self.entries.remove(&item).filter(|old| old.done || old.is_ours(&found));
         let restart = old.as_ref().map(|old| old.restart.clone()).unwrap_or_default();
         let provenance = match old {
             Some(Entry { provenance: Provenance::Adopted, made: adopted, .. })

@@ -34,7 +34,11 @@ pub enum Outcome<'a> {
         changes: &'a [Change],
         /// What is being done at this moment.
         now: Option<&'a Change>,
+        /// How far its downloads are, if they take long.
+        fetched: Option<Fetched>,
     },
+    /// The changes wait for downloads that begin within so many seconds.
+    Spread(&'a [Change], u32),
     /// Another run works on the host.
     Locked,
     /// The changes need more than the permit allows.
@@ -56,6 +60,38 @@ pub enum Outcome<'a> {
     Conflict(&'a [Conflict]),
     /// The agent is done here; what was put back, if that was asked for.
     Left(Option<&'a [Change]>),
+}
+
+/// How far downloads are, all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fetched {
+    /// Bytes that are there.
+    pub bytes: u64,
+    /// Bytes in all, if every server has said so.
+    pub total: Option<u64>,
+    /// Bytes a second.
+    pub rate: u64,
+}
+
+impl std::fmt::Display for Fetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", megabytes(self.bytes))?;
+        if let Some(total) = self.total {
+            write!(f, " of {}", megabytes(total))?;
+        }
+        write!(f, " MB downloaded, {} MB/s", megabytes(self.rate))
+    }
+}
+
+/// With what a person can see change: two decimals for little, none for much.
+fn megabytes(bytes: u64) -> String {
+    let hundredths = bytes / 10_000;
+    let (whole, part) = (hundredths / 100, hundredths % 100);
+    match whole {
+        0..10 => format!("{whole}.{part:02}"),
+        10..100 => format!("{whole}.{}", part / 10),
+        _ => whole.to_string(),
+    }
 }
 
 /// The word about a pass.
@@ -90,11 +126,21 @@ pub fn status(
         word.changes_total = before.changes_total;
     };
     match outcome {
-        Outcome::Applying { changes, now } => {
+        Outcome::Applying { changes, now, fetched } => {
             word.phase = ReportPhase::Applying;
+            // First what is short and changes: the end may be cut off.
+            let fetched = fetched.map(|fetched| format!(", {fetched}"));
             let now = now.map(|change| format!(", now {}: {}", change.resource, change.change));
-            let message = format!("{} under way{}", count(changes.len()), now.unwrap_or_default());
-            word.message = cut(&message, MAX_MESSAGE);
+            let [fetched, now] = [fetched, now].map(Option::unwrap_or_default);
+            word.message = cut(&format!("{} under way{fetched}{now}", count(changes.len())), MAX_MESSAGE);
+            list(&mut word, changes.iter().map(ChangeSummary::from));
+        }
+        Outcome::Spread(changes, seconds) => {
+            word.phase = ReportPhase::Applying;
+            word.message = format!(
+                "{} to make; downloads begin within {seconds} s: many nodes have got this revision at once, and each draws its moment",
+                count(changes.len())
+            );
             list(&mut word, changes.iter().map(ChangeSummary::from));
         }
         Outcome::Locked => {
@@ -308,8 +354,12 @@ mod tests {
         assert_eq!(say(&first, "r1", &idle, "t2"), first);
         // A new process, which knows of the changes from the host.
         let from_host: Vec<_> = made.iter().map(ChangeSummary::from).collect();
-        let killed =
-            say(&Default::default(), "r1", &Outcome::Applying { changes: &made, now: made.first() }, "t0");
+        let killed = say(
+            &Default::default(),
+            "r1",
+            &Outcome::Applying { changes: &made, now: made.first(), fetched: None },
+            "t0",
+        );
         let after = say(&killed, "r1", &Outcome::Ready { made: &[], before: &from_host }, "t1");
         assert_eq!(after, first);
         // The next revision starts anew.
@@ -370,6 +420,23 @@ mod tests {
     }
 
     #[test]
+    fn a_long_download_says_how_far_it_is() {
+        let changes = [change("binary /usr/bin/a")];
+        let told = |bytes, total, rate| {
+            let fetched = Some(Fetched { bytes, total, rate });
+            let outcome = Outcome::Applying { changes: &changes, now: changes.first(), fetched };
+            say(&Default::default(), "r1", &outcome, "t").message
+        };
+        assert_eq!(
+            told(12_345_678, Some(84_100_000), 1_234_567),
+            "1 change under way, 12.3 of 84.1 MB downloaded, 1.23 MB/s, now binary /usr/bin/a: create"
+        );
+        assert!(
+            told(1_234_000_000, None, 9_999).starts_with("1 change under way, 1234 MB downloaded, 0.00 MB/s")
+        );
+    }
+
+    #[test]
     fn a_failure_that_repeats_is_told_once() {
         let made = [change("directory /a")];
         let first = say(&Default::default(), "r1", &Outcome::Failed(&failure("404", &made)), "t1");
@@ -394,10 +461,12 @@ mod tests {
         let spec = NodeBootstrapReportSpec::default();
         let problem = Problem { resource: long.clone(), reason: "HostError", message: long.clone() };
         let problems = vec![problem; 100];
+        let most = Fetched { bytes: u64::MAX, total: Some(u64::MAX), rate: u64::MAX };
         for outcome in [
             Outcome::Planned(&many),
             Outcome::Impossible(&problems),
-            Outcome::Applying { changes: &many, now: many.last() },
+            Outcome::Applying { changes: &many, now: many.last(), fetched: Some(most) },
+            Outcome::Spread(&many, u32::MAX),
             Outcome::Waiting(&many),
             Outcome::Ready { made: &many, before: &[] },
             Outcome::Failed(&failed),

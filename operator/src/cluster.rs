@@ -437,8 +437,9 @@ fn edit_as_json(uid: &str, edit: &Edit) -> Value {
     if let Some(created) = node_bootstrap_created {
         spec.insert("nodeBootstrapCreated".to_owned(), json!(created.to_string()));
     }
-    if let Some(revision) = revision {
+    if let Some((revision, spread)) = revision {
         spec.insert("revision".to_owned(), json!(revision));
+        spec.insert("spread".to_owned(), json!(spread));
     }
     if let Some(mode) = mode {
         spec.insert("mode".to_owned(), json!(mode));
@@ -472,7 +473,7 @@ mod tests {
         assert_eq!(nothing, json!({"metadata": {"uid": "u"}, "spec": {}}));
         let all = Edit {
             node_bootstrap_created: Some(Timestamp::UNIX_EPOCH),
-            revision: Some("r".into()),
+            revision: Some(("r".into(), 3)),
             mode: Some(RunMode::Plan),
             permit: Some(Permit { id: 2, disruption: Disruption::Restart }),
             conflicts: Some(vec![Conflict { resource: "file /x".into(), with: "o".into() }]),
@@ -485,6 +486,7 @@ mod tests {
                 "spec": {
                     "nodeBootstrapCreated": "1970-01-01T00:00:00Z",
                     "revision": "r",
+                    "spread": 3,
                     "mode": "Plan",
                     "permit": {"id": 2, "disruption": "Restart"},
                     "conflicts": [{"resource": "file /x", "with": "o"}],

@@ -99,8 +99,8 @@ pub enum Write {
 pub struct Edit {
     /// When the NodeBootstrap was created.
     pub node_bootstrap_created: Option<Timestamp>,
-    /// The revision that the node shall have.
-    pub revision: Option<String>,
+    /// The revision that the node shall have, and over how many seconds downloads for it begin.
+    pub revision: Option<(String, u32)>,
     /// Whether the agent makes changes or only plans them.
     pub mode: Option<RunMode>,
     /// What the agent may do.
@@ -125,6 +125,11 @@ pub struct Enrolment {
     /// What keeps the rollout.
     pub hold: Option<Hold>,
 }
+
+/// So many nodes may begin downloads in one second, and as many at once.
+const STARTS: usize = 20;
+/// The longest that a node waits before it begins downloads, in seconds.
+const MAX_SPREAD: u32 = 300;
 
 const TAKE: usize = 0;
 const CHANGE: usize = 1;
@@ -195,8 +200,10 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
         }
     }
 
-    permits(facts, &staying, &leaving, &mut enrolment);
-    join(facts, &has_report, &mut enrolment);
+    let new = joining(facts, &has_report);
+    let spread = spread(facts.target, &staying, new.len());
+    permits(facts, &staying, &leaving, spread, &mut enrolment);
+    join(facts, &new, spread, &mut enrolment);
 
     let labelled = facts.nodes.iter().map(|candidate| &candidate.node).filter(|node| {
         node.has_leaving_label
@@ -212,6 +219,7 @@ fn permits<'a>(
     facts: &Facts<'a>,
     staying: &[(&'a Node, &'a Report)],
     leaving: &[(&'a Node, &'a Report)],
+    spread: u32,
     enrolment: &mut Enrolment,
 ) {
     let Some(target) = facts.target else { return };
@@ -252,7 +260,7 @@ fn permits<'a>(
         let edit = Edit {
             node_bootstrap_created: (report.node_bootstrap_created != Some(facts.created))
                 .then_some(facts.created),
-            revision: (report.revision != target).then(|| target.to_owned()),
+            revision: (report.revision != target).then(|| (target.to_owned(), spread)),
             mode,
             permit: withdrawn.or(granted),
             conflicts: (report.conflicts != conflicts).then(|| conflicts.to_vec()),
@@ -264,15 +272,34 @@ fn permits<'a>(
     }
 }
 
+/// Nodes that shall have a Report and have none.
+fn joining<'a>(facts: &Facts<'a>, has_report: &HashSet<&str>) -> Vec<&'a Node> {
+    if facts.target.is_none() || facts.is_ending {
+        return Vec::new();
+    }
+    let is_new = |one: &&Candidate| one.is_selected && !has_report.contains(one.node.name.as_str());
+    facts.nodes.iter().filter(is_new).map(|one| one.node.as_ref()).collect()
+}
+
+/// Over how many seconds downloads for a revision begin: many nodes that ask one server at the same moment would find
+/// it away. All count that are given the revision now, or were and do not have it yet.
+fn spread(target: Option<&str>, staying: &[(&Node, &Report)], new: usize) -> u32 {
+    let has_it = |node: &Node, report: &Report| {
+        report.answer_for(node).is_some_and(|answer| {
+            answer.phase == ReportPhase::Ready && Some(answer.revision.as_str()) == target
+        })
+    };
+    let starting = new + staying.iter().filter(|(node, report)| !has_it(node, report)).count();
+    match starting {
+        0..=STARTS => 0,
+        _ => u32::try_from(starting.div_ceil(STARTS)).unwrap_or(MAX_SPREAD).min(MAX_SPREAD),
+    }
+}
+
 /// Reports for nodes that have none.
-fn join(facts: &Facts<'_>, has_report: &HashSet<&str>, enrolment: &mut Enrolment) {
-    let Some(target) = facts.target.filter(|_| !facts.is_ending) else { return };
-    let new = facts
-        .nodes
-        .iter()
-        .filter(|one| one.is_selected && !has_report.contains(one.node.name.as_str()))
-        .map(|one| &one.node);
-    enrolment.steps[CHANGE].extend(new.map(|node| Write::Create {
+fn join(facts: &Facts<'_>, new: &[&Node], spread: u32, enrolment: &mut Enrolment) {
+    let Some(target) = facts.target else { return };
+    enrolment.steps[CHANGE].extend(new.iter().map(|node| Write::Create {
         node: node.name.clone(),
         node_uid: node.uid.clone(),
         spec: NodeBootstrapReportSpec {
@@ -282,6 +309,7 @@ fn join(facts: &Facts<'_>, has_report: &HashSet<&str>, enrolment: &mut Enrolment
             node_uid: node.uid.clone(),
             revision: target.to_owned(),
             mode: facts.mode,
+            spread,
             permit: Permit::default(),
             conflicts: facts.conflicts.get(&node.name).cloned().unwrap_or_default(),
             leave: None,
@@ -470,8 +498,51 @@ mod tests {
     #[test]
     fn a_new_revision_is_one_write_a_node() {
         let world = World::new(vec![node("a", &["pool"])], vec![report("a", "nb-1")]);
-        let expected = edit("a", Edit { revision: Some(TARGET.into()), ..Edit::default() });
+        let expected = edit("a", Edit { revision: Some((TARGET.into(), 0)), ..Edit::default() });
         assert_eq!(world.decide().steps[CHANGE], [expected]);
+    }
+
+    #[test]
+    fn downloads_are_spread_where_more_than_20_nodes_begin_at_once() {
+        // How long nodes are told to spread, of so many that have a Report and so many that get one.
+        let told = |reports: usize, new: usize| {
+            let nodes = (0..reports + new).map(|n| node(&format!("n{n}"), &["pool"])).collect();
+            let reports = (0..reports).map(|n| report(&format!("n{n}"), "nb-1")).collect();
+            let [take, changes, give, unlabel] = World::new(nodes, reports).decide().steps;
+            assert!(take.is_empty() && give.is_empty() && unlabel.is_empty(), "no write more");
+            let spreads: Vec<_> = changes
+                .iter()
+                .map(|write| match write {
+                    Write::Create { spec, .. } => spec.spread,
+                    Write::Change { edit, .. } => edit.revision.as_ref().unwrap().1,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert!(spreads.iter().all(|spread| *spread == spreads[0]));
+            (spreads.len(), spreads[0])
+        };
+        assert_eq!(told(20, 0), (20, 0));
+        assert_eq!(told(0, 20), (20, 0));
+        assert_eq!(told(20, 1), (21, 2));
+        assert_eq!(told(100, 100), (200, 10), "20 nodes a second");
+        assert_eq!(told(7000, 0), (7000, 300), "and five minutes at most");
+    }
+
+    #[test]
+    fn a_node_that_joins_is_spread_with_those_that_do_not_have_the_revision_yet() {
+        let names: Vec<String> = (0..101).map(|n| format!("n{n}")).collect();
+        let nodes = names.iter().map(|name| node(name, &["pool"])).collect();
+        let reports = names[..100].iter().map(|name| report(name, TARGET)).collect();
+        let mut world = World::new(nodes, reports);
+        let told = |world: &World| match &world.decide().steps[CHANGE][..] {
+            [Write::Create { spec, .. }] => spec.spread,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(&world), 6, "100 are at it");
+        for report in &mut world.reports {
+            report.answer = answer(&report.node, ReportPhase::Ready);
+        }
+        assert_eq!(told(&world), 0, "they are done");
     }
 
     #[test]
@@ -484,7 +555,7 @@ mod tests {
         // As after the NodeBootstrap was made anew under the same name.
         world.reports[1].node_bootstrap_created = Some(Timestamp::UNIX_EPOCH);
         let told = Edit { node_bootstrap_created: Some(created()), ..Edit::default() };
-        let both = Edit { revision: Some(TARGET.into()), ..told.clone() };
+        let both = Edit { revision: Some((TARGET.into(), 0)), ..told.clone() };
         assert_eq!(world.decide().steps, [vec![], vec![edit("a", both), edit("b", told)], vec![], vec![]]);
     }
 
@@ -608,7 +679,7 @@ mod tests {
         let steps = world.decide().steps;
         // The revision never comes without the mode: the agent would begin it.
         let taken = Edit {
-            revision: Some(TARGET.into()),
+            revision: Some((TARGET.into(), 0)),
             mode: Some(RunMode::Plan),
             permit: Some(Permit { id: 4, disruption: Disruption::None }),
             ..Edit::default()

@@ -385,6 +385,7 @@ mod tests {
                 node_bootstrap: "workers".to_owned(),
                 uid: "0a1b".to_owned(),
                 cluster: "c".to_owned(),
+                trust: crds::revision::Trust::default(),
                 resources: Vec::new(),
             },
             payload: BTreeMap::from([("key".to_owned(), b"value".to_vec())]),

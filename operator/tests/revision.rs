@@ -178,6 +178,58 @@ fn what_is_no_input_of_a_host_is_not_in_the_name() {
     assert_eq!(name_of(&spec), base);
 }
 
+#[test]
+fn how_downloads_reach_their_servers_is_in_the_name_and_the_order_of_it_means_nothing() {
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+    let ca = Reference { source: Source::ConfigMap, name: "corporate-ca".into(), key: "ca.crt".into() };
+    let name = |trust: &Value, ca_pem: &str| {
+        let mut spec = full();
+        spec["trust"] = trust.clone();
+        let spec: NodeBootstrapSpec = serde_json::from_value(spec).unwrap();
+        let mut values = values();
+        values.insert(ca.clone(), ca_pem.as_bytes().to_vec());
+        render(&identity(), &spec, &values, KEY).map(|rendered| rendered.name)
+    };
+    let by_ref = json!({"name": "a", "configMapRef": {"name": "corporate-ca", "key": "ca.crt"}});
+    let by_text = json!({"name": "b", "pem": PEM});
+    let trust = json!({
+        "proxy": {"http": "http://proxy:3128", "https": "http://proxy:3129", "noProxy": ["a", "b"]},
+        "caBundles": [by_ref, by_text],
+    });
+    let base = name(&trust, PEM);
+    assert!(base.is_ok());
+    for (path, value) in [
+        ("/proxy/http", json!("http://other:3128")),
+        ("/proxy/https", Value::Null),
+        ("/proxy/noProxy", json!(["a"])),
+        ("/proxy", Value::Null),
+        ("/caBundles/0/name", json!("c")),
+        ("/caBundles/1/pem", json!(format!("{PEM}{PEM}"))),
+        ("/caBundles", json!([])),
+    ] {
+        let mut changed = trust.clone();
+        *changed.pointer_mut(path).unwrap() = value;
+        assert_ne!(name(&changed, PEM), base, "{path}");
+    }
+    assert_ne!(name(&trust, &format!("{PEM}{PEM}")), base, "what the ConfigMap has");
+    let mut other_order = trust.clone();
+    other_order["proxy"]["noProxy"] = json!(["b", "a"]);
+    other_order["caBundles"] = json!([by_text, by_ref]);
+    assert_eq!(name(&other_order, PEM), base);
+    assert_eq!(name(&json!({}), PEM), Ok(name_of(&full())), "saying nothing is as leaving it out");
+    for (pem, says) in
+        [("no PEM", "one or more certificates as PEM"), ("", "one or more certificates as PEM")]
+    {
+        let told = name(&trust, pem).unwrap_err().to_string();
+        assert!(
+            told.contains("trust.caBundles, a, ConfigMap corporate-ca, key ca.crt: ") && told.contains(says)
+        );
+    }
+    let secret = format!("{PEM}-----BEGIN PRIVATE KEY-----\ns3cr3t");
+    let told = name(&trust, &secret).unwrap_err().to_string();
+    assert!(told.contains("a private key") && !told.contains("s3cr3t"), "{told}");
+}
+
 fn shuffled(mut list: Vec<Value>, seed: &[usize]) -> Vec<Value> {
     for (index, pick) in seed.iter().enumerate().take(list.len()) {
         let other = pick % list.len();

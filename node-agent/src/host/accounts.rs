@@ -427,8 +427,9 @@ pub fn remove_user(root: &Root, user: &User) -> Result<Option<String>, HostError
         let group = String::from_utf8_lossy(field(line, 0));
         return Ok(Some(format!("it has been made a member of the group {group} since")));
     }
-    edit(root, PASSWD, None, |text| without_line(text, name))?;
+    // The shadow comes first again: whoever is seen still is seen by the next run too.
     edit(root, SHADOW, None, |text| without_line(text, name))?;
+    edit(root, PASSWD, None, |text| without_line(text, name))?;
     Ok(None)
 }
 
@@ -449,8 +450,8 @@ pub fn remove_group(root: &Root, name: &str, gid: u32) -> Result<Option<String>,
     if find_line(&text, name).is_some_and(|(_, line)| !field(line, 3).is_empty()) {
         return Ok(Some("it has been given members since".to_owned()));
     }
-    edit(root, GROUP, None, |text| without_line(text, name))?;
     edit(root, GSHADOW, None, |text| without_line(text, name))?;
+    edit(root, GROUP, None, |text| without_line(text, name))?;
     Ok(None)
 }
 

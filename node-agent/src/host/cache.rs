@@ -2,19 +2,22 @@
 //! needs it, and a download disturbs nobody, since it changes nothing that anybody sees.
 //!
 //! In: a digest. Out: a [`Part`] to write to, which only one run has at a time; then a file that is whole. A file is
-//! believed only after it was hashed, by this process.
+//! believed only after it was hashed, by this process. What a run that broke off or was killed left of a part is gone on
+//! with.
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use crds::Sha256;
 use crds::names::STATE_DIR;
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
+use sha2::Digest;
 
 use super::digest::Digests;
+use super::failpoint::reach;
 use super::root::{Kind, Place, errno_of};
 use super::{HostError, Root};
 
@@ -29,11 +32,14 @@ pub struct Cache {
     digests: Digests,
 }
 
-/// A file that is being fetched. Dropped before [`Part::finish`], it is removed.
+/// A file that is being fetched. Dropped before [`Part::finish`], it stays for the next run, unless nothing is in it.
 #[derive(Debug)]
 pub struct Part {
     place: Place,
     file: File,
+    /// Of all that is in it.
+    hasher: sha2::Sha256,
+    length: u64,
     finished: bool,
 }
 
@@ -42,7 +48,7 @@ pub struct Part {
 pub enum Entry {
     /// All of it.
     Whole,
-    /// Nothing yet: it is this run's to fetch.
+    /// Not all: what is missing is this run's to fetch.
     Part(Part),
 }
 
@@ -103,7 +109,7 @@ impl Cache {
             let place = self.place(digest, PART)?;
             match self.root.lock_file(&place, "write a file")? {
                 Some(file) if is_still(&place, &file) => {
-                    return Ok(Entry::Part(Part { place, file, finished: false }));
+                    return Part::of(place, file).map(Entry::Part);
                 }
                 // Finished or given up between opening and locking.
                 Some(_) => continue,
@@ -143,6 +149,55 @@ fn is_still(place: &Place, file: &File) -> bool {
 }
 
 impl Part {
+    /// A file that is locked, with what is in it already.
+    fn of(place: Place, file: File) -> Result<Self, HostError> {
+        let mut part = Self { place, file, hasher: sha2::Sha256::new(), length: 0, finished: false };
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match part.read(&mut buffer, part.length)? {
+                0 => return Ok(part),
+                read => {
+                    part.hasher.update(&buffer[..read]);
+                    part.length += read as u64;
+                }
+            }
+        }
+    }
+
+    fn read(&self, buffer: &mut [u8], from: u64) -> Result<usize, HostError> {
+        loop {
+            match self.file.read_at(buffer, from) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                read => return read.map_err(|error| self.refused("read", &error)),
+            }
+        }
+    }
+
+    fn refused(&self, action: &'static str, error: &std::io::Error) -> HostError {
+        HostError::io(&self.place.real, action)(errno_of(error))
+    }
+
+    /// How much is in it, in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The digest of what is in it.
+    pub fn digest(&self) -> Sha256 {
+        Sha256::from_bytes(self.hasher.clone().finalize().into())
+    }
+
+    /// What it begins with: at most so many bytes.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn head(&self, most: usize) -> Result<Vec<u8>, HostError> {
+        let mut head = vec![0; most];
+        let read = self.read(&mut head, 0)?;
+        head.truncate(read);
+        Ok(head)
+    }
+
     /// Reserves room, so that a full disk is noticed before the download and not at its end.
     ///
     /// # Errors
@@ -162,7 +217,11 @@ impl Part {
     /// # Errors
     /// If the disk does not take it.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), HostError> {
-        self.file.write_all(bytes).map_err(|error| HostError::io(&self.place.real, "write")(errno_of(&error)))
+        reach();
+        self.file.write_all_at(bytes, self.length).map_err(|error| self.refused("write", &error))?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
     }
 
     /// Throws away what was written so far.
@@ -170,10 +229,10 @@ impl Part {
     /// # Errors
     /// If the kernel refuses.
     pub fn restart(&mut self) -> Result<(), HostError> {
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .map_err(|error| HostError::io(&self.place.real, "begin again")(errno_of(&error)))
+        self.file.set_len(0).map_err(|error| self.refused("begin again", &error))?;
+        self.hasher = sha2::Sha256::new();
+        self.length = 0;
+        Ok(())
     }
 
     /// It has the content that its digest says: from now on it is found under that name.
@@ -182,6 +241,7 @@ impl Part {
     /// If it cannot be renamed.
     pub fn finish(mut self, cache: &Cache, digest: Sha256) -> Result<(), HostError> {
         let place = cache.place(digest, "")?;
+        reach();
         rustix::fs::renameat(self.place.fd(), self.place.name.as_str(), place.fd(), place.name.as_str())
             .map_err(HostError::io(&place.real, "put it in place"))?;
         self.finished = true;
@@ -195,8 +255,11 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if !self.finished {
-            // What is left is thrown away by the next run that fetches it.
+        if self.finished {
+            return;
+        }
+        // Room that was reserved and not used is given back.
+        if self.length == 0 || self.file.set_len(self.length).is_err() {
             let _ = rustix::fs::unlinkat(self.place.fd(), self.place.name.as_str(), AtFlags::empty());
         }
     }

@@ -14,6 +14,7 @@
 //! | [`state`] | what the agent itself keeps on the host |
 //! | [`notify`] | paths ► a signal when one was touched |
 //! | [`facts`] | what the machine is |
+//! | [`failpoint`] | where tests kill the agent |
 //! | [`local`] | files of the place where a command is run |
 
 pub mod accounts;
@@ -23,6 +24,7 @@ pub mod disk;
 pub mod download;
 mod error;
 pub mod facts;
+pub mod failpoint;
 pub mod install;
 pub mod items;
 pub mod kernel;

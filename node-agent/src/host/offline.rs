@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use super::install::{self, LINK_FOLDERS, Link, MASK, UNIT_DIRECTORY, UNIT_PATH};
 use super::root::Kind;
 use super::systemd::{Answer, Job, Systemd, UnitState};
-use super::write::Ids;
 use super::{HostError, Root};
 
 const MAX_UNIT: u64 = 1 << 20;
@@ -108,7 +107,7 @@ impl Systemd for Offline {
                     continue;
                 }
                 for parent in self.root.locate(&link.path)?.missing_paths() {
-                    self.root.make_directory(&self.root.locate(&parent)?, Ids::root(0o755))?;
+                    self.root.make_plain_directory(&self.root.locate(&parent)?)?;
                 }
                 self.root.link(&self.root.locate(&link.path)?, &link.target)?;
             }
@@ -140,7 +139,7 @@ impl Systemd for Offline {
             match (masked, is_masked) {
                 (true, false) => {
                     for parent in place.missing_paths() {
-                        self.root.make_directory(&self.root.locate(&parent)?, Ids::root(0o755))?;
+                        self.root.make_plain_directory(&self.root.locate(&parent)?)?;
                     }
                     self.root.link(&self.root.locate(&place.real)?, MASK)
                 }

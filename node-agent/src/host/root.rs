@@ -175,6 +175,11 @@ impl Place {
         }
     }
 
+    /// Another name in the same directory.
+    pub(super) fn beside(&self, name: &str) -> Place {
+        self.way.place(name)
+    }
+
     /// Whether the directory that the name lies in is there.
     pub fn has_directory(&self) -> bool {
         self.way.missing.is_empty()

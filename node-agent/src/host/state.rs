@@ -160,7 +160,12 @@ impl State {
     /// # Errors
     /// If it does not get to the disk.
     pub fn begin(&self, node_bootstrap: &str, begun: &Begun, owed: &Owed) -> Result<(), HostError> {
-        self.root.make_own_directory(&format!("{STATE_DIR}/{node_bootstrap}"))?;
+        let directory = format!("{STATE_DIR}/{node_bootstrap}");
+        self.root.make_own_directory(&directory)?;
+        // What a run that was killed was writing for itself.
+        for file in ["ledger.json", "owed.json", "revision.json", "result.json", "priors"] {
+            self.root.remove_leftover(&format!("{directory}/{file}"))?;
+        }
         self.write(node_bootstrap, "owed.json", owed)?;
         self.write(node_bootstrap, "revision.json", begun)
     }
@@ -348,6 +353,7 @@ impl State {
         for name in self.root.names_in(&priors)? {
             self.root.remove_file(&self.root.locate(&format!("{priors}/{name}"))?)?;
         }
+        self.root.remove_leftover(&priors)?;
         self.root.remove_own_directory(&priors)?;
         self.root.remove_own_directory(&directory)
     }

@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid, XattrFlags,
+    AtFlags, FlockOperation, Gid, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid,
+    XattrFlags,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crds::names::STATE_DIR;
 
+use super::failpoint::reach;
 use super::root::{Kind, Meta, Place, errno_of};
 use super::{HostError, Root};
 
@@ -76,6 +78,12 @@ pub fn temporary_name(name: &str) -> String {
     format!(".{}{TEMPORARY_SUFFIX}", &hex::encode(Sha256::digest(name.as_bytes()))[..32])
 }
 
+/// The path of the file in which the next content of a path is written.
+pub fn leftover_of(path: &str) -> String {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    format!("{directory}/{}", temporary_name(name))
+}
+
 /// A file that is being written beside its target. Dropped before [`Staged::install`], it is removed.
 #[derive(Debug)]
 pub struct Staged {
@@ -93,6 +101,7 @@ impl Staged {
     pub fn begin(place: &Place) -> Result<Self, HostError> {
         let name = temporary_name(&place.name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        reach();
         let open = || rustix::fs::openat(place.fd(), name.as_str(), flags, Mode::from_raw_mode(0o600));
         let fd = match open() {
             Err(Errno::EXIST) => {
@@ -123,6 +132,7 @@ impl Staged {
     /// # Errors
     /// If the disk does not take it.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), HostError> {
+        reach();
         self.file.write_all(bytes).map_err(|error| HostError::io(&self.place.real, "write")(errno_of(&error)))
     }
 
@@ -131,6 +141,7 @@ impl Staged {
     /// # Errors
     /// If the disk does not take it.
     pub fn append_file(&mut self, mut from: File) -> Result<(), HostError> {
+        reach();
         std::io::copy(&mut from, &mut self.file)
             .map(drop)
             .map_err(|error| HostError::io(&self.place.real, "write")(errno_of(&error)))
@@ -155,10 +166,14 @@ impl Staged {
     ) -> Result<Meta, HostError> {
         let at = |action| HostError::io(&self.place.real, action);
         // chown clears set-uid bits and capabilities, so it comes first.
+        reach();
         rustix::fs::fchown(&self.file, uid(ids.uid), gid(ids.gid)).map_err(at("set the owner"))?;
         set_attributes(&self.file, &self.place.real, attributes)?;
+        reach();
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(ids.mode)).map_err(at("set the mode"))?;
+        reach();
         rustix::fs::fsync(&self.file).map_err(at("write to the disk"))?;
+        reach();
         rustix::fs::renameat(self.place.fd(), self.name.as_str(), self.place.fd(), self.place.name.as_str())
             .map_err(at("put it in place"))?;
         self.installed = true;
@@ -187,7 +202,7 @@ impl Root {
         staged.install(ids)
     }
 
-    /// Makes one directory. Until its owner and mode are right nobody but root can enter it.
+    /// Makes one directory. It is seen under its name only when its owner and mode are right.
     ///
     /// # Errors
     /// If something is there already, or the parent is missing.
@@ -196,9 +211,37 @@ impl Root {
         if !place.has_directory() {
             return Err(at("make the directory")(Errno::NOENT));
         }
-        rustix::fs::mkdirat(place.fd(), place.name.as_str(), Mode::from_raw_mode(0o700))
+        let name = temporary_name(&place.name);
+        remove_entry(place, &name)?;
+        reach();
+        rustix::fs::mkdirat(place.fd(), name.as_str(), Mode::from_raw_mode(0o700))
             .map_err(at("make the directory"))?;
-        self.set_access(place, Kind::Directory, ids)?;
+        self.set_access(&place.beside(&name), Kind::Directory, ids)?;
+        reach();
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(place.fd(), name.as_str(), place.fd(), place.name.as_str(), flags) {
+            Ok(()) => {}
+            // A file system that cannot promise it; what came there since the plan was made is replaced only if it is empty.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::renameat(place.fd(), name.as_str(), place.fd(), place.name.as_str())
+                    .map_err(at("put the directory in place"))?;
+            }
+            Err(errno) => {
+                remove_entry(place, &name)?;
+                return Err(at("make the directory")(errno));
+            }
+        }
+        sync_directory(place)
+    }
+
+    /// Makes a directory for links to units, in one step: as `systemctl enable` would.
+    ///
+    /// # Errors
+    /// If something is there already, or the parent is missing.
+    pub(super) fn make_plain_directory(&self, place: &Place) -> Result<(), HostError> {
+        reach();
+        rustix::fs::mkdirat(place.fd(), place.name.as_str(), Mode::from_raw_mode(0o755))
+            .map_err(HostError::io(&place.real, "make the directory"))?;
         sync_directory(place)
     }
 
@@ -215,12 +258,15 @@ impl Root {
         })?;
         check_links(place, &meta)?;
         if (meta.uid, meta.gid) != (ids.uid, ids.gid) {
+            reach();
             rustix::fs::fchown(&fd, uid(ids.uid), gid(ids.gid)).map_err(at("set the owner"))?;
         }
         let now: Meta = rustix::fs::fstat(&fd).map_err(at("look"))?.into();
         if now.mode != ids.mode {
+            reach();
             rustix::fs::fchmod(&fd, Mode::from_raw_mode(ids.mode)).map_err(at("set the mode"))?;
         }
+        reach();
         rustix::fs::fsync(&fd).map_err(at("write to the disk"))
     }
 
@@ -238,6 +284,7 @@ impl Root {
     /// # Errors
     /// If something else is there.
     pub fn link(&self, place: &Place, target: &str) -> Result<(), HostError> {
+        reach();
         rustix::fs::symlinkat(target, place.fd(), place.name.as_str())
             .map_err(HostError::io(&place.real, "make the link"))?;
         sync_directory(place)
@@ -258,11 +305,14 @@ impl Root {
         let at = |action| HostError::io(&place.real, action);
         let name = temporary_name(&place.name);
         remove_entry(place, &name)?;
+        reach();
         rustix::fs::symlinkat(target, place.fd(), name.as_str()).map_err(at("make a link beside it"))?;
+        reach();
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let put = rustix::fs::chownat(place.fd(), name.as_str(), uid(owner.0), gid(owner.1), flags)
             .map_err(at("set the owner"))
             .and_then(|()| {
+                reach();
                 rustix::fs::renameat(place.fd(), name.as_str(), place.fd(), place.name.as_str())
                     .map_err(at("put it in place"))
             });
@@ -301,6 +351,7 @@ impl Root {
         if !place.has_directory() {
             return Ok(true);
         }
+        reach();
         match rustix::fs::unlinkat(place.fd(), place.name.as_str(), AtFlags::REMOVEDIR) {
             Ok(()) => sync_directory(place).map(|()| true),
             Err(Errno::NOENT) => Ok(true),
@@ -362,18 +413,22 @@ impl Root {
     /// If the kernel refuses.
     pub fn give_back(&self, place: &Place, made: (u32, u32), before: Ids) -> Result<bool, HostError> {
         let Some(meta) = place.look()? else { return Ok(false) };
-        if (meta.uid, meta.gid) != made || check_links(place, &meta).is_err() {
+        let now = (meta.uid, meta.gid);
+        if (now != made && now != (before.uid, before.gid)) || check_links(place, &meta).is_err() {
             return Ok(false);
         }
         let at = |action| HostError::io(&place.real, action);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::empty()).map_err(at("open"))?;
-        rustix::fs::chownat(&fd, "", uid(before.uid), gid(before.gid), AtFlags::EMPTY_PATH)
-            .map_err(at("set the owner"))?;
-        // The change of owner took set-uid and set-gid bits with it; what others have made of the mode is theirs.
+        if now == made {
+            reach();
+            rustix::fs::chownat(&fd, "", uid(before.uid), gid(before.gid), AtFlags::EMPTY_PATH)
+                .map_err(at("set the owner"))?;
+        }
+        // A change of owner takes set-uid and set-gid bits with it; what others have made of the mode is theirs.
         let lost = before.mode & 0o6000;
-        if matches!(meta.kind, Kind::File) && lost != 0 && meta.mode == before.mode & !0o6000 {
+        if meta.kind == Kind::File && lost != 0 && meta.mode == before.mode & !0o6000 {
             self.set_access(place, Kind::File, before)?;
         }
         sync_directory(place)?;
@@ -487,6 +542,7 @@ impl Root {
         if place.look()?.is_none() {
             return Ok(());
         }
+        reach();
         rustix::fs::unlinkat(place.fd(), place.name.as_str(), AtFlags::REMOVEDIR)
             .map_err(HostError::io(path, "remove the directory"))?;
         sync_directory(&place)
@@ -578,6 +634,7 @@ impl Root {
                         let ids = Ids { uid: meta.uid, gid: meta.gid, mode: meta.mode };
                         swept.differ.insert(below.clone(), ids);
                         if change {
+                            reach();
                             rustix::fs::chownat(&fd, "", uid(owner.0), gid(owner.1), AtFlags::EMPTY_PATH)
                                 .map_err(at("set the owner"))?;
                         }
@@ -655,6 +712,7 @@ fn set_attributes(fd: impl AsFd, path: &str, attributes: &BTreeMap<String, Strin
     for (name, value) in attributes {
         // They were written by us; what is no hexadecimal number was damaged, and noticed, before.
         let value = hex::decode(value).unwrap_or_default();
+        reach();
         match rustix::fs::fsetxattr(&fd, name.as_str(), &value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(errno) => return Err(HostError::io(path, "set extended attributes")(errno)),
@@ -675,22 +733,23 @@ fn is_mount(fd: impl AsFd) -> bool {
         .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
+/// Removes a file or an empty directory, if it is there.
 fn remove_entry(place: &Place, name: &str) -> Result<(), HostError> {
+    let path = || format!("{}/{name}", place.parent().trim_end_matches('/'));
+    reach();
     match rustix::fs::unlinkat(place.fd(), name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR) => Err(HostError::NameTaken {
-            path: format!("{}/{name}", place.parent().trim_end_matches('/')),
-            target: place.real.clone(),
-        }),
-        Err(errno) => Err(HostError::io(
-            format!("{}/{name}", place.parent().trim_end_matches('/')),
-            "remove what an earlier run left",
-        )(errno)),
+        Err(Errno::ISDIR) => match rustix::fs::unlinkat(place.fd(), name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(_) => Err(HostError::NameTaken { path: path(), target: place.real.clone() }),
+        },
+        Err(errno) => Err(HostError::io(path(), "remove what an earlier run left")(errno)),
     }
 }
 
 fn sync_directory(place: &Place) -> Result<(), HostError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    reach();
     rustix::fs::openat(place.fd(), ".", flags, Mode::empty())
         .and_then(rustix::fs::fsync)
         .map_err(HostError::io(place.parent(), "write to the disk"))

@@ -14,8 +14,8 @@
 mod cluster;
 pub mod probe;
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crds::report::{
     RunMode,
 };
 use kube::Client;
+use sha2::Digest;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +37,7 @@ use crate::host::notify::Notify;
 use crate::host::state::Lock;
 use crate::host::systemd::STABLE;
 use crate::host::{Host, HostError};
-use crate::report::{self, Outcome};
+use crate::report::{self, Fetched, Outcome};
 use crate::resource;
 
 use cluster::{Cluster, FetchError, Seen};
@@ -51,6 +52,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_secs(1);
 /// An apply that takes longer than this says so in the Report before it ends.
 const SLOW: Duration = Duration::from_secs(1);
+/// What goes on for longer says how far it is, so often at most.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Others hold the host's lock for moments; who waits longer for it says so.
 const LOCKED: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -142,6 +145,8 @@ struct Agent<'a> {
     tell_retry: Retry,
     retry: Retry,
     refusals: u32,
+    /// The revision for whose downloads this node has drawn its moment.
+    drawn: String,
     /// What is listened to may not be all of it any more.
     listen: bool,
     /// What was changed while units were waited for is being put right.
@@ -219,6 +224,7 @@ impl<'a> Agent<'a> {
             tell_retry: Retry::new(),
             retry: Retry::new(),
             refusals: 0,
+            drawn: String::new(),
             listen: true,
             again: false,
             failed: false,
@@ -492,6 +498,9 @@ impl<'a> Agent<'a> {
                 break (plan, changes, lock);
             }
             drop(lock);
+            if permit == Disruption::None && !self.spread(spec, target, &plan, &changes, stop).await {
+                return Next::Rest;
+            }
             let observer = Logged::new(self.pulse);
             let word = || Some(self.applying(spec, target, &plan, &changes, &observer));
             let work = engine::fetch(&self.host, &plan, &observer, stop);
@@ -527,6 +536,43 @@ impl<'a> Agent<'a> {
             Err(failure) if failure.is_meanwhile() && !std::mem::replace(&mut self.again, true) => Next::Now,
             Err(failure) => self.fail(spec, &target.name, &failure, &plan.warnings).await,
         }
+    }
+
+    /// Waits until this node may begin its downloads, where many nodes have got a revision at once. Only once for each,
+    /// and not for repairs. `false`: told to stop.
+    async fn spread(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+        plan: &Plan,
+        changes: &[Change],
+        stop: &CancellationToken,
+    ) -> bool {
+        if spec.spread == 0
+            || target.name != spec.revision
+            || self.drawn == target.name
+            || self.is_begun(target)
+        {
+            return true;
+        }
+        let delay = delay(spec);
+        info!(seconds = delay.as_secs(), "many nodes have got this revision at once: downloads begin later");
+        self.pulse.set_busy(false);
+        let outcome = Outcome::Spread(changes, spec.spread);
+        let word = || Some(self.word_of(spec, &target.name, &outcome, &plan.warnings));
+        let waiting = async {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => true,
+                () = stop.cancelled() => false,
+            }
+        };
+        let (waited, told) = telling(&self.cluster, word, SLOW, waiting).await;
+        self.told(told);
+        self.pulse.set_busy(true);
+        if waited {
+            self.drawn.clone_from(&target.name);
+        }
+        waited
     }
 
     /// Takes the host's lock; `None`: told to stop.
@@ -574,7 +620,10 @@ impl<'a> Agent<'a> {
             self.take_report(&fresh);
             return Err(Next::Now);
         }
-        if self.say(spec, &target.name, &Outcome::Applying { changes, now: None }, warnings).await {
+        if self
+            .say(spec, &target.name, &Outcome::Applying { changes, now: None, fetched: None }, warnings)
+            .await
+        {
             Ok(())
         } else {
             Err(Next::Away)
@@ -611,9 +660,10 @@ impl<'a> Agent<'a> {
         changes: &[Change],
         observer: &Logged<'_>,
     ) -> NodeBootstrapReportStatus {
+        let fetched = observer.fetched(Instant::now());
         let open = observer.open.borrow();
         let now = open.first().map(|(change, _)| change);
-        self.word_of(spec, &target.name, &Outcome::Applying { changes, now }, &plan.warnings)
+        self.word_of(spec, &target.name, &Outcome::Applying { changes, now, fetched }, &plan.warnings)
     }
 
     /// The API has this word now.
@@ -778,22 +828,52 @@ impl<'a> Agent<'a> {
     }
 }
 
-/// Waits for work. If it takes longer than `patience`, a word is said while it goes on, and given back if the API has
-/// it. If it could not be told, what is said at the end will be.
+/// Waits for work. If it takes longer than `patience`, a word is said while it goes on, and every other one that comes
+/// of it later; given back is the one that the API has. If it could not be told, what is said at the end will be.
 async fn telling<T>(
     cluster: &Cluster,
-    word: impl FnOnce() -> Option<NodeBootstrapReportStatus>,
+    word: impl Fn() -> Option<NodeBootstrapReportStatus>,
     patience: Duration,
     work: impl Future<Output = T>,
 ) -> (T, Option<NodeBootstrapReportStatus>) {
     tokio::pin!(work);
-    tokio::select! {
-        done = &mut work => return (done, None),
-        () = tokio::time::sleep(patience) => {}
+    let mut pause = patience;
+    let mut told: Option<NodeBootstrapReportStatus> = None;
+    loop {
+        tokio::select! {
+            done = &mut work => return (done, told),
+            () = tokio::time::sleep(pause) => pause = SAY_EVERY,
+        }
+        let Some(mut word) = word() else { continue };
+        if let Some(told) = &told {
+            // It is one piece of work, since the first word.
+            word.since.clone_from(&told.since);
+            if *told == word {
+                continue;
+            }
+        }
+        let (said, done) = {
+            let saying = cluster.say(&word);
+            tokio::pin!(saying);
+            tokio::select! {
+                said = &mut saying => (said, None),
+                done = &mut work => (saying.await, Some(done)),
+            }
+        };
+        told = said.is_ok().then_some(word).or(told);
+        if let Some(done) = done {
+            return (done, told);
+        }
     }
-    let Some(word) = word() else { return (work.await, None) };
-    let (told, done) = futures::join!(cluster.say(&word), work);
-    (done, told.is_ok().then_some(word))
+}
+
+/// How long this node waits before it begins downloads: a time within the spread that is its own, and another one for
+/// each revision.
+fn delay(spec: &NodeBootstrapReportSpec) -> Duration {
+    let digest = sha2::Sha256::digest(format!("{} {}", spec.node_uid, spec.revision));
+    let draw = digest.iter().take(2).fold(0, |draw, byte| (draw << 8) | u64::from(*byte));
+    // The draw is a part of 2 to the 16th.
+    Duration::from_millis((u64::from(spec.spread) * 1000 * draw) >> 16)
 }
 
 async fn at(time: Option<Instant>) {
@@ -810,16 +890,36 @@ async fn touched(notify: Option<&mut Notify>) {
     }
 }
 
-/// Logs each change, and shows that there is progress.
+/// Logs each change, shows that there is progress, and knows how far downloads are.
 struct Logged<'a> {
     pulse: &'a Pulse,
     /// What was begun and is not done, and since when.
     open: RefCell<Vec<(Change, Instant)>>,
+    /// Bytes that are there and bytes in all, of each download.
+    downloads: RefCell<BTreeMap<String, (u64, Option<u64>)>>,
+    /// When it was last told how far they are, and how far that was.
+    told: Cell<(Instant, u64)>,
 }
 
 impl<'a> Logged<'a> {
     fn new(pulse: &'a Pulse) -> Self {
-        Self { pulse, open: RefCell::default() }
+        let told = Cell::new((Instant::now(), 0));
+        Self { pulse, open: RefCell::default(), downloads: RefCell::default(), told }
+    }
+
+    /// How far downloads are; nothing, if this was told a moment ago or they have only begun.
+    fn fetched(&self, now: Instant) -> Option<Fetched> {
+        let downloads = self.downloads.borrow();
+        let bytes = downloads.values().map(|(bytes, _)| bytes).sum();
+        let (last, before) = self.told.get();
+        let took = now.duration_since(last);
+        if downloads.is_empty() || took < SAY_EVERY {
+            return None;
+        }
+        self.told.set((now, bytes));
+        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = bytes.saturating_sub(before).saturating_mul(1000) / milliseconds;
+        Some(Fetched { bytes, total: downloads.values().map(|(_, total)| *total).sum(), rate })
     }
 }
 
@@ -838,7 +938,72 @@ impl Observer for Logged<'_> {
         info!(resource = change.resource, change = change.change, milliseconds, "changed");
     }
 
-    fn downloaded(&self, _path: &str, _bytes: u64, _total: Option<u64>) {
+    fn downloaded(&self, change: &Change, bytes: u64, total: Option<u64>) {
         self.pulse.beat();
+        let mut downloads = self.downloads.borrow_mut();
+        if downloads.insert(change.resource.clone(), (bytes, total)).is_none() {
+            // What an earlier run left did not come now.
+            let (at, before) = self.told.get();
+            self.told.set((at, before + bytes));
+        }
+    }
+
+    fn download_ended(&self, change: &Change) {
+        self.open.borrow_mut().retain(|(begun, _)| begun != change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(spread: u32, node: usize, revision: &str) -> Duration {
+        delay(&NodeBootstrapReportSpec {
+            node_uid: format!("uid-{node}"),
+            revision: revision.to_owned(),
+            spread,
+            ..NodeBootstrapReportSpec::default()
+        })
+    }
+
+    #[test]
+    fn nodes_begin_evenly_within_the_spread() {
+        // As many as the operator tells to spread over so long: 20 a second.
+        let mut seconds = [0; 50];
+        for node in 0..1000 {
+            let delay = told(50, node, "r1");
+            assert_eq!(delay, told(50, node, "r1"), "asked again it is the same");
+            seconds[usize::try_from(delay.as_secs()).unwrap()] += 1;
+        }
+        assert!(seconds.iter().all(|begun| (5..=40).contains(begun)), "{seconds:?}");
+        assert_ne!(told(50, 1, "r1"), told(50, 1, "r2"), "nobody is the last each time");
+        assert_eq!(told(0, 1, "r1"), Duration::ZERO);
+        assert!((0..100_000).all(|node| told(u32::MAX, node, "r").as_secs() < u64::from(u32::MAX)));
+    }
+
+    #[test]
+    fn how_far_downloads_are_is_told_of_long_ones_with_what_came_since_the_last_word() {
+        let pulse = Pulse::default();
+        let logged = Logged::new(&pulse);
+        let (begun, _) = logged.told.get();
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        let download = |name: &str| Change {
+            resource: format!("binary /{name}"),
+            change: String::new(),
+            found: String::new(),
+            disruption: Disruption::None,
+        };
+        assert_eq!(logged.fetched(at(100)), None, "nothing is downloaded");
+        // Of one an earlier run left a half.
+        logged.downloaded(&download("a"), 500, Some(1000));
+        logged.downloaded(&download("b"), 0, Some(3000));
+        logged.downloaded(&download("b"), 100, Some(3000));
+        assert_eq!(logged.fetched(at(1)), None, "most are done soon");
+        logged.downloaded(&download("a"), 800, Some(1000));
+        assert_eq!(logged.fetched(at(10)), Some(Fetched { bytes: 900, total: Some(4000), rate: 40 }));
+        logged.downloaded(&download("b"), 300, Some(3000));
+        assert_eq!(logged.fetched(at(15)), None, "at most every 10 s");
+        logged.downloaded(&download("c"), 0, None);
+        assert_eq!(logged.fetched(at(30)), Some(Fetched { bytes: 1100, total: None, rate: 10 }));
     }
 }

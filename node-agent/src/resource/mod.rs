@@ -389,10 +389,15 @@ impl<'a> Planner<'a> {
         self.steps.push(Step { change, action, undoes: None });
     }
 
+    /// Has recursive changes leave a path alone.
+    pub(crate) fn pass_over(&mut self, path: String) {
+        Rc::make_mut(&mut self.skip.0).entry(path).or_insert(Skip::Entry);
+    }
+
     /// A step after which an entry of the ledger is done with. Recursive changes leave what it is about alone.
     pub(crate) fn undo(&mut self, item: &Item, change: Change, action: Action) -> Step {
         if let (Item::Path(path), false) = (item, matches!(action, Action::Leave)) {
-            Rc::make_mut(&mut self.skip.0).entry(path.clone()).or_insert(Skip::Entry);
+            self.pass_over(path.clone());
         }
         Step { change, action, undoes: Some(item.clone()) }
     }

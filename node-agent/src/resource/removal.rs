@@ -12,9 +12,9 @@ use crds::revision::Resource;
 use super::unit::has_file;
 use super::{Action, Change, PARENT_MODE, Planner, Step, is_below};
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
-use crate::host::items;
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
+use crate::host::{Meta, items};
 use crate::ledger::{Entry, Item, Ledger, Provenance, Shape};
 
 /// The programs that the agent's own pod runs under: from the pod they are never stopped.
@@ -143,11 +143,13 @@ pub(crate) fn plan(
                 continue;
             }
         };
-        if found == *prior {
+        // Of an account that was not wholly made there may be a line in the shadow already.
+        let is_half = !entry.done && matches!(item, Item::Group(_) | Item::User(_));
+        if found == *prior && !is_half {
             removal.settled.push(item.clone());
             continue;
         }
-        if !found.is_alike(&entry.made) {
+        if !entry.is_ours(&found) {
             files.push(left("something else has changed it since"));
             continue;
         }
@@ -366,7 +368,13 @@ fn inside(
             continue;
         }
         let meta = planner.host.root.locate(path).and_then(|place| place.look()).ok().flatten();
-        if meta.is_some_and(|meta| (meta.uid, meta.gid) == made) && made != (before.uid, before.gid) {
+        let is_given = |meta: Meta| {
+            let now = (meta.uid, meta.gid);
+            // Killed between the two steps, it has its owner again, but not its set-uid bit.
+            let lost = now == (before.uid, before.gid) && meta.mode == before.mode & !0o6000;
+            now == made || (lost && meta.mode != before.mode)
+        };
+        if meta.is_some_and(is_given) && made != (before.uid, before.gid) {
             back.insert(path.clone(), *before);
         }
     }

@@ -9,6 +9,7 @@ mod command_line;
 mod crashes;
 mod downloads;
 mod kernel;
+mod killed;
 mod links;
 mod paths;
 mod plans;

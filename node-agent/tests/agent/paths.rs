@@ -267,7 +267,7 @@ async fn a_directory_under_the_name_of_the_next_content_is_named() {
     let machine = Machine::new();
     let spec = request(json!({"files": [{"path": "/opt/f", "content": "x"}]}));
     let taken = format!("/opt/{}", node_agent::host::write::temporary_name("f"));
-    machine.directory(&taken);
+    machine.directory(&format!("{taken}/theirs"));
     let failure = machine.apply(&spec).await.unwrap_err();
     assert_eq!(failure.reason, "PathOccupied");
     assert!(failure.message.contains(&taken) && failure.message.contains("must remove it"), "{failure:?}");

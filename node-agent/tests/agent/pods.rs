@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sha2::Digest;
 
 use crate::api::{Api, with_agent};
 use crate::support::{Machine, request};
@@ -74,6 +75,37 @@ async fn a_revision_takes_one_status_write_and_then_there_are_none() {
     })
     .await;
     assert_eq!(machine.untouched(), untouched);
+}
+
+#[tokio::test]
+async fn where_many_begin_at_once_downloads_wait_and_a_new_word_is_heard_meanwhile() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    std::fs::write(machine.path("/opt/image"), "a program").unwrap();
+    let digest = hex::encode(sha2::Sha256::digest("a program"));
+    let spec = json!({
+        "binaries": [{"path": "/opt/program", "url": "file:///opt/image", "sha256": {"amd64": digest, "arm64": digest}}],
+    });
+    let name = api.put(&request(spec), None);
+    // Hours: the moment that is drawn does not come while the test runs.
+    api.tell(json!({"revision": name, "spread": 1_000_000}));
+    with_agent(&machine, &api, async {
+        let status = api.until_phase("Applying").await;
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("1 change to make; downloads begin within 1000000 s"), "{message}");
+        assert!(!machine.is_there("/opt/program"));
+        // Whoever has a permit is alone, and waits for nobody.
+        api.tell(
+            json!({"revision": name, "spread": 1_000_000, "permit": {"id": 1, "disruption": "Restart"}}),
+        );
+        api.until_phase("Ready").await;
+        assert!(machine.is_there("/opt/program"));
+        // Nor does a repair, though the cache has lost it.
+        std::fs::remove_file(machine.path(&format!("/var/lib/nodebootstrap/.cache/{digest}"))).unwrap();
+        api.tell(json!({"revision": name, "spread": 1_000_000, "permit": {"id": 1, "disruption": "None"}}));
+        std::fs::remove_file(machine.path("/opt/program")).unwrap();
+        until_there(&machine.path("/opt/program")).await;
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -325,19 +325,33 @@ impl Machine {
         request: &Request,
         changes: usize,
     ) -> Result<Vec<Change>, Failure> {
-        let host = self.host();
-        let plan = engine::plan(&host, request).await.expect("a plan");
+        self.apply_on_until(&self.host(), request, changes).await
+    }
+
+    /// Applies in this process.
+    pub(crate) async fn apply_on(&self, host: &Host, request: &Request) -> Result<Vec<Change>, Failure> {
+        self.apply_on_until(host, request, usize::MAX).await
+    }
+
+    async fn apply_on_until(
+        &self,
+        host: &Host,
+        request: &Request,
+        changes: usize,
+    ) -> Result<Vec<Change>, Failure> {
+        let plan = engine::plan(host, request).await.expect("a plan");
         let stop = CancellationToken::new();
-        engine::fetch(&host, &plan, &Quiet, &stop).await?;
-        let lock = host.state.try_lock().expect("a lock").expect("nobody else works here");
+        engine::fetch(host, &plan, &Quiet, &stop).await?;
+        // A process that another test is just starting holds all locks of this one for a moment.
+        let lock = host.state.lock(|| {}).await.expect("a lock");
         if changes == usize::MAX {
-            return engine::apply(&host, request, &plan, lock, &Quiet, &stop).await;
+            return engine::apply(host, request, &plan, lock, &Quiet, &stop).await;
         }
         let observer = StopAfter { stop: stop.clone(), left: Cell::new(changes) };
         if changes == 0 {
             stop.cancel();
         }
-        engine::apply(&host, request, &plan, lock, &observer, &stop).await
+        engine::apply(host, request, &plan, lock, &observer, &stop).await
     }
 
     /// Everything on the machine but the agent's own state: kind, owner, mode, content of each path.
@@ -415,4 +429,22 @@ pub(crate) fn lines<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<St
 /// The problems of a plan, each as `resource: reason`.
 pub(crate) fn reasons(plan: &Plan) -> Vec<String> {
     plan.problems.iter().map(|problem| format!("{}: {}", problem.resource, problem.reason)).collect()
+}
+
+/// A program that a server has.
+pub(crate) struct Served {
+    pub(crate) url: String,
+    pub(crate) digest: String,
+}
+
+impl Served {
+    pub(crate) async fn start(program: &'static [u8]) -> Self {
+        use sha2::Digest;
+        let router =
+            axum::Router::new().route("/program", axum::routing::get(move || async move { program }));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/program", listener.local_addr().expect("an address"));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, digest: hex::encode(sha2::Sha256::digest(program)) }
+    }
 }

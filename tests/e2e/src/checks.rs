@@ -31,7 +31,7 @@ pub(crate) async fn tests() -> Result<Counts> {
     Ok(counts)
 }
 
-/// Looks at the source: with what the scenarios leave of the machine, since those mostly wait.
+/// Looks at the source.
 pub(crate) async fn lints() -> Result<Counts> {
     let mut counts = warnings().await?;
     let deny = deny().await?;

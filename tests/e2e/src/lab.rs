@@ -248,12 +248,21 @@ impl Lab {
 
     /// `deploy/examples/seed.yaml` with the testbed's server in place of the internet, and the digest of what it serves.
     pub(crate) async fn seed_example(&self) -> Result<String> {
-        let file = workspace().join("deploy/examples/seed.yaml");
+        self.example("seed", "kubelet").await
+    }
+
+    /// An example that downloads a program of Kubernetes, with the testbed's server in place of the internet and of
+    /// every proxy, and the digest of what it serves.
+    pub(crate) async fn example(&self, name: &str, program: &str) -> Result<String> {
+        let file = workspace().join(format!("deploy/examples/{name}.yaml"));
         let text =
             std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let digest = testbed::artifacts::sha256_of(&self.kubelet()?).await?;
+        let program = self.kubelet()?.with_file_name(program);
+        let digest = testbed::artifacts::sha256_of(&program).await?;
+        let server = self.testbed.artifacts_url()?;
         let own = text
-            .replace("https://dl.k8s.io", &self.testbed.artifacts_url()?)
+            .replace("https://dl.k8s.io", &server)
+            .replace("http://proxy.example.com:3128", &server)
             .replace(&format!("amd64: \"{}\"", "0".repeat(64)), &format!("amd64: \"{digest}\""))
             .replace(&format!("arm64: \"{}\"", "0".repeat(64)), &format!("arm64: \"{digest}\""));
         ensure!(own.contains(&digest) && !own.contains("dl.k8s.io/"), "the example has changed its form");

@@ -7,12 +7,14 @@
 //! | [`lab`] | a testbed with the operator on it, and what scenarios do with it: apply, await, look at a host |
 //! | [`suite`] | runs scenarios, side by side on two testbeds, keeps the logs of what failed, counts |
 //! | [`scenario`] | the end-to-end tests themselves |
+//! | [`power`] | a virtual machine whose power is cut while the agent works |
 //! | [`demo`], [`bench`] | the other two commands |
 
 mod bench;
 mod checks;
 mod demo;
 mod lab;
+mod power;
 mod programs;
 mod scenario;
 mod suite;
@@ -44,6 +46,15 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Cut the power of a virtual machine while the agent works on it
+    TestVm {
+        /// How often
+        #[arg(long, default_value_t = power::MANY)]
+        cuts: u32,
+        /// Draws the instants as a run before did, which printed it
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Measure
     Bench,
 }
@@ -68,6 +79,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Demo => demo::run().await?,
         Command::CleanDemo => Testbed::down_id(demo::ID).await?,
         Command::Test { only, keep } => return suite::run(&only, keep).await,
+        Command::TestVm { cuts, seed } => return suite::concluded(power::run(cuts, seed).await?),
         Command::Bench => bench::run().await?,
     }
     Ok(ExitCode::SUCCESS)

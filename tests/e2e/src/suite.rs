@@ -13,7 +13,7 @@ use testbed::{Testbed, UpOptions};
 
 use crate::lab::Lab;
 use crate::scenario::{self, Scenario};
-use crate::{checks, programs};
+use crate::{checks, power, programs};
 
 /// The testbeds' ids: a demo may stand beside them. There are two of them since scenarios mostly wait; more would share
 /// two cores so closely that what is timed becomes slow.
@@ -47,13 +47,24 @@ pub(crate) async fn run(only: &[String], keep: bool) -> Result<ExitCode> {
         .collect();
     if only.is_empty() {
         counts += checks::tests().await?;
-        let (lints, scenarios) = tokio::join!(checks::lints(), scenarios(&chosen, false, keep));
-        counts += lints?;
+        // With what the scenarios leave of the machine, since those mostly wait.
+        let beside = async {
+            let mut counts = checks::lints().await?;
+            counts += power::run(power::FEW, None).await?;
+            anyhow::Ok(counts)
+        };
+        let (beside, scenarios) = tokio::join!(beside, scenarios(&chosen, false, keep));
+        counts += beside?;
         counts += scenarios?;
     } else {
         counts += scenarios(&chosen, true, keep).await?;
     }
     println!("{:7.1} s  in all", begin.elapsed().as_secs_f32());
+    concluded(counts)
+}
+
+/// The last line, and the exit code that goes with it.
+pub(crate) fn concluded(counts: Counts) -> Result<ExitCode> {
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

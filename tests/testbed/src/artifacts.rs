@@ -13,11 +13,12 @@
 //! | `/slow/BYTES/PATH` | the body at so many bytes a second |
 //! | `/stall/PATH` | half of the body, then silence |
 //! | `/flaky/N/KEY/PATH` | 503 for the first N requests with that key, then the path |
-//! | `/_counters` | how often each path was asked, as a JSON object |
+//! | `/_counters` | how often each path was asked, as a JSON object; `range:` before a path, how often for its end alone |
 //!
-//! PATH may be a mischief again: `/redirect/2/truncated/release/…`.
+//! Of a file the end alone is sent where `Range: bytes=N-` asks for it. PATH may be a mischief again: `/redirect/2/truncated/release/…`.
 
 use std::collections::BTreeMap;
+use std::io::SeekFrom;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -27,11 +28,11 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use crate::binaries::{Binaries, KUBERNETES_VERSION};
@@ -156,7 +157,7 @@ impl Server {
         }))
     }
 
-    async fn send(&self, path: &str, how: How, method: &Method) -> Result<Response> {
+    async fn send(&self, path: &str, how: How, method: &Method, from: u64) -> Result<Response> {
         let (length, body): (u64, futures::stream::BoxStream<'static, std::io::Result<Bytes>>) =
             match self.find(path).await? {
                 None => return Ok((StatusCode::NOT_FOUND, "no such file\n").into_response()),
@@ -164,10 +165,15 @@ impl Server {
                     (text.len() as u64, futures::stream::once(async move { Ok(Bytes::from(text)) }).boxed())
                 }
                 Some(Found::File(file)) => {
-                    let open = tokio::fs::File::open(&file)
+                    let mut open = tokio::fs::File::open(&file)
                         .await
                         .with_context(|| format!("cannot open {}", file.display()))?;
-                    let length = open.metadata().await.context("cannot see the file's length")?.len();
+                    let whole = open.metadata().await.context("cannot see the file's length")?.len();
+                    if from > 0 && from >= whole {
+                        return Ok(StatusCode::RANGE_NOT_SATISFIABLE.into_response());
+                    }
+                    open.seek(SeekFrom::Start(from)).await.context("cannot go to where the range begins")?;
+                    let length = whole - from;
                     let whole = match how {
                         How::Truncated | How::Stall => {
                             ReaderStream::with_capacity(open.take(length / 2), 1 << 16).boxed()
@@ -207,7 +213,14 @@ impl Server {
             }
         };
         let body = if method == Method::HEAD { Body::empty() } else { body };
-        Response::builder()
+        let mut response = Response::builder();
+        if from > 0 {
+            let whole = from + length;
+            response = response
+                .status(StatusCode::PARTIAL_CONTENT)
+                .header(header::CONTENT_RANGE, format!("bytes {from}-{}/{whole}", whole - 1));
+        }
+        response
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, length)
             .body(body)
@@ -227,6 +240,10 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
         return ([(header::CONTENT_TYPE, "application/json")], text).into_response();
     }
     server.count(&path);
+    let from = start_of(request.headers());
+    if from > 0 {
+        server.count(&format!("range:{path}"));
+    }
     let mut rest = path.trim_start_matches('/');
     loop {
         match Wish::parse(rest) {
@@ -250,12 +267,19 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
                 rest = path;
             }
             Some(Wish::Body { path, how }) => {
-                return server.send(path, how, request.method()).await.unwrap_or_else(|error| {
+                return server.send(path, how, request.method(), from).await.unwrap_or_else(|error| {
                     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response()
                 });
             }
         }
     }
+}
+
+/// Where the end of a file begins that a request asks for; 0: all of it.
+fn start_of(headers: &HeaderMap) -> u64 {
+    let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
+    let start = range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
+    start.and_then(|start| start.parse().ok()).unwrap_or_default()
 }
 
 /// The SHA-256 of a file as hex.

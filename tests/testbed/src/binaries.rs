@@ -77,6 +77,8 @@ impl Binaries {
             command.current_dir(&module).env("GOGC", "400").env("CGO_ENABLED", "0").args([
                 "build",
                 "-trimpath",
+                // Nobody debugs them.
+                "-gcflags=all=-dwarf=false",
                 "-ldflags",
                 &link_flags(),
                 "-o",

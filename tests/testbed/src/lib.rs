@@ -31,6 +31,7 @@ mod prerequisites;
 mod process;
 mod root;
 mod state;
+pub mod vm;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

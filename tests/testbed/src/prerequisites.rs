@@ -69,6 +69,17 @@ pub(crate) async fn ensure(warm: bool) -> Result<()> {
     Ok(())
 }
 
+/// Installs by apt what of these files is missing.
+pub(crate) async fn need(files: &[(&str, &str)]) -> Result<()> {
+    let packages: Vec<&str> =
+        files.iter().filter(|(file, _)| find(file).is_none()).map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    eprintln!("installing by apt: {}", packages.join(" "));
+    install(&packages).await
+}
+
 async fn install(packages: &[&str]) -> Result<()> {
     let apt = || {
         let mut command = Command::new("apt-get");
@@ -103,7 +114,7 @@ fn parse_go_version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn find(file: &str) -> Option<PathBuf> {
+pub(crate) fn find(file: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         // root's PATH under `su` lacks the sbin folders, where debootstrap lies.

@@ -1,8 +1,8 @@
 //! What a network does to downloads; each has its words in the status, and leaves nothing on the host.
 
 use anyhow::{Context, Result, ensure};
-use crds::NodeBootstrap;
 use crds::report::ReportPhase;
+use crds::{NodeBootstrap, NodeBootstrapReport};
 
 use crate::lab::{Lab, is, message};
 
@@ -99,5 +99,51 @@ pub(crate) async fn a_mirror_stands_in(lab: &Lab) -> Result<()> {
     lab.ready("mirror").await?;
     let sum = lab.host("worker1", &["sha256sum", "/usr/local/bin/mirror"]).await?;
     ensure!(sum.starts_with(&digest), "{sum}");
+    Ok(())
+}
+
+pub(crate) async fn a_download_that_takes_long_says_how_far_it_is(lab: &Lab) -> Result<()> {
+    // About 14 seconds: there is a word after one second, and the next after eleven.
+    let (_, digest) = lab.publish("long", &[7; 5_600_000])?;
+    let url = format!("{}/slow/400000/files/long", lab.testbed.artifacts_url()?);
+    lab.apply(&yaml("long", &[&url], &digest)).await?;
+    let message = |report: &NodeBootstrapReport| report.status.clone().unwrap_or_default().message;
+    let report = lab
+        .wait_report("long", "worker1", "telling how far it is", |report| {
+            message(report).contains("MB downloaded")
+        })
+        .await?;
+    let told = message(&report);
+    ensure!(
+        told.starts_with("1 change under way, ") && told.contains(" of 5.60 MB downloaded, 0."),
+        "{told}"
+    );
+    lab.ready("long").await.map(drop)
+}
+
+pub(crate) async fn a_file_that_is_on_the_node_is_taken(lab: &Lab) -> Result<()> {
+    let place = "/opt/images/tool";
+    lab.host("worker1", &["mkdir", "-p", "/opt/images"]).await?;
+    lab.host("worker1", &["cp", "/usr/bin/env", place]).await?;
+    let sum = lab.host("worker1", &["sha256sum", place]).await?;
+    let digest = sum.split_whitespace().next().context("a digest")?;
+    let missing = format!("{}/404/tool", lab.testbed.artifacts_url()?);
+    lab.apply(&yaml("onnode", &[&missing, &format!("file://{place}")], digest)).await?;
+    lab.ready("onnode").await?;
+    let found = lab.host("worker1", &["sha256sum", "/usr/local/bin/onnode"]).await?;
+    ensure!(found.starts_with(digest), "{found}");
+    ensure!(lab.stat("worker1", "/usr/local/bin/onnode").await? == "root:root 755 regular file");
+    Ok(())
+}
+
+pub(crate) async fn a_proxy_is_gone_through(lab: &Lab) -> Result<()> {
+    let (_, digest) = lab.publish("proxied", b"\x7fELF proxied")?;
+    // A host that nobody knows: only by way of the proxy, which the server of the testbed is too.
+    let trust = format!("  trust: {{proxy: {{http: \"{}\"}}}}\n", lab.testbed.artifacts_url()?);
+    let yaml = yaml("proxied", &["http://mirror.example.invalid/files/proxied"], &digest);
+    lab.apply(&(yaml + &trust)).await?;
+    lab.ready("proxied").await?;
+    let found = lab.host("worker1", &["sha256sum", "/usr/local/bin/proxied"]).await?;
+    ensure!(found.starts_with(&digest), "{found}");
     Ok(())
 }

@@ -18,6 +18,7 @@ pub(crate) async fn each_example_works(lab: &Lab) -> Result<()> {
         let name = file.strip_suffix(".yaml").context("an example is a .yaml file")?;
         let text = match name {
             "seed" => lab.seed_example().await?,
+            "downloads" => lab.example("downloads", "kubectl").await?,
             _ => std::fs::read_to_string(folder.join(&file))?,
         };
         lab.apply(&text).await.with_context(|| file.clone())?;
@@ -30,6 +31,7 @@ pub(crate) async fn each_example_works(lab: &Lab) -> Result<()> {
         ("worker1", "/etc/motd", "root:root 644 regular file"),
         ("worker2", "/etc/crictl.yaml", "root:root 644 regular file"),
         ("cp1", "/var/lib/registry-auth/config.json", "root:root 600 regular file"),
+        ("worker1", "/usr/local/bin/kubectl", "root:root 755 regular file"),
         ("worker1", "/etc/heartbeat.conf", "heartbeat:heartbeat 640 regular file"),
     ] {
         // Retain: what was made stays.
@@ -40,7 +42,14 @@ pub(crate) async fn each_example_works(lab: &Lab) -> Result<()> {
         !lab.host_succeeds("worker1", &["test", "-e", "/var/lib/registry-auth"]).await?,
         "on a worker too"
     );
-    lab.kubectl(&["delete", "-n", "nodebootstrap-system", "configmap/motd", "secret/registry"])
-        .await
-        .map(drop)
+    lab.kubectl(&[
+        "delete",
+        "-n",
+        "nodebootstrap-system",
+        "configmap/motd",
+        "configmap/corporate-ca",
+        "secret/registry",
+    ])
+    .await
+    .map(drop)
 }

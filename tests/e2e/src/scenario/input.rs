@@ -30,6 +30,12 @@ fn binary(change: Value) -> Value {
     spec(json!({"binaries": [binary]}))
 }
 
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+
+fn trust(trust: Value) -> Value {
+    spec(json!({"trust": trust}))
+}
+
 fn file(path: &str) -> Value {
     json!({"path": path, "content": ""})
 }
@@ -84,7 +90,24 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (binary(json!({"sha256": {"amd64": "z".repeat(64)}})), "64 hexadecimal digits"),
         (binary(json!({"sha256": {"x86_64": DIGEST}})), "the keys are amd64 and arm64"),
         (binary(json!({"url": "ftp://a/x"})), "starts with https:// or http://"),
-        (binary(json!({"url": "file:///x"})), "starts with https:// or http://"),
+        (binary(json!({"url": "file://x/y"})), "as in: file:///opt/images/kubelet"),
+        (binary(json!({"url": "file:///x/../y"})), "the path of one file as it is on the node"),
+        (binary(json!({"mirrors": ["file:///x/"]})), "the path of one file as it is on the node"),
+        (trust(json!({"proxy": {"noProxy": ["a"]}})), "a proxy is for http, https or both"),
+        (trust(json!({"proxy": {"http": "http://user:pass@a:1"}})), "without user and password"),
+        (trust(json!({"proxy": {"http": "a:1"}})), "as in: http://proxy.example.com:3128"),
+        (
+            trust(json!({"proxy": {"http": "http://a", "noProxy": ["*.a"]}})),
+            "it stands for all hosts below it too",
+        ),
+        (trust(json!({"caBundles": [{"name": "a"}]})), "a CA bundle has exactly one source"),
+        (trust(json!({"caBundles": [{"name": "a", "pem": "x"}]})), "one or more certificates as PEM"),
+        (
+            trust(
+                json!({"caBundles": [{"name": "a", "pem": format!("{CERTIFICATE}-----BEGIN PRIVATE KEY-----")}]}),
+            ),
+            "a CA bundle has a private key in it",
+        ),
         (binary(json!({"url": "https://user:pass@a/x"})), "without user and password"),
         (binary(json!({"url": "https:///x"})), "comes a host name"),
         (binary(json!({"mirrors": ["https://user:pass@a/x"]})), "without user and password"),
@@ -249,6 +272,17 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
         ("units", (0..1000).map(|i| json!({"name": format!("u{i:04}{}.service", "x".repeat(100)), "content": "[Unit]\n", "enabled": true})).collect()),
     ];
     let mut all = serde_json::Map::new();
+    let pem = format!("{CERTIFICATE}{}", "x".repeat(65_536 - CERTIFICATE.len()));
+    all.insert(
+        "trust".to_owned(),
+        json!({
+            "caBundles": (0..8).map(|i| json!({"name": format!("c{i}"), "pem": pem})).collect::<Vec<_>>(),
+            "proxy": {
+                "http": format!("http://{}", "p".repeat(500)),
+                "noProxy": (0..100).map(|i| format!("{i}{}", "n".repeat(250))).collect::<Vec<_>>(),
+            },
+        }),
+    );
     for (list, entries) in lists {
         all.insert(list.to_owned(), Value::Array(entries.clone()));
         let file = lab.testbed.dir().join("maximum.json");

@@ -33,6 +33,11 @@ pub(crate) async fn operator_and_agents_killed_in_the_middle_come_back(lab: &Lab
         "half a file is visible"
     );
     lab.ready("killed").await?;
+    let counters = lab.testbed.artifact_counters().await?;
+    ensure!(
+        counters.get("range:/slow/500000/files/slow").is_some_and(|count| *count > 0),
+        "fetched from the start, not gone on with: {counters:?}"
+    );
     for machine in lab.nodes()? {
         let sum = lab.host(&machine, &["sha256sum", "/opt/killed/slow"]).await?;
         ensure!(sum.starts_with(&digest), "{machine}: {sum}");
