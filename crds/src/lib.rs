@@ -22,5 +22,6 @@ pub mod value;
 pub use nodebootstrap::{NodeBootstrap, NodeBootstrapSpec, NodeBootstrapStatus};
 pub use report::{NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus};
 pub use value::{
-    AccountName, AccountPath, AccountRef, HostPath, Mode, NoProxy, Sha256, Timeout, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
+    NoProxy, Sha256, SysctlName, SysctlValue, Timeout, UnitName, Url,
 };

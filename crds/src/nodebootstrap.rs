@@ -16,18 +16,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::RunMode;
 use crate::value::{
-    AccountName, AccountPath, AccountRef, HostPath, Mode, NoProxy, ProxyUrl, Sha256, Timeout, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
+    NoProxy, ProxyUrl, Sha256, SysctlValue, Timeout, UnitName, Url,
 };
 
-/// The most entries of each list of a spec but binaries. What bounds it is how much the API server lets CEL cost.
+/// The most entries of each list of a spec but binaries and symlinks. What bounds it is how much the API server lets CEL cost.
 pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
 /// The most CA bundles of a spec.
 pub const MAX_CA_BUNDLES: usize = 8;
 
-/// The state that selected nodes shall have: groups, users, directories, files, binaries and systemd units. When an entry
-/// leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
+/// The most kernel modules of a spec.
+pub const MAX_MODULES: usize = 64;
+/// The most kernel settings of a spec.
+pub const MAX_SYSCTLS: usize = 128;
+/// The most drop-ins of a unit.
+pub const MAX_DROP_INS: usize = 8;
+/// The most supplementary groups of a user.
+pub const MAX_GROUPS: usize = 32;
+/// The most symbolic links of a spec.
+pub const MAX_SYMLINKS: usize = 100;
+
+/// The state that selected nodes shall have: groups, users, directories, files, binaries, symbolic links and systemd
+/// units. When an entry leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "nodebootstrap.io",
@@ -53,6 +65,10 @@ pub const MAX_CA_BUNDLES: usize = 8;
     validation = Rule::new("!has(self.files) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.files.all(f, !(f.path in m)))").message("a path is in both files and directories: leave it in one of them"),
     validation = Rule::new("!has(self.binaries) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.binaries.all(b, !(b.path in m)))").message("a path is in both binaries and directories: leave it in one of them"),
     validation = Rule::new("!has(self.binaries) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.binaries.all(b, !(b.path in m)))").message("a path is in both binaries and files: leave it in one of them"),
+    validation = Rule::new("!has(self.symlinks) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and directories: leave it in one of them"),
+    validation = Rule::new("!has(self.symlinks) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and files: leave it in one of them"),
+    validation = Rule::new("!has(self.symlinks) || !has(self.binaries) || [self.binaries.transformMapEntry(i, b, {b.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and binaries: leave it in one of them"),
+    validation = Rule::new("!has(self.symlinks) || !has(self.units) || [self.symlinks.transformMapEntry(i, l, {l.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and symlinks: leave it in one of them"),
     validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units")
 )]
 pub struct NodeBootstrapSpec {
@@ -107,12 +123,23 @@ pub struct NodeBootstrapSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub binaries: Vec<Binary>,
 
+    /// Symbolic links that shall exist. What they lead to need not be there. Their directory must be there or be in
+    /// directories. At most 100. Example: [{path: /usr/local/bin/kubectl, target: /opt/kubernetes/bin/kubectl}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    pub symlinks: Vec<Symlink>,
+
     /// systemd units: their content, whether they start at boot, whether they run now. At most 1000. Example:
     /// [{name: hello.service, content: "[Service]\nExecStart=/usr/local/bin/hello\n", active: true}].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub units: Vec<Unit>,
+
+    /// The kernel's modules and settings, now and at each boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
 
     /// What becomes of what differs on a node from what was made there. Default: it is put right at once. Example:
     /// {policy: Report}.
@@ -311,6 +338,20 @@ pub struct User {
     /// Whether a free number is taken from the host's system range. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<bool>,
+    /// Supplementary groups: ones in groups or that the host has. The user is made a member of them, and stays in those
+    /// that it is in besides. At most 32. Example: [docker].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub groups: Vec<AccountName>,
+    /// The comment (the full name) in the host's user list. Default: a user that exists keeps its own; a new one has
+    /// none. Example: Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<AccountComment>,
+    /// true: nobody logs in with the user's password, as after `usermod --lock`. false: it is unlocked; a user that has
+    /// no password gets none by that. Default: a user that exists is left as it is; a new one is locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<bool>,
 }
 
 /// A directory that shall exist.
@@ -431,6 +472,18 @@ pub struct Binary {
     pub on_change: Option<OnChange>,
 }
 
+/// A symbolic link that shall exist. It belongs to root. One that leads elsewhere is replaced; anything else at its path is
+/// an error on that node, and left.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Symlink {
+    /// Where the link is: an absolute path. Example: /usr/local/bin/kubectl.
+    pub path: HostPath,
+    /// What it leads to, written into the link as it stands here: an absolute path, or one that begins at the link's
+    /// own directory. At most 256 characters. Example: /opt/kubernetes/bin/kubectl.
+    pub target: LinkTarget,
+}
+
 /// How downloads reach their servers.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -491,7 +544,10 @@ pub struct CaBundle {
 /// A systemd unit.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("!self.name.contains('@.') || (!has(self.enabled) && !has(self.active))").message("a template (name@.service) can be neither enabled nor started: list an instance of it, as name@one.service"))]
+#[x_kube(
+    validation = Rule::new("!self.name.contains('@.') || (!has(self.enabled) && !has(self.active) && !has(self.masked))").message("a template (name@.service) can be neither enabled nor started nor masked: list an instance of it, as name@one.service"),
+    validation = Rule::new("!has(self.masked) || !self.masked || !(has(self.content) || (has(self.enabled) && self.enabled) || (has(self.active) && self.active))").message("a unit that is masked can neither have content nor be enabled or started: leave out masked, or the others")
+)]
 pub struct Unit {
     /// The unit's name with its suffix. Example: hello.service.
     pub name: UnitName,
@@ -500,12 +556,56 @@ pub struct Unit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub content: Option<String>,
+    /// Files beside the unit file, in /etc/systemd/system/NAME.d, that add to it or change it; they work for a unit of
+    /// the host's own too. When one changes and the unit runs, the unit is restarted once (disruption class Restart). At
+    /// most 8. Example: [{name: 10-limits.conf, content: "[Service]\nLimitNOFILE=1048576\n"}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub drop_ins: Vec<DropIn>,
+    /// true: nothing can start it, as after `systemctl mask`; one that runs goes on until active is false. false: it is
+    /// unmasked. Default: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<bool>,
     /// Whether it starts at boot. Default: left as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Whether it runs now. Default: left as it is. Starting is no disruption; stopping is one of class Restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
+}
+
+/// A file that adds to a unit or changes it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DropIn {
+    /// Its name; systemd reads them in the order of their names. Example: 10-limits.conf.
+    pub name: DropInName,
+    /// What is in it. At most 65536 characters. Example: "[Service]\nLimitNOFILE=1048576\n".
+    #[schemars(length(max = 65536))]
+    pub content: String,
+}
+
+/// The kernel's modules and settings.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.sysctls) || self.sysctls.all(k, size(k) <= 128 && k.matches(r'^[a-z0-9_]+([.][A-Za-z0-9_-][A-Za-z0-9_:/-]*)+$'))").message("sysctls: a setting is named as sysctl does, with dots, as in: net.ipv4.ip_forward"),
+    validation = Rule::new("!has(self.sysctls) || self.sysctls.all(k, !k.matches(r'^(kernel[.](hostname|domainname|msg|sem|shm|auto_msgmni)|fs[.]mqueue[.])'))").message("sysctls: each pod has such a setting for itself, the agent's too, so that it cannot be set here: write a file in /etc/sysctl.d")
+)]
+pub struct Kernel {
+    /// Modules that are loaded, now and, by /etc/modules-load.d/nodebootstrap-NAME.conf, at boot. One that leaves the
+    /// spec stays loaded until the next boot. At most 64. Example: [overlay, br_netfilter].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub modules: Vec<ModuleName>,
+    /// Settings and their values, in quotes: set now and, by /etc/sysctl.d/90-nodebootstrap-NAME.conf, at boot. A value
+    /// that something else changes is set again within the interval of the agent. At most 128. Example:
+    /// {net.ipv4.ip_forward: "1"}.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 128))]
+    pub sysctls: BTreeMap<String, SysctlValue>,
 }
 
 /// What became of a NodeBootstrap: bounded, however many nodes there are.

@@ -17,7 +17,10 @@ use thiserror::Error;
 use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy};
 use crate::validate;
-use crate::value::{AccountName, AccountPath, AccountRef, HostPath, Mode, Sha256, UnitName, Url};
+use crate::value::{
+    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
+    Sha256, SysctlName, SysctlValue, UnitName, Url,
+};
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
 pub const FORMAT: u32 = 1;
@@ -103,6 +106,12 @@ pub enum Resource {
     Binary(Binary),
     /// A systemd unit.
     Unit(Unit),
+    /// A symbolic link.
+    Symlink(Symlink),
+    /// A kernel module that shall be loaded.
+    Module(Module),
+    /// A setting of the running kernel.
+    Sysctl(Sysctl),
 }
 
 /// A group that shall exist.
@@ -138,6 +147,15 @@ pub struct User {
     pub shell: Option<AccountPath>,
     /// Whether a free number comes from the system range.
     pub system: bool,
+    /// Groups that it is a member of, besides those that it is in anyway. Sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<AccountName>,
+    /// The comment; `None`: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<AccountComment>,
+    /// Whether its password is locked; `None`: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<bool>,
 }
 
 /// Who may do what with a path.
@@ -221,6 +239,34 @@ pub struct Binary {
     pub restart: Vec<UnitName>,
 }
 
+/// A symbolic link that shall exist.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Symlink {
+    /// Where it is.
+    pub path: HostPath,
+    /// What it leads to.
+    pub target: LinkTarget,
+}
+
+/// A kernel module that shall be loaded. That it is loaded at boot too is a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Module {
+    /// Its name.
+    pub name: ModuleName,
+}
+
+/// A setting of the running kernel. That it is set at boot too is a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sysctl {
+    /// Its name.
+    pub name: SysctlName,
+    /// Its value.
+    pub value: SysctlValue,
+}
+
 /// A systemd unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -236,6 +282,9 @@ pub struct Unit {
     /// Whether it runs; `None`: left as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
+    /// Whether nothing can start it; `None`: left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<bool>,
 }
 
 /// The kind of claims by which paths are claimed, whatever lies there.
@@ -245,6 +294,11 @@ impl Unit {
     /// Where the unit file of a name is written.
     pub fn path_of(name: &UnitName) -> String {
         format!("/etc/systemd/system/{name}")
+    }
+
+    /// Where a drop-in of a unit is written. `None`: names that are too long together to be a path.
+    pub fn drop_in(name: &UnitName, drop_in: &DropInName) -> Option<HostPath> {
+        format!("/etc/systemd/system/{name}.d/{drop_in}").parse().ok()
     }
 }
 
@@ -258,6 +312,9 @@ impl Resource {
             Self::File(_) => "file",
             Self::Binary(_) => "binary",
             Self::Unit(_) => "unit",
+            Self::Symlink(_) => "symlink",
+            Self::Module(_) => "module",
+            Self::Sysctl(_) => "sysctl",
         }
     }
 
@@ -270,18 +327,27 @@ impl Resource {
             Self::File(file) => file.path.as_str(),
             Self::Binary(binary) => binary.path.as_str(),
             Self::Unit(unit) => unit.name.as_str(),
+            Self::Symlink(symlink) => symlink.path.as_str(),
+            Self::Module(module) => module.name.as_str(),
+            Self::Sysctl(sysctl) => sysctl.name.as_str(),
         }
     }
 
-    /// What only one NodeBootstrap may have on a node. Directories, files, binaries and the files of units share one
-    /// space, that of paths.
+    /// What only one NodeBootstrap may have on a node. Directories, files, binaries, links and the files of units share
+    /// one space, that of paths.
     pub fn claims(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Group(_) | Self::User(_) => vec![(self.kind(), self.name().to_owned())],
-            Self::Directory(_) | Self::File(_) | Self::Binary(_) => vec![(PATH, self.name().to_owned())],
+            // A module that two want is loaded for both.
+            Self::Module(_) => Vec::new(),
+            Self::Group(_) | Self::User(_) | Self::Sysctl(_) => vec![(self.kind(), self.name().to_owned())],
+            Self::Directory(_) | Self::File(_) | Self::Binary(_) | Self::Symlink(_) => {
+                vec![(PATH, self.name().to_owned())]
+            }
             Self::Unit(unit) => {
                 let own = ("unit", unit.name.to_string());
-                let file = unit.content.as_ref().map(|_| (PATH, Unit::path_of(&unit.name)));
+                // A mask lies where the unit's own file would.
+                let has_file = unit.content.is_some() || unit.masked == Some(true);
+                let file = has_file.then(|| (PATH, Unit::path_of(&unit.name)));
                 std::iter::once(own).chain(file).collect()
             }
         }
@@ -493,8 +559,16 @@ pub fn render(
             content: unit.content.clone(),
             enabled: unit.enabled,
             active: unit.active,
+            masked: unit.masked,
         })
     }));
+    resources.extend(spec.units.iter().flat_map(drop_ins).map(Resource::File));
+    resources.extend(spec.symlinks.iter().map(|symlink| {
+        Resource::Symlink(Symlink { path: symlink.path.clone(), target: symlink.target.clone() })
+    }));
+    if let Some(kernel) = &spec.kernel {
+        resources.extend(render_kernel(&identity.node_bootstrap, kernel));
+    }
     resources.sort();
 
     let revision = Revision {
@@ -559,11 +633,60 @@ fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError
     Ok(Trust { proxy, ca_bundles })
 }
 
+/// A unit's drop-ins: files for which the unit is restarted.
+fn drop_ins(unit: &nodebootstrap::Unit) -> impl Iterator<Item = File> {
+    unit.drop_ins.iter().filter_map(|drop_in| {
+        Some(File {
+            path: Unit::drop_in(&unit.name, &drop_in.name)?,
+            access: access(&None, &None, None, 0o644),
+            content: Content::Text(drop_in.content.clone()),
+            restart: vec![unit.name.clone()],
+        })
+    })
+}
+
+/// The kernel's modules and settings, and the files by which they are there after a boot.
+fn render_kernel(node_bootstrap: &str, kernel: &nodebootstrap::Kernel) -> Vec<Resource> {
+    let mut modules = kernel.modules.clone();
+    modules.sort();
+    modules.dedup();
+    // A name that is none was refused before.
+    let named = |(name, value): (&String, &SysctlValue)| {
+        Some(Sysctl { name: name.parse().ok()?, value: value.clone() })
+    };
+    let sysctls: Vec<Sysctl> = kernel.sysctls.iter().filter_map(named).collect();
+    let at_boot = |path: String, lines: Vec<String>| {
+        let path = path.parse().ok().filter(|_| !lines.is_empty())?;
+        let content = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n{}\n", lines.join("\n"));
+        let access = access(&None, &None, None, 0o644);
+        Some(Resource::File(File { path, access, content: Content::Text(content), restart: Vec::new() }))
+    };
+    let files = [
+        at_boot(
+            format!("/etc/modules-load.d/nodebootstrap-{node_bootstrap}.conf"),
+            modules.iter().map(ToString::to_string).collect(),
+        ),
+        at_boot(
+            format!("/etc/sysctl.d/90-nodebootstrap-{node_bootstrap}.conf"),
+            sysctls.iter().map(|sysctl| format!("{} = {}", sysctl.name, sysctl.value)).collect(),
+        ),
+    ];
+    files
+        .into_iter()
+        .flatten()
+        .chain(modules.into_iter().map(|name| Resource::Module(Module { name })))
+        .chain(sysctls.into_iter().map(Resource::Sysctl))
+        .collect()
+}
+
 fn render_group(group: &nodebootstrap::Group) -> Group {
     Group { name: group.name.clone(), gid: number(group.gid), system: group.system.unwrap_or(true) }
 }
 
 fn render_user(user: &nodebootstrap::User) -> User {
+    let mut groups = user.groups.clone();
+    groups.sort();
+    groups.dedup();
     User {
         name: user.name.clone(),
         uid: number(user.uid),
@@ -571,6 +694,9 @@ fn render_user(user: &nodebootstrap::User) -> User {
         home: user.home.clone(),
         shell: user.shell.clone(),
         system: user.system.unwrap_or(true),
+        groups,
+        comment: user.comment.clone(),
+        locked: user.locked,
     }
 }
 

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_ENTRIES, MAX_PATTERN, MAX_PATTERNS,
-    MIN_INTERVAL, NodeBootstrapSpec,
+    Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS,
+    MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL, NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
+use crate::value::SysctlName;
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
 const TOP_LEVEL: &[&str] = &[
@@ -145,18 +146,20 @@ fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 
 fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let bundles = spec.trust.iter().flat_map(|trust| &trust.ca_bundles);
-    let names: [(&str, Vec<&str>); 7] = [
+    let names: [(&str, Vec<&str>); 8] = [
         ("groups", spec.groups.iter().map(|group| group.name.as_str()).collect()),
         ("users", spec.users.iter().map(|user| user.name.as_str()).collect()),
         ("directories", spec.directories.iter().map(|directory| directory.path.as_str()).collect()),
         ("files", spec.files.iter().map(|file| file.path.as_str()).collect()),
         ("binaries", spec.binaries.iter().map(|binary| binary.path.as_str()).collect()),
+        ("symlinks", spec.symlinks.iter().map(|symlink| symlink.path.as_str()).collect()),
         ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
         ("trust.caBundles", bundles.map(|bundle| bundle.name.as_str()).collect()),
     ];
     for (list, names) in names {
         let most = match list {
             "binaries" => MAX_BINARIES,
+            "symlinks" => MAX_SYMLINKS,
             "trust.caBundles" => MAX_CA_BUNDLES,
             _ => MAX_ENTRIES,
         };
@@ -176,15 +179,21 @@ fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 }
 
 fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
-    // What each path is; a directory may hold others, a file may not.
+    // What each path is; a directory may hold others, a file or link may not.
     let mut files: BTreeMap<String, &str> = BTreeMap::new();
-    let of_units = spec.units.iter().filter(|unit| unit.content.is_some());
+    let of_units = spec.units.iter().filter(|unit| unit.content.is_some() || unit.masked == Some(true));
+    let drop_ins = spec
+        .units
+        .iter()
+        .flat_map(|unit| unit.drop_ins.iter().filter_map(|drop_in| Unit::drop_in(&unit.name, &drop_in.name)));
     let all = spec
         .files
         .iter()
         .map(|file| (file.path.to_string(), "files"))
         .chain(spec.binaries.iter().map(|binary| (binary.path.to_string(), "binaries")))
-        .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")));
+        .chain(spec.symlinks.iter().map(|symlink| (symlink.path.to_string(), "symlinks")))
+        .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")))
+        .chain(drop_ins.map(|path| (path.to_string(), "units")));
     for (path, list) in all {
         match files.get(&path) {
             Some(other) if *other != list => {
@@ -204,7 +213,7 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let below = files.keys().map(String::as_str).chain(spec.directories.iter().map(|d| d.path.as_str()));
     for path in below {
         if let Some(file) = parents(path).find(|parent| files.contains_key(*parent)) {
-            problems.push(format!("{path} lies below {file}, which is a file: move one of them"));
+            problems.push(format!("{path} lies below {file}, which is no directory: move one of them"));
         }
     }
 }
@@ -263,6 +272,26 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
             ));
         }
     }
+    if let Some(kernel) = &spec.kernel {
+        for (list, length, most) in
+            [("modules", kernel.modules.len(), MAX_MODULES), ("sysctls", kernel.sysctls.len(), MAX_SYSCTLS)]
+        {
+            if length > most {
+                problems.push(format!(
+                    "kernel.{list} has {length} entries, at most {most} are possible: make a second NodeBootstrap"
+                ));
+            }
+        }
+        let refused = kernel.sysctls.keys().filter_map(|name| name.parse::<SysctlName>().err());
+        problems.extend(refused.map(|refused| format!("kernel.sysctls: {refused}")));
+    }
+    for user in spec.users.iter().filter(|user| user.groups.len() > MAX_GROUPS) {
+        problems.push(format!(
+            "user {}: it has {} groups, at most {MAX_GROUPS} are possible: leave some out",
+            user.name,
+            user.groups.len()
+        ));
+    }
     for unit in &spec.units {
         if unit.content.as_ref().is_some_and(String::is_empty) {
             problems.push(format!(
@@ -270,9 +299,39 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
                 unit.name
             ));
         }
-        if unit.name.is_template() && (unit.enabled.is_some() || unit.active.is_some()) {
+        let mut names = BTreeSet::new();
+        for drop_in in &unit.drop_ins {
+            if !names.insert(&drop_in.name) {
+                problems.push(format!(
+                    "{}: the drop-in {} is there twice: leave one of them",
+                    unit.name, drop_in.name
+                ));
+            }
+            if Unit::drop_in(&unit.name, &drop_in.name).is_none() {
+                problems.push(format!(
+                    "{}: with the drop-in {} its path is longer than 256 characters: shorten the drop-in's name",
+                    unit.name, drop_in.name
+                ));
+            }
+        }
+        if unit.drop_ins.len() > MAX_DROP_INS {
             problems.push(format!(
-                "{}: a template can be neither enabled nor started: list an instance of it, as name@one.service",
+                "{}: it has {} drop-ins, at most {MAX_DROP_INS} are possible: put several into one",
+                unit.name,
+                unit.drop_ins.len()
+            ));
+        }
+        let shall_run = unit.enabled == Some(true) || unit.active == Some(true);
+        if unit.masked == Some(true) && (unit.content.is_some() || shall_run) {
+            problems.push(format!(
+                "{}: a unit that is masked can neither have content nor be enabled or started: leave out masked, or the others",
+                unit.name
+            ));
+        }
+        let says_more = unit.enabled.is_some() || unit.active.is_some() || unit.masked.is_some();
+        if unit.name.is_template() && says_more {
+            problems.push(format!(
+                "{}: a template can be neither enabled nor started nor masked: list an instance of it, as name@one.service",
                 unit.name
             ));
         }
@@ -326,6 +385,11 @@ mod tests {
                 "files: [{path: /etc/systemd/system/a.service, content: ''}]\nunits: [{name: a.service, content: x}]",
                 "in both files and units",
             ),
+            (
+                "files: [{path: /a, content: ''}]\nsymlinks: [{path: /a, target: b}]",
+                "/a is in both files and symlinks",
+            ),
+            ("symlinks: [{path: /a, target: b}]\nfiles: [{path: /a/b, content: ''}]", "/a/b lies below /a"),
             ("files: [{path: /a}]", "/a: a file has exactly one source"),
             (
                 "files: [{path: /etc/a, secretRef: {name: nodebootstrap-hmac-key, key: key}}]",
@@ -333,6 +397,15 @@ mod tests {
             ),
             ("files: [{path: /etc/a, content: x, onChange: {restart: [t@.service]}}]", "is a template"),
             ("units: [{name: a.service, content: ''}]", "masks the unit"),
+            ("kernel: {sysctls: {net/ipv4/ip_forward: '1'}}", "named as sysctl does"),
+            ("kernel: {sysctls: {net.ipv4..ip_forward: '1'}}", "named as sysctl does"),
+            ("kernel: {sysctls: {kernel.hostname: a}}", "each pod has this setting for itself"),
+            ("units: [{name: a.service, content: x, masked: true}]", "a unit that is masked"),
+            ("units: [{name: a@.service, masked: true}]", "a@.service: a template"),
+            (
+                "files: [{path: /etc/systemd/system/a.service.d/b.conf, content: ''}]\nunits: [{name: a.service, dropIns: [{name: b.conf, content: x}]}]",
+                "in both files and units",
+            ),
             ("directories: [{path: /etc, recursive: true}]", "/etc: recursive"),
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),

@@ -206,6 +206,20 @@ text_type! {
 }
 
 text_type! {
+    /// What a symbolic link leads to, as it is written into the link: absolute, or relative to the folder of the link; at most 256 characters. Example: `../lib/app`.
+    LinkTarget, max 256, LINK_TARGET_RULES = [
+        must(r"^[^\x00-\x1f\x7f]+$", "a link leads to a path without control characters, as in: /usr/lib/app"),
+    ]
+}
+
+text_type! {
+    /// A user's comment as it stands in /etc/passwd: at most 256 characters, without `:`. Example: `Kubernetes`.
+    AccountComment, max 256, ACCOUNT_COMMENT_RULES = [
+        must_not(r"[:\x00-\x1f\x7f]", "a line of /etc/passwd ends its fields with a colon: write a comment without one, and without control characters"),
+    ]
+}
+
+text_type! {
     /// Name of a user or group to make, as useradd takes it: a-z or `_` first, then a-z, 0-9, `_` or `-`, at most 32 characters, and not root. Example: `kubernetes`.
     AccountName, max 32, ACCOUNT_RULES = [
         must(r"^[a-z_][a-z0-9_-]*$", "a user or group name starts with a-z or _ and goes on with a-z, 0-9, _ or -, as in: kubernetes"),
@@ -226,6 +240,35 @@ text_type! {
         must(r"^[A-Za-z0-9:_.\\@-]+$", "a unit's name has letters, digits and : - _ . @ \\ only, as in: kubelet.service"),
         must(r"^[^.@].*\.(service|socket|mount|automount|swap|target|path|timer|slice)$", "a unit's name ends in .service, .socket, .mount, .automount, .swap, .target, .path, .timer or .slice, as in: kubelet.service"),
         must_not(r"^[^@]*@[^@]*@", "a unit's name has one @ at most, as in: getty@tty1.service"),
+    ]
+}
+
+text_type! {
+    /// Name of a unit's drop-in, with its ending. Example: `10-limits.conf`.
+    DropInName, max 64, DROP_IN_RULES = [
+        must(r"^[A-Za-z0-9_-][A-Za-z0-9_.@-]*\.conf$", "a drop-in's name has letters, digits and - _ . @ only and ends in .conf, as in: 10-limits.conf"),
+    ]
+}
+
+text_type! {
+    /// Name of a kernel module, no alias. Example: `br_netfilter`.
+    ModuleName, max 64, MODULE_RULES = [
+        must(r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", "a module's name has letters, digits, _ and - only, as in: br_netfilter"),
+    ]
+}
+
+text_type! {
+    /// Name of a kernel setting, as sysctl takes it: with dots; a dot in a name is written `/`. Example: `net.ipv4.ip_forward`.
+    SysctlName, max 128, SYSCTL_RULES = [
+        must(r"^[a-z0-9_]+([.][A-Za-z0-9_-][A-Za-z0-9_:/-]*)+$", "a setting is named as sysctl does, with dots, as in: net.ipv4.ip_forward"),
+        must_not(r"^(kernel[.](hostname|domainname|msg|sem|shm|auto_msgmni)|fs[.]mqueue[.])", "each pod has this setting for itself, the agent's too, so that it cannot be set here: write a file in /etc/sysctl.d"),
+    ]
+}
+
+text_type! {
+    /// Value of a kernel setting, in one line. Example: `"1"`.
+    SysctlValue, max 256, SYSCTL_VALUE_RULES = [
+        must(r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$", "a setting has a value in one line, in quotes, as in: \"1\""),
     ]
 }
 
@@ -499,10 +542,16 @@ impl JsonSchema for Timeout {
 
 const ALL_RULES: &[&[Rule]] = &[
     ACCOUNT_PATH_RULES,
+    ACCOUNT_COMMENT_RULES,
     PATH_RULES,
+    LINK_TARGET_RULES,
     ACCOUNT_RULES,
     ACCOUNT_REF_RULES,
     UNIT_RULES,
+    DROP_IN_RULES,
+    MODULE_RULES,
+    SYSCTL_RULES,
+    SYSCTL_VALUE_RULES,
     URL_RULES,
     PROXY_URL_RULES,
     NO_PROXY_RULES,

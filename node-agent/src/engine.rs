@@ -32,7 +32,9 @@ use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError, Place};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
-use crate::resource::{Action, Planner, binary, directory, disk, file, group, path_of, removal, unit, user};
+use crate::resource::{
+    Action, Planner, binary, directory, disk, file, group, kernel, path_of, removal, symlink, unit, user,
+};
 
 use book::Notes;
 
@@ -246,7 +248,12 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             Resource::Group(group) => groups.push(group),
             Resource::User(user) => users.push(user),
             Resource::Directory(directory) => directories.push(directory),
-            Resource::File(_) | Resource::Binary(_) | Resource::Unit(_) => {}
+            Resource::File(_)
+            | Resource::Binary(_)
+            | Resource::Unit(_)
+            | Resource::Symlink(_)
+            | Resource::Module(_)
+            | Resource::Sysctl(_) => {}
         }
     }
     group::plan(&groups, &mut planner);
@@ -268,6 +275,12 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             binary::plan(binary, &mut planner);
         }
     }
+    for resource in resources {
+        if let Resource::Symlink(symlink) = resource {
+            symlink::plan(symlink, &mut planner);
+        }
+    }
+    kernel::plan(resources, &mut planner);
     let written = unit::plan_files(resources, &mut planner);
     if answers {
         unit::plan(resources, written, &owed.restarts, &mut planner);
@@ -578,19 +591,25 @@ fn owed_by(plan: &Plan) -> Owed {
             Action::MakeDirectory { path, .. }
             | Action::WriteFile { path, .. }
             | Action::Download { path, .. }
+            | Action::Link { path, .. }
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
-            Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
+            Action::AddGroup { .. } | Action::RemoveGroup { .. } | Action::SetMember { .. } => {
                 owed.written.extend(["/etc/group", "/etc/gshadow"].map(str::to_owned));
             }
             Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
                 owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
             }
+            Action::SetComment { .. } => _ = owed.written.insert("/etc/passwd".to_owned()),
+            Action::SetLocked { .. } => _ = owed.written.insert("/etc/shadow".to_owned()),
             Action::SetAccess { .. }
             | Action::OwnBelow { .. }
+            | Action::LoadModules
+            | Action::SetSysctl { .. }
             | Action::Reload
             | Action::Enable { .. }
             | Action::Disable { .. }
+            | Action::Mask { .. }
             | Action::Start { .. }
             | Action::Stop { .. }
             | Action::RemoveFile { .. }
@@ -653,6 +672,13 @@ async fn step_by<'a>(
             accounts::add_user(root, account, days).map_err(refused)?;
         }
         Action::ChangeUser(account) => accounts::change_user(root, account).map_err(refused)?,
+        Action::SetMember { user, group, is_member } => {
+            accounts::set_member(root, user, group, *is_member).map_err(refused)?;
+        }
+        Action::SetComment { user, comment } => {
+            accounts::set_comment(root, user, comment).map_err(refused)?;
+        }
+        Action::SetLocked { user, locked } => accounts::set_locked(root, user, *locked).map_err(refused)?,
         Action::MakeDirectory { path, ids } => {
             root.locate(path).and_then(|place| root.make_directory(&place, *ids)).map_err(refused)?;
         }
@@ -673,11 +699,19 @@ async fn step_by<'a>(
                 host.digests.remember(path, &meta, *digest);
             }
         }
+        Action::Link { path, target, owner } => {
+            root.locate(path).and_then(|place| root.replace_link(&place, target, *owner)).map_err(refused)?;
+        }
+        Action::LoadModules => return put_off(step, host.systemd.load_modules(), stop, jobs).await,
+        Action::SetSysctl { name, value } => crate::host::kernel::set(root, name, value).map_err(refused)?,
         Action::Reload => or_stop(stop, host.systemd.reload()).await?.map_err(refused)?,
         Action::Enable { unit, again } => {
             or_stop(stop, host.systemd.enable(unit, *again)).await?.map_err(refused)?;
         }
         Action::Disable { unit } => or_stop(stop, host.systemd.disable(unit)).await?.map_err(refused)?,
+        Action::Mask { unit, masked } => {
+            or_stop(stop, host.systemd.mask(unit, *masked)).await?.map_err(refused)?;
+        }
         Action::Stop { unit } => return put_off(step, host.systemd.stop(unit), stop, jobs).await,
         Action::Start { unit } => return put_off(step, host.systemd.start(unit), stop, jobs).await,
         Action::Restart { unit } => return put_off(step, host.systemd.restart(unit), stop, jobs).await,
@@ -780,14 +814,21 @@ impl Action {
             Self::AddGroup { .. }
             | Self::AddUser(_)
             | Self::ChangeUser(_)
+            | Self::SetMember { .. }
+            | Self::SetComment { .. }
+            | Self::SetLocked { .. }
             | Self::MakeDirectory { .. }
             | Self::OwnBelow { .. } => true,
             Self::SetAccess { kind, .. } => *kind == crate::host::Kind::Directory,
             Self::WriteFile { .. }
             | Self::Download { .. }
+            | Self::Link { .. }
+            | Self::LoadModules
+            | Self::SetSysctl { .. }
             | Self::Reload
             | Self::Enable { .. }
             | Self::Disable { .. }
+            | Self::Mask { .. }
             | Self::Start { .. }
             | Self::Stop { .. }
             | Self::Restart { .. }
@@ -806,8 +847,13 @@ impl Action {
     fn waits(&self) -> bool {
         let takes_away = matches!(
             self,
-            Self::RemoveFile { .. } | Self::PutBack { .. } | Self::RemoveGroup { .. } | Self::RemoveUser(_)
+            Self::RemoveFile { .. }
+                | Self::PutBack { .. }
+                | Self::Link { .. }
+                | Self::RemoveGroup { .. }
+                | Self::RemoveUser(_)
         );
-        self.starts() || takes_away
+        // A module that is being loaded may bring the setting.
+        self.starts() || takes_away || matches!(self, Self::SetSysctl { .. })
     }
 }

@@ -24,10 +24,20 @@ pub enum Item {
     Group(String),
     /// A user, by name.
     User(String),
+    /// Whether a user is a member of a group: both by name.
+    Member(String, String),
+    /// The comment of a user.
+    Comment(String),
+    /// Whether the password of a user is locked.
+    Locked(String),
+    /// The value of a setting of the running kernel.
+    Sysctl(String),
     /// What lies at a path, links resolved.
     Path(String),
     /// Owner and group of all that is inside a directory.
     Inside(String),
+    /// Whether nothing can start a unit. Comes before the next: a unit that is masked cannot be enabled.
+    Masked(String),
     /// Whether a unit starts at boot.
     Enabled(String),
     /// Whether a unit runs.
@@ -56,13 +66,22 @@ pub enum Shape {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         attributes: BTreeMap<String, String>,
     },
+    /// A symbolic link.
+    Link {
+        /// What it leads to.
+        target: String,
+        /// The user and the group that own it.
+        owner: (u32, u32),
+    },
     /// What is inside a directory has this owner and group.
     Owned(u32, u32),
     /// What was inside a directory, by real path, as it was before each got another owner.
     Owners(BTreeMap<String, Before>),
-    /// Whether a unit runs, or starts at boot.
+    /// A comment, or the value of a setting.
+    Text(String),
+    /// Whether it is so.
     Is(bool),
-    /// Something that is never made or replaced: a link, a device.
+    /// Something that is never made or replaced: a device.
     Other,
 }
 
@@ -80,10 +99,11 @@ pub struct Before {
 }
 
 impl Shape {
-    /// Owner, group and mode of a file or directory.
+    /// Owner, group and mode of a file or directory; of a link, which has no mode of its own, that which every link has.
     pub fn ids(&self) -> Option<Ids> {
         match self {
             Self::Directory(ids) | Self::File { ids, .. } => Some(*ids),
+            Self::Link { owner: (uid, gid), .. } => Some(Ids { uid: *uid, gid: *gid, mode: 0o777 }),
             _ => None,
         }
     }
@@ -123,10 +143,12 @@ impl Shape {
             && (mode(first.mode) || mode(last.mode))
     }
 
-    /// Gives a file or directory to an owner.
+    /// Gives a file, directory or link to an owner.
     pub fn give_to(&mut self, (uid, gid): (u32, u32)) {
-        if let Self::Directory(ids) | Self::File { ids, .. } = self {
-            (ids.uid, ids.gid) = (uid, gid);
+        match self {
+            Self::Directory(ids) | Self::File { ids, .. } => (ids.uid, ids.gid) = (uid, gid),
+            Self::Link { owner, .. } => *owner = (uid, gid),
+            _ => {}
         }
     }
 }

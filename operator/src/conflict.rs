@@ -185,6 +185,7 @@ mod tests {
             content: Some(String::new()),
             enabled: None,
             active: None,
+            masked: None,
         });
         let file = Resource::Binary(crds::revision::Binary {
             path: "/etc/systemd/system/hello.service".parse().unwrap(),

@@ -55,6 +55,19 @@ fn name_of(spec: &Value) -> String {
     render(&identity(), &spec, &values(), KEY).unwrap().name
 }
 
+/// A spec with what came after the first golden name, and so is not in that.
+fn fuller() -> Value {
+    let mut spec = full();
+    spec["symlinks"] = json!([{"path": "/usr/local/bin/a", "target": "/opt/a"}]);
+    spec["units"][0]["dropIns"] = json!([{"name": "10-a.conf", "content": "[Service]\nNice=1\n"}]);
+    spec["units"][0]["masked"] = json!(false);
+    spec["kernel"] = json!({"modules": ["overlay"], "sysctls": {"net.ipv4.ip_forward": "1"}});
+    spec["users"][0]["groups"] = json!(["others"]);
+    spec["users"][0]["comment"] = json!("Kubernetes");
+    spec["users"][0]["locked"] = json!(true);
+    spec
+}
+
 /// What stands in a spec that has been rendered stays named as it is in every later version, or an upgrade of the
 /// operator would change hosts. If this fails, the format has changed: do not adjust the name, raise
 /// `crds::revision::FORMAT` and keep rendering the old one.
@@ -65,7 +78,7 @@ fn the_name_of_a_known_spec_is_for_ever() {
 
 #[test]
 fn every_input_is_in_the_name() {
-    let base = name_of(&full());
+    let base = name_of(&fuller());
     let edits = [
         ("/groups/0/name", json!("kube")),
         ("/groups/0/gid", json!(901)),
@@ -105,11 +118,25 @@ fn every_input_is_in_the_name() {
         ("/units/0/content", json!("[Service]\nType=oneshot\n")),
         ("/units/0/enabled", json!(false)),
         ("/units/0/active", json!(false)),
+        ("/symlinks/0/path", json!("/usr/local/bin/b")),
+        ("/symlinks/0/target", json!("../opt/a")),
+        ("/symlinks", json!([])),
+        ("/units/0/dropIns/0/name", json!("20-a.conf")),
+        ("/units/0/dropIns/0/content", json!("[Service]\nNice=2\n")),
+        ("/units/0/masked", Value::Null),
+        ("/users/0/groups", json!([])),
+        ("/kernel", Value::Null),
+        ("/kernel/modules", json!(["br_netfilter"])),
+        ("/kernel/sysctls", json!({"net.ipv4.ip_forward": "0"})),
+        ("/kernel/sysctls", json!({"net.ipv6.conf.all.forwarding": "1"})),
+        ("/users/0/comment", json!("")),
+        ("/users/0/comment", Value::Null),
+        ("/users/0/locked", Value::Null),
         ("/groups", json!([])),
         ("/units", json!([])),
     ];
     for (path, value) in edits {
-        let mut spec = full();
+        let mut spec = fuller();
         *spec.pointer_mut(path).unwrap() = value;
         assert_ne!(name_of(&spec), base, "{path}");
     }

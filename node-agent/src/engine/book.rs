@@ -197,13 +197,20 @@ fn item_of(step: &Step) -> Option<Item> {
     Some(match &step.action {
         Action::AddGroup { name, .. } => Item::Group(name.clone()),
         Action::AddUser(user) | Action::ChangeUser(user) => Item::User(user.name.clone()),
+        Action::SetMember { user, group, .. } => Item::Member(user.clone(), group.clone()),
+        Action::SetComment { user, .. } => Item::Comment(user.clone()),
+        Action::SetLocked { user, .. } => Item::Locked(user.clone()),
         Action::MakeDirectory { path, .. }
         | Action::SetAccess { path, .. }
         | Action::WriteFile { path, .. }
-        | Action::Download { path, .. } => Item::Path(path.clone()),
+        | Action::Download { path, .. }
+        | Action::Link { path, .. } => Item::Path(path.clone()),
         Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
+        Action::Mask { unit, .. } => Item::Masked(unit.clone()),
         Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
+        Action::SetSysctl { name, .. } => Item::Sysctl(name.clone()),
         Action::OwnBelow { .. }
+        | Action::LoadModules
         | Action::Reload
         | Action::Restart { .. }
         | Action::RemoveGroup { .. }
@@ -222,6 +229,10 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
     match (action, found) {
         (Action::AddGroup { gid, .. }, _) => Shape::Group(*gid),
         (Action::AddUser(user) | Action::ChangeUser(user), _) => Shape::User(user.clone()),
+        (Action::SetMember { is_member, .. }, _) => Shape::Is(*is_member),
+        (Action::SetSysctl { value, .. }, _) => Shape::Text(value.clone()),
+        (Action::SetComment { comment, .. }, _) => Shape::Text(comment.clone()),
+        (Action::SetLocked { locked, .. }, _) => Shape::Is(*locked),
         (Action::MakeDirectory { ids, .. }, _)
         | (Action::SetAccess { ids, kind: Kind::Directory, .. }, _) => Shape::Directory(*ids),
         (Action::SetAccess { ids, .. }, Shape::File { digest, .. }) => file(*ids, *digest),
@@ -229,6 +240,8 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
             file(*ids, Sha256::from_bytes(sha2::Sha256::digest(&content.0).into()))
         }
         (Action::Download { digest, ids, .. }, _) => file(*ids, *digest),
+        (Action::Link { target, owner, .. }, _) => Shape::Link { target: target.clone(), owner: *owner },
+        (Action::Mask { masked, .. }, _) => Shape::Is(*masked),
         (Action::Enable { .. } | Action::Start { .. }, _) => Shape::Is(true),
         (Action::Disable { .. } | Action::Stop { .. }, _) => Shape::Is(false),
         _ => found.clone(),

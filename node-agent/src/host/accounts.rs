@@ -47,7 +47,12 @@ pub struct User {
 pub struct Accounts {
     users: BTreeMap<String, User>,
     user_names: BTreeMap<u32, String>,
+    comments: BTreeMap<String, String>,
+    /// Of those that have a line in the shadow.
+    locked: BTreeMap<String, bool>,
     groups: BTreeMap<String, u32>,
+    /// The users in each group besides those whose primary group it is.
+    members: BTreeMap<String, BTreeSet<String>>,
     group_names: BTreeMap<u32, String>,
     /// Users whose line is no line of passwd(5).
     damaged: BTreeSet<String>,
@@ -114,7 +119,14 @@ impl Accounts {
             let bytes = root.read(path, MAX_FILE)?.unwrap_or_default();
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        Ok(Self::parse(&read(PASSWD)?, &read(GROUP)?, &read(LOGIN_DEFS)?))
+        let mut accounts = Self::parse(&read(PASSWD)?, &read(GROUP)?, &read(LOGIN_DEFS)?);
+        for line in read(SHADOW)?.lines() {
+            let mut fields = line.split(':');
+            if let (Some(name), Some(password)) = (fields.next(), fields.next()) {
+                accounts.locked.entry(name.to_owned()).or_insert(password.starts_with('!'));
+            }
+        }
+        Ok(accounts)
     }
 
     /// Reads accounts from the text of passwd, group and login.defs. Lines that are none are passed over.
@@ -122,7 +134,7 @@ impl Accounts {
         let mut accounts = Self { ranges: Ranges::parse(login_defs), ..Self::default() };
         for line in passwd.lines() {
             let fields: Vec<_> = line.split(':').collect();
-            let &[name, _, uid, gid, _, home, shell] = fields.as_slice() else {
+            let &[name, _, uid, gid, comment, home, shell] = fields.as_slice() else {
                 accounts.damaged.extend(fields.first().map(|name| (*name).to_owned()));
                 continue;
             };
@@ -130,6 +142,7 @@ impl Accounts {
                 accounts.damaged.insert(name.to_owned());
                 continue;
             };
+            accounts.comments.entry(name.to_owned()).or_insert_with(|| comment.to_owned());
             accounts.put_user(User {
                 name: name.to_owned(),
                 uid,
@@ -143,9 +156,10 @@ impl Accounts {
             let (Some(name), Some(_), Some(gid)) = (fields.next(), fields.next(), fields.next()) else {
                 continue;
             };
-            if let Ok(gid) = gid.parse() {
-                accounts.put_group(name, gid);
-            }
+            let Ok(gid) = gid.parse() else { continue };
+            accounts.put_group(name, gid);
+            let members = fields.next().unwrap_or_default().split(',').filter(|member| !member.is_empty());
+            accounts.members.entry(name.to_owned()).or_insert_with(|| members.map(str::to_owned).collect());
         }
         accounts
     }
@@ -163,6 +177,21 @@ impl Accounts {
     /// A group's number by name.
     pub fn group(&self, name: &str) -> Option<u32> {
         self.groups.get(name).copied()
+    }
+
+    /// Whether a user is listed as a member of a group.
+    pub fn is_member(&self, user: &str, group: &str) -> bool {
+        self.members.get(group).is_some_and(|members| members.contains(user))
+    }
+
+    /// A user's comment.
+    pub fn comment(&self, user: &str) -> &str {
+        self.comments.get(user).map(String::as_str).unwrap_or_default()
+    }
+
+    /// Whether nobody can log in with a user's password; so it is too with one that has no line in the shadow.
+    pub fn is_locked(&self, user: &str) -> bool {
+        self.locked.get(user).copied().unwrap_or(true)
     }
 
     /// The name of a user's number, or the number.
@@ -194,6 +223,11 @@ impl Accounts {
     /// Replaces a user by itself with other fields.
     pub fn change_user(&mut self, user: User) {
         self.users.insert(user.name.clone(), user);
+    }
+
+    /// Makes a user a member of a group.
+    pub fn put_member(&mut self, user: &str, group: &str) {
+        self.members.entry(group.to_owned()).or_default().insert(user.to_owned());
     }
 
     /// Adds a group.
@@ -320,6 +354,54 @@ pub fn change_user(root: &Root, user: &User) -> Result<(), HostError> {
     })
 }
 
+/// Makes a user a member of a group, or no longer one. The shadow comes first.
+///
+/// # Errors
+/// If the group has gone, or a file cannot be written.
+pub fn set_member(root: &Root, user: &str, group: &str, is_member: bool) -> Result<(), HostError> {
+    let _lock = Lock::take(root)?;
+    if Accounts::load(root)?.group(group).is_none() {
+        return Err(changed(format!("group {group}"), "missing".to_owned()));
+    }
+    let change = |text: &[u8]| {
+        let (_, line) = find_line(text, group)?;
+        put_line(text, group, &with_field(line, 3, &with_member(field(line, 3), user.as_bytes(), is_member)))
+    };
+    edit(root, GSHADOW, None, change)?;
+    edit(root, GROUP, None, change)
+}
+
+/// Changes the comment of a user.
+///
+/// # Errors
+/// If the user has gone, or the file cannot be written.
+pub fn set_comment(root: &Root, user: &str, comment: &str) -> Result<(), HostError> {
+    let _lock = Lock::take(root)?;
+    if Accounts::load(root)?.user(user).is_none() {
+        return Err(changed(format!("user {user}"), "missing".to_owned()));
+    }
+    edit(root, PASSWD, None, |text| {
+        let (_, line) = find_line(text, user)?;
+        put_line(text, user, &with_field(line, 4, comment.as_bytes()))
+    })
+}
+
+/// Locks or unlocks the password of a user.
+///
+/// # Errors
+/// If the user has no line in the shadow, or that cannot be written.
+pub fn set_locked(root: &Root, user: &str, locked: bool) -> Result<(), HostError> {
+    let _lock = Lock::take(root)?;
+    let text = root.read(SHADOW, MAX_FILE)?.unwrap_or_default();
+    if find_line(&text, user).is_none() {
+        return Err(changed(format!("the line of {user} in {SHADOW}"), "missing".to_owned()));
+    }
+    edit(root, SHADOW, None, |text| {
+        let (_, line) = find_line(text, user)?;
+        put_line(text, user, &with_field(line, 1, &locked_password(field(line, 1), locked)))
+    })
+}
+
 /// Removes a user that nobody else has a hand in; if it stays, why.
 ///
 /// # Errors
@@ -371,6 +453,38 @@ pub fn remove_group(root: &Root, name: &str, gid: u32) -> Result<Option<String>,
     edit(root, GSHADOW, None, |text| without_line(text, name))?;
     edit(root, GROUP, None, |text| without_line(text, name))?;
     Ok(None)
+}
+
+/// The password field of the shadow, locked or not. Where there is no password, an unlocked one lets nobody in either
+/// (`*`): it is never empty.
+fn locked_password(old: &[u8], locked: bool) -> Vec<u8> {
+    let start = old.iter().position(|byte| *byte != b'!').unwrap_or(old.len());
+    match (locked, &old[start..]) {
+        (true, _) if start > 0 => old.to_vec(),
+        (true, b"*") => b"!".to_vec(),
+        (true, _) => [b"!", old].concat(),
+        (false, b"") if start > 0 => b"*".to_vec(),
+        (false, password) => password.to_vec(),
+    }
+}
+
+/// A list of members with a user in it, or without.
+fn with_member(members: &[u8], user: &[u8], is_member: bool) -> Vec<u8> {
+    let all: Vec<&[u8]> = members.split(|byte| *byte == b',').filter(|member| !member.is_empty()).collect();
+    match (is_member, all.contains(&user)) {
+        (true, false) => [&all[..], &[user]].concat().join(&b','),
+        (false, true) => all.into_iter().filter(|member| *member != user).collect::<Vec<_>>().join(&b','),
+        _ => members.to_vec(),
+    }
+}
+
+/// A line with another value of a field; as it is, if it has no such field.
+fn with_field(line: &[u8], index: usize, value: &[u8]) -> Vec<u8> {
+    let mut fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
+    if let Some(field) = fields.get_mut(index) {
+        *field = value;
+    }
+    fields.join(&b':')
 }
 
 /// A field of a line.
@@ -483,6 +597,25 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_locked_and_unlocked_and_never_becomes_empty() {
+        let of = |old: &[u8], locked| String::from_utf8(locked_password(old, locked)).unwrap();
+        for (open, locked) in [("$6$x", "!$6$x"), ("*", "!")] {
+            assert_eq!(
+                (of(open.as_bytes(), true).as_str(), of(open.as_bytes(), false).as_str()),
+                (locked, open)
+            );
+            assert_eq!(
+                (of(locked.as_bytes(), true).as_str(), of(locked.as_bytes(), false).as_str()),
+                (locked, open)
+            );
+        }
+        assert_eq!(
+            (of(b"!!", false).as_str(), of(b"!!", true).as_str(), of(b"", true).as_str()),
+            ("*", "!!", "!")
+        );
+    }
+
+    #[test]
     fn other_lines_stay_byte_for_byte() {
         let added = |text: &str| {
             put_line(text.as_bytes(), "kubernetes", b"kubernetes:x:1:")
@@ -499,6 +632,10 @@ mod tests {
             Some("a:x:2:\nkubernetes:x:1:\nb:x:3:\n")
         );
         assert_eq!(added("kubernetes:x:1:\n"), None);
+        let member = |text: &[u8], is_member| String::from_utf8(with_member(text, b"k", is_member)).unwrap();
+        assert_eq!((member(b"", true), member(b"a,b", true)), ("k".to_owned(), "a,b,k".to_owned()));
+        assert_eq!((member(b"k", false), member(b"a,k,kk", false)), (String::new(), "a,kk".to_owned()));
+        assert_eq!((member(b"a,,k", true), member(b"kk", false)), ("a,,k".to_owned(), "kk".to_owned()));
         let without = |text: &[u8]| without_line(text, "b").map(|text| String::from_utf8(text).unwrap());
         assert_eq!(without(b"a:x:1:\nb:x:2:\nbb:x:3:\n").as_deref(), Some("a:x:1:\nbb:x:3:\n"));
         assert_eq!(without(b"a:x:1:\nb:x:2:").as_deref(), Some("a:x:1:\n"));

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 /// Where an administrator's units and links to units lie.
 pub const UNIT_DIRECTORY: &str = "/etc/systemd/system";
 
+/// What a unit that is masked is a link to.
+pub const MASK: &str = "/dev/null";
+
 /// Where unit files are looked for, the first that has one counts.
 pub const UNIT_PATH: &[&str] = &[
     UNIT_DIRECTORY,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::accounts::Accounts;
+use super::kernel;
 use super::state::MAX_PRIORS;
 use super::systemd::UnitState;
 use super::write::Ids;
@@ -25,6 +26,11 @@ pub fn look(
     Ok(match item {
         Item::Group(name) => accounts.group(name).map_or(Shape::Absent, Shape::Group),
         Item::User(name) => accounts.user(name).cloned().map_or(Shape::Absent, Shape::User),
+        Item::Member(user, group) => Shape::Is(accounts.is_member(user, group)),
+        Item::Comment(user) => Shape::Text(accounts.comment(user).to_owned()),
+        Item::Locked(user) => Shape::Is(accounts.is_locked(user)),
+        Item::Sysctl(name) => kernel::setting(&host.root, name)?.map_or(Shape::Absent, Shape::Text),
+        Item::Masked(name) => Shape::Is(host.root.is_masked(name)?),
         Item::Enabled(name) => Shape::Is(unit(name).is_enabled()),
         Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
         // What is inside is looked at one by one.
@@ -41,7 +47,12 @@ pub fn look(
                     let Some(digest) = host.digests.of(&place)? else { return Ok(Shape::Absent) };
                     Shape::File { ids, digest, attributes: host.root.attributes(&place)? }
                 }
-                Kind::Link | Kind::Special => Shape::Other,
+                // One whose target is no text is never replaced.
+                Kind::Link => match host.root.read_link(&place)? {
+                    Some(target) => Shape::Link { target, owner: (meta.uid, meta.gid) },
+                    None => Shape::Other,
+                },
+                Kind::Special => Shape::Other,
             }
         }
     })
@@ -50,7 +61,14 @@ pub fn look(
 /// The units whose state is needed to look at these.
 pub fn units<'a>(items: impl Iterator<Item = &'a Item>) -> impl Iterator<Item = String> {
     items.filter_map(|item| match item {
-        Item::Enabled(unit) | Item::Active(unit) => Some(unit.clone()),
-        Item::Group(_) | Item::User(_) | Item::Path(_) | Item::Inside(_) => None,
+        Item::Masked(unit) | Item::Enabled(unit) | Item::Active(unit) => Some(unit.clone()),
+        Item::Group(_)
+        | Item::User(_)
+        | Item::Member(..)
+        | Item::Comment(_)
+        | Item::Locked(_)
+        | Item::Sysctl(_)
+        | Item::Path(_)
+        | Item::Inside(_) => None,
     })
 }

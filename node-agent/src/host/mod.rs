@@ -6,6 +6,7 @@
 //! | [`write`] | a place and what shall be there ► it is there, whole or not at all |
 //! | [`accounts`] | users and groups |
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
+//! | [`kernel`] | names of modules and settings ► whether they are loaded, what their values are |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
 //! | [`disk`] | a place ► whether its disk takes more, and what is locked on it |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
@@ -26,6 +27,7 @@ pub mod facts;
 pub mod failpoint;
 pub mod install;
 pub mod items;
+pub mod kernel;
 pub mod local;
 pub mod notify;
 pub mod offline;

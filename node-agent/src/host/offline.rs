@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::install::{self, LINK_FOLDERS, Link, UNIT_PATH};
+use super::install::{self, LINK_FOLDERS, Link, MASK, UNIT_DIRECTORY, UNIT_PATH};
 use super::root::Kind;
 use super::systemd::{Answer, Job, Systemd, UnitState};
 use super::{HostError, Root};
@@ -58,6 +58,10 @@ impl Offline {
     }
 
     fn state(&self, unit: &str) -> Result<UnitState, HostError> {
+        if self.root.is_masked(unit)? {
+            let masked = || "masked".to_owned();
+            return Ok(UnitState { load: masked(), file: masked(), ..UnitState::default() });
+        }
         let Some((path, text)) = self.file(unit)? else {
             return Ok(UnitState { load: "not-found".to_owned(), ..UnitState::default() });
         };
@@ -126,6 +130,27 @@ impl Systemd for Offline {
             }
             Ok(())
         })
+    }
+
+    fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let is_masked = self.root.is_masked(unit)?;
+            let place = self.root.locate(&format!("{UNIT_DIRECTORY}/{unit}"))?;
+            match (masked, is_masked) {
+                (true, false) => {
+                    for parent in place.missing_paths() {
+                        self.root.make_plain_directory(&self.root.locate(&parent)?)?;
+                    }
+                    self.root.link(&self.root.locate(&place.real)?, MASK)
+                }
+                (false, true) => self.root.unlink(&place),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn load_modules(&self) -> Answer<'_, Job<'_>> {
+        self.cannot("kernel modules")
     }
 
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {

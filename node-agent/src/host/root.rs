@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::HostError;
+use super::install::{MASK, UNIT_DIRECTORY};
 
 /// How many symbolic links one path may have, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -497,6 +498,26 @@ impl Root {
     /// If it cannot be reached or read, or is larger than `max`.
     pub fn read(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, HostError> {
         Ok(self.locate_through_links(path)?.read(max)?.map(|(content, _)| content))
+    }
+
+    /// What the symbolic link at a place leads to, as it is written into it; `None` if that is no text.
+    ///
+    /// # Errors
+    /// If it is no link, or cannot be read.
+    pub fn read_link(&self, place: &Place) -> Result<Option<String>, HostError> {
+        let target = rustix::fs::readlinkat(place.fd(), place.name.as_str(), Vec::new())
+            .map_err(HostError::io(&place.real, "read the link"))?;
+        Ok(target.into_string().ok())
+    }
+
+    /// Whether a unit is masked for good: by a link to /dev/null among the administrator's units.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn is_masked(&self, unit: &str) -> Result<bool, HostError> {
+        let place = self.locate(&format!("{UNIT_DIRECTORY}/{unit}"))?;
+        let is_link = place.look()?.is_some_and(|meta| meta.kind == Kind::Link);
+        Ok(is_link && self.read_link(&place)?.is_some_and(|target| target == MASK))
     }
 
     /// Opens a directory, as it is written, to be named to the kernel; `None` if it is missing.

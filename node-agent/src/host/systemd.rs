@@ -19,6 +19,8 @@ use super::{HostError, Root};
 
 /// Where the system bus listens.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
+/// The unit that loads kernel modules.
+const MODULES_LOAD: &str = "systemd-modules-load.service";
 /// How long systemd may take to answer one question.
 pub(super) const ANSWER: Duration = Duration::from_secs(30);
 /// How long a job is waited for; systemd itself goes on with it.
@@ -102,6 +104,10 @@ pub trait Systemd {
     fn enable<'a>(&'a self, unit: &'a str, again: bool) -> Answer<'a, ()>;
     /// Removes a unit's links.
     fn disable<'a>(&'a self, unit: &'a str) -> Answer<'a, ()>;
+    /// Links a unit to /dev/null, so that nothing can start it; or takes such links away.
+    fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()>;
+    /// Begins to load the kernel modules that files in modules-load.d name.
+    fn load_modules(&self) -> Answer<'_, Job<'_>>;
     /// Begins to start a unit. One whose program ends again and again is not touched, and an error.
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
     /// Begins to stop a unit.
@@ -131,6 +137,8 @@ enum Verb {
     Start,
     Stop,
     Restart,
+    /// Restart, or start if it does not run.
+    Load,
 }
 
 impl Verb {
@@ -139,6 +147,7 @@ impl Verb {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Restart => "restart",
+            Self::Load => "load modules",
         }
     }
 }
@@ -215,9 +224,12 @@ impl Bus {
             Verb::Start => manager.start_unit(name, mode).await,
             Verb::Stop => manager.stop_unit(name, mode).await,
             Verb::Restart => manager.try_restart_unit(name, mode).await,
+            Verb::Load => manager.restart_unit(name, mode).await,
         };
         let path = made.map_err(refused(unit, verb.word()))?;
         let watch = match verb {
+            // It ends when its work is done.
+            Verb::Load => Duration::ZERO,
             Verb::Restart => STABLE,
             _ if before.active == "failed" || waits_for_restart => STABLE,
             _ => SETTLE,
@@ -248,7 +260,9 @@ impl Bus {
                 (Verb::Stop, "done") => Ok(()),
                 // It did not run any more, so there was nothing to restart.
                 (Verb::Restart, "done" | "skipped") if !before.is_running() => Ok(()),
-                (Verb::Start | Verb::Restart, "done" | "skipped") => settled(unit, &proxy, verb, watch).await,
+                (Verb::Start | Verb::Restart | Verb::Load, "done" | "skipped") => {
+                    settled(unit, &proxy, verb, watch).await
+                }
                 (_, outcome) => Err(failure(unit, &proxy, verb.word(), outcome).await),
             }
         }))
@@ -275,7 +289,7 @@ async fn settled(
                     Some(service) => service.type_property().await.is_ok_and(|kind| kind == "oneshot"),
                     None => false,
                 };
-                if verb == Verb::Restart && is_oneshot {
+                if verb != Verb::Start && is_oneshot {
                     return Ok(());
                 }
                 return Err(HostError::Systemd(format!(
@@ -418,6 +432,26 @@ impl Systemd for Bus {
                 .map_err(refused(unit, "disable"))?;
             self.reload().await
         })
+    }
+
+    fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let manager = self.manager().await?;
+            let files = || vec![unit.to_owned()];
+            if masked {
+                manager.mask_unit_files(files(), false, false).await.map_err(refused(unit, "mask"))?;
+            } else {
+                // Also a mask that lasts until the next boot.
+                for runtime in [false, true] {
+                    manager.unmask_unit_files(files(), runtime).await.map_err(refused(unit, "unmask"))?;
+                }
+            }
+            self.reload().await
+        })
+    }
+
+    fn load_modules(&self) -> Answer<'_, Job<'_>> {
+        Box::pin(self.begin(MODULES_LOAD, Verb::Load))
     }
 
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {

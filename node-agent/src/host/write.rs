@@ -290,6 +290,40 @@ impl Root {
         sync_directory(place)
     }
 
+    /// Puts a symbolic link in the place of another, or where nothing is, atomically.
+    ///
+    /// # Errors
+    /// If something else is there, or any step fails; what was there before is then untouched.
+    pub fn replace_link(&self, place: &Place, target: &str, owner: (u32, u32)) -> Result<(), HostError> {
+        if let Some(meta) = place.look()?.filter(|meta| meta.kind != Kind::Link) {
+            return Err(HostError::Changed {
+                path: place.real.clone(),
+                found: meta.kind.words().to_owned(),
+                expected: Kind::Link.words().to_owned(),
+            });
+        }
+        let at = |action| HostError::io(&place.real, action);
+        let name = temporary_name(&place.name);
+        remove_entry(place, &name)?;
+        reach();
+        rustix::fs::symlinkat(target, place.fd(), name.as_str()).map_err(at("make a link beside it"))?;
+        reach();
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let put = rustix::fs::chownat(place.fd(), name.as_str(), uid(owner.0), gid(owner.1), flags)
+            .map_err(at("set the owner"))
+            .and_then(|()| {
+                reach();
+                rustix::fs::renameat(place.fd(), name.as_str(), place.fd(), place.name.as_str())
+                    .map_err(at("put it in place"))
+            });
+        if put.is_err() {
+            // The next run would remove it too.
+            let _ = remove_entry(place, &name);
+        }
+        put?;
+        sync_directory(place)
+    }
+
     /// Removes a symbolic link; nothing else.
     ///
     /// # Errors

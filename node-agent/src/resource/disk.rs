@@ -96,6 +96,9 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
             ["/etc/group", "/etc/gshadow"].map(&mut account_file).into()
         }
+        Action::SetMember { .. } => ["/etc/group", "/etc/gshadow"].map(&mut account_file).into(),
+        Action::SetComment { .. } => vec![account_file("/etc/passwd")],
+        Action::SetLocked { .. } => vec![account_file("/etc/shadow")],
         Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
             ["/etc/passwd", "/etc/shadow"].map(&mut account_file).into()
         }
@@ -107,7 +110,9 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::RemoveFile { path } | Action::RemoveDirectory { path, .. } => {
             vec![(resource, path.clone(), Touch::Set)]
         }
-        Action::PutBack { path, content: Some(_), .. } => vec![(resource, path.clone(), Touch::Replace(0))],
+        Action::Link { path, .. } | Action::PutBack { path, content: Some(_), .. } => {
+            vec![(resource, path.clone(), Touch::Replace(0))]
+        }
         Action::OwnBelow { path, .. } => vec![(resource, path.clone(), Touch::Own)],
         Action::WriteFile { path, content, .. } => {
             vec![(resource, path.clone(), Touch::Replace(content.0.len() as u64))]
@@ -116,10 +121,12 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::Download { path, digest, .. } => {
             vec![(resource, path.clone(), Touch::Replace(cache.size(*digest).unwrap_or_default()))]
         }
-        Action::Enable { .. } | Action::Disable { .. } => {
+        Action::Enable { .. } | Action::Disable { .. } | Action::Mask { .. } => {
             vec![(resource, UNIT_DIRECTORY.to_owned(), Touch::Inside)]
         }
         Action::Reload
+        | Action::LoadModules
+        | Action::SetSysctl { .. }
         | Action::Start { .. }
         | Action::Stop { .. }
         | Action::Restart { .. }

@@ -9,7 +9,9 @@ pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod file;
 pub(crate) mod group;
+pub(crate) mod kernel;
 pub(crate) mod removal;
+pub(crate) mod symlink;
 pub(crate) mod unit;
 pub(crate) mod user;
 
@@ -25,6 +27,7 @@ use serde::Serialize;
 
 use crate::engine::Request;
 use crate::host::accounts::{self, Accounts};
+use crate::host::install::UNIT_DIRECTORY;
 use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
 use crate::host::write::{Ids, Skip};
@@ -46,6 +49,9 @@ pub struct Change {
 
 /// The mode of directories that are made above an entry.
 pub(crate) const PARENT_MODE: u32 = 0o755;
+
+/// Folders that systemd reads at boot.
+const READ_AT_BOOT: [&str; 3] = [UNIT_DIRECTORY, "/etc/modules-load.d", "/etc/sysctl.d"];
 
 /// How a change begins that leaves a thing of an earlier revision as it is.
 const LEFT: &str = "left as it is: ";
@@ -108,6 +114,19 @@ pub(crate) enum Action {
     },
     AddUser(accounts::User),
     ChangeUser(accounts::User),
+    SetMember {
+        user: String,
+        group: String,
+        is_member: bool,
+    },
+    SetComment {
+        user: String,
+        comment: String,
+    },
+    SetLocked {
+        user: String,
+        locked: bool,
+    },
     MakeDirectory {
         path: String,
         ids: Ids,
@@ -133,6 +152,16 @@ pub(crate) enum Action {
         digest: Sha256,
         ids: Ids,
     },
+    Link {
+        path: String,
+        target: String,
+        owner: (u32, u32),
+    },
+    LoadModules,
+    SetSysctl {
+        name: String,
+        value: String,
+    },
     Reload,
     Enable {
         unit: String,
@@ -140,6 +169,10 @@ pub(crate) enum Action {
     },
     Disable {
         unit: String,
+    },
+    Mask {
+        unit: String,
+        masked: bool,
     },
     Start {
         unit: String,
@@ -366,6 +399,7 @@ impl<'a> Planner<'a> {
         let below = match &action {
             Action::MakeDirectory { path, .. }
             | Action::WriteFile { path, .. }
+            | Action::Link { path, .. }
             | Action::Download { path, .. } => self.missing.iter().any(|missing| is_below(path, missing)),
             _ => false,
         };
@@ -499,8 +533,12 @@ impl<'a> Planner<'a> {
         differences
     }
 
-    /// Whether the directory that a place lies in is there, or will be.
-    pub(crate) fn has_parent(&self, place: &Place) -> bool {
+    /// Whether the directory that a place lies in is there, or will be. Folders that systemd reads are nobody's to list:
+    /// steps are added for them.
+    pub(crate) fn has_parent(&mut self, place: &Place) -> bool {
+        if READ_AT_BOOT.iter().any(|folder| is_below(&place.real, folder)) {
+            self.make_parents(place, &place.real);
+        }
         place.missing_paths().iter().all(|path| self.made.contains(path))
     }
 
@@ -652,8 +690,10 @@ impl Differences {
 /// The path that a resource manages.
 pub(crate) fn path_of(resource: &Resource) -> Option<String> {
     match resource {
-        Resource::Group(_) | Resource::User(_) => None,
-        Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) => Some(resource.name().to_owned()),
+        Resource::Group(_) | Resource::User(_) | Resource::Module(_) | Resource::Sysctl(_) => None,
+        Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {
+            Some(resource.name().to_owned())
+        }
         Resource::Unit(unit) => unit.content.as_ref().map(|_| crds::revision::Unit::path_of(&unit.name)),
     }
 }

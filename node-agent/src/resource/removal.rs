@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::report::Disruption;
 use crds::revision::Resource;
 
+use super::unit::has_file;
 use super::{Action, Change, PARENT_MODE, Planner, Step, is_below};
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
@@ -57,13 +58,26 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
         claims.extend(path.clone().map(Item::Path));
         match resource {
             Resource::Group(group) => _ = claims.insert(Item::Group(group.name.to_string())),
-            Resource::User(user) => _ = claims.insert(Item::User(user.name.to_string())),
+            Resource::User(user) => {
+                let name = || user.name.to_string();
+                claims.insert(Item::User(name()));
+                claims.extend(user.groups.iter().map(|group| Item::Member(name(), group.to_string())));
+                claims.extend(user.comment.as_ref().map(|_| Item::Comment(name())));
+                claims.extend(user.locked.map(|_| Item::Locked(name())));
+            }
             Resource::Directory(directory) if directory.recursive => claims.extend(path.map(Item::Inside)),
             Resource::Unit(unit) => {
                 // What the entry leaves out is left as it is, also where it named it before.
-                claims.extend([Item::Enabled(unit.name.to_string()), Item::Active(unit.name.to_string())]);
+                claims.extend(
+                    [Item::Masked, Item::Enabled, Item::Active].map(|item| item(unit.name.to_string())),
+                );
             }
-            Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) => {}
+            Resource::Sysctl(sysctl) => _ = claims.insert(Item::Sysctl(sysctl.name.to_string())),
+            Resource::Directory(_)
+            | Resource::File(_)
+            | Resource::Binary(_)
+            | Resource::Symlink(_)
+            | Resource::Module(_) => {}
         }
     }
     claims
@@ -83,6 +97,12 @@ fn unit_of(item: &Item) -> Option<&str> {
     (directory == UNIT_DIRECTORY && name.contains('.')).then_some(name)
 }
 
+/// Whether it is a drop-in of a unit.
+fn is_drop_in(path: &str) -> bool {
+    let below = path.strip_prefix(UNIT_DIRECTORY).and_then(|rest| rest.strip_prefix('/'));
+    below.and_then(|rest| rest.split_once('/')).is_some_and(|(folder, _)| folder.ends_with(".d"))
+}
+
 /// Plans what becomes of the entries that the revision does not claim. `named`: accounts that it still speaks of.
 pub(crate) fn plan(
     ledger: &Ledger,
@@ -99,8 +119,10 @@ pub(crate) fn plan(
         .collect();
     let spared = spared(&unclaimed, from_pod, planner);
     let (mut links, mut stops, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut stopped = BTreeSet::new();
     let (mut files, mut insides, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     let (mut users, mut groups, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let mut of_users = Vec::new();
     for (item, entry) in unclaimed {
         if let Item::Inside(directory) = item {
             match inside(directory, entry, claimed, planner, &mut removal.handed) {
@@ -175,7 +197,7 @@ pub(crate) fn plan(
                     let action = Action::RemoveFile { path: path.clone() };
                     files.push((item, change(&name, "remove", MADE), action));
                     // Below it lies the distribution's own, from here on.
-                    if unit_of(item).is_some_and(|unit| has_another_file(unit, planner)) {
+                    if is_drop_in(path) || unit_of(item).is_some_and(|unit| has_another_file(unit, planner)) {
                         restart(item, entry, &name, planner);
                     }
                 }
@@ -207,6 +229,12 @@ pub(crate) fn plan(
                     restart(item, entry, &name, planner);
                 }
             }
+            (Item::Path(path), Shape::Link { target, owner: (uid, gid) }) => {
+                let ids = Ids { uid: *uid, gid: *gid, mode: 0 };
+                let Ids { uid, gid, .. } = handed_down(path, ids, planner, &mut removal.handed);
+                let action = Action::Link { path: path.clone(), target: target.clone(), owner: (uid, gid) };
+                files.push((item, change(&name, format!("target {target} as before"), MADE), action));
+            }
             (Item::Group(group), Shape::Absent) => {
                 if let Shape::Group(gid) = entry.made {
                     let action = Action::RemoveGroup { name: group.clone(), gid };
@@ -224,6 +252,22 @@ pub(crate) fn plan(
                 let what = format!("home {}, shell {} as before", user.home, user.shell);
                 users.push((item, change(&name, what, MADE), Action::ChangeUser(user.clone())));
             }
+            (Item::Member(user, group), Shape::Is(is_member)) => {
+                let what = if *is_member { "join" } else { "leave" };
+                let what = format!("{what} the group {group}, as before");
+                let (user, group) = (user.clone(), group.clone());
+                let action = Action::SetMember { user, group, is_member: *is_member };
+                of_users.push((item, change(&name, what, MADE), action));
+            }
+            (Item::Comment(user), Shape::Text(comment)) => {
+                let action = Action::SetComment { user: user.clone(), comment: comment.clone() };
+                of_users.push((item, change(&name, format!("comment {comment:?} as before"), MADE), action));
+            }
+            (Item::Locked(user), Shape::Is(locked)) => {
+                let what = if *locked { "lock, as before" } else { "unlock, as before" };
+                let action = Action::SetLocked { user: user.clone(), locked: *locked };
+                of_users.push((item, change(&name, what, MADE), action));
+            }
             (Item::Enabled(unit), Shape::Is(before)) => {
                 let (word, action) = match before {
                     true => ("enable", Action::Enable { unit: unit.clone(), again: false }),
@@ -231,10 +275,26 @@ pub(crate) fn plan(
                 };
                 links.push((item, change(&name, format!("{word}, as before"), MADE), action));
             }
+            (Item::Sysctl(setting), Shape::Text(value)) => {
+                let action = Action::SetSysctl { name: setting.clone(), value: value.clone() };
+                files.push((item, change(&name, format!("{value} as before"), MADE), action));
+            }
+            (Item::Sysctl(_), Shape::Absent) => {
+                files.push(left("it came with a kernel module, and goes with it at a boot"));
+            }
+            (Item::Masked(unit), Shape::Is(before)) => {
+                let what = if *before { "mask, as before" } else { "unmask, as before" };
+                links.push((
+                    item,
+                    change(&name, what, MADE),
+                    Action::Mask { unit: unit.clone(), masked: *before },
+                ));
+            }
             (Item::Active(unit), Shape::Is(false)) => {
                 let step =
                     Change { disruption: Disruption::Restart, ..change(&name, "stop, as before", MADE) };
                 stops.push((item, step, Action::Stop { unit: unit.clone() }));
+                stopped.insert(unit.clone());
             }
             (Item::Active(unit), Shape::Is(true)) => {
                 starts.push((
@@ -246,6 +306,8 @@ pub(crate) fn plan(
             _ => files.push(left("it is of another kind than before")),
         }
     }
+    // What stops has no need to run with what was put back.
+    planner.restarts.retain(|unit, _| !stopped.contains(unit));
     // What is inside goes before what it is in.
     directories.sort_by(|(a, ..), (b, ..)| b.cmp(a));
     let mut undo = |(item, change, action)| planner.undo(item, change, action);
@@ -253,7 +315,7 @@ pub(crate) fn plan(
     removal.first = steps.map(&mut undo).collect();
     removal.first.extend(kept.into_iter().map(|(change, action)| Step { change, action, undoes: None }));
     // A user goes before its group.
-    removal.last = starts.into_iter().chain(users).chain(groups).map(undo).collect();
+    removal.last = starts.into_iter().chain(of_users).chain(users).chain(groups).map(undo).collect();
     removal
 }
 
@@ -271,10 +333,14 @@ fn change(resource: &str, change: impl Into<String>, found: &str) -> Change {
 fn name_of(item: &Item, made: &Shape) -> String {
     match (item, made) {
         (Item::Group(name), _) => format!("group {name}"),
-        (Item::User(name), _) => format!("user {name}"),
+        (Item::User(name) | Item::Member(name, _) | Item::Comment(name) | Item::Locked(name), _) => {
+            format!("user {name}")
+        }
+        (Item::Sysctl(name), _) => format!("sysctl {name}"),
         (Item::Path(path), Shape::Directory(_)) | (Item::Inside(path), _) => format!("directory {path}"),
+        (Item::Path(path), Shape::Link { .. }) => format!("symlink {path}"),
         (Item::Path(path), _) => format!("file {path}"),
-        (Item::Enabled(name) | Item::Active(name), _) => format!("unit {name}"),
+        (Item::Masked(name) | Item::Enabled(name) | Item::Active(name), _) => format!("unit {name}"),
     }
 }
 
@@ -356,10 +422,9 @@ fn restart(item: &Item, entry: &Entry, name: &str, planner: &mut Planner<'_>) {
 
 /// Whether a unit has a file besides the one in /etc.
 fn has_another_file(unit: &str, planner: &Planner<'_>) -> bool {
-    UNIT_PATH.iter().filter(|directory| **directory != UNIT_DIRECTORY).any(|directory| {
-        let place = planner.host.root.locate_through_links(&format!("{directory}/{unit}"));
-        place.and_then(|place| place.look()).is_ok_and(|meta| meta.is_some())
-    })
+    let others: Vec<&str> =
+        UNIT_PATH.iter().copied().filter(|directory| *directory != UNIT_DIRECTORY).collect();
+    has_file(unit, &others, planner)
 }
 
 /// The units that this pod runs under and that an earlier revision started, with their files' text.
@@ -368,7 +433,7 @@ fn spared(unclaimed: &[(&Item, &Entry)], from_pod: bool, planner: &Planner<'_>) 
         return Vec::new();
     }
     let units = unclaimed.iter().filter_map(|(item, _)| match item {
-        Item::Active(unit) | Item::Enabled(unit) => Some(unit.as_str()),
+        Item::Active(unit) | Item::Enabled(unit) | Item::Masked(unit) => Some(unit.as_str()),
         other => unit_of(other),
     });
     let units: BTreeSet<&str> = units
@@ -386,13 +451,13 @@ fn spared(unclaimed: &[(&Item, &Entry)], from_pod: bool, planner: &Planner<'_>) 
 /// Whether a unit would not start again without this.
 fn needs(item: &Item, unit: &str, text: &str) -> bool {
     match item {
-        Item::Enabled(name) | Item::Active(name) => name == unit,
+        Item::Masked(name) | Item::Enabled(name) | Item::Active(name) => name == unit,
         Item::Path(path) => unit_of(item) == Some(unit) || text.contains(path.as_str()),
         Item::User(name) | Item::Group(name) => text.lines().any(|line| {
             line.split_once('=')
                 .is_some_and(|(key, value)| matches!(key.trim(), "User" | "Group") && value.trim() == name)
         }),
-        Item::Inside(_) => false,
+        Item::Inside(_) | Item::Sysctl(_) | Item::Member(..) | Item::Comment(_) | Item::Locked(_) => false,
     }
 }
 
@@ -406,10 +471,15 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             Resource::Binary(binary) => &binary.access,
             Resource::User(user) => {
                 // Without one it has that of its own name.
+                named.extend(user.groups.iter().map(ToString::to_string));
                 named.insert(user.group.as_ref().map_or(user.name.to_string(), ToString::to_string));
                 continue;
             }
-            Resource::Group(_) | Resource::Unit(_) => continue,
+            Resource::Group(_)
+            | Resource::Unit(_)
+            | Resource::Symlink(_)
+            | Resource::Module(_)
+            | Resource::Sysctl(_) => continue,
         };
         named.extend([access.owner.to_string(), access.group.to_string()]);
     }

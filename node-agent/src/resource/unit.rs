@@ -43,15 +43,26 @@ pub(crate) fn plan(
         .iter()
         .filter(|(unit, changed)| *changed && unit.name.is_template())
         .map(|(unit, _)| unit.name.to_string())
+        // For a drop-in of theirs.
+        .chain(planner.restarts.keys().filter(|unit| unit.contains("@.")).cloned())
         .collect();
     for (unit, changed) in ready {
         // An instance runs what its template says.
         let changed = changed || templates.contains(&install::file_name(unit.name.as_str()));
         let state = planner.units.get(unit.name.as_str()).cloned().unwrap_or_default();
-        if !check(unit, &state, &written, planner) {
+        if unit.masked == Some(false) {
+            plan_masked(unit, &state, planner);
+        }
+        let is_good = check(unit, &state, &written, planner);
+        if is_good {
+            plan_enabled(unit, &state, planner);
+        }
+        if unit.masked == Some(true) {
+            plan_masked(unit, &state, planner);
+        }
+        if !is_good {
             continue;
         }
-        plan_enabled(unit, &state, planner);
         if unit.active.is_some() && !runs {
             planner.warn(format!(
                 "unit {}: the system below this root does not run, so it is neither started nor stopped",
@@ -98,10 +109,19 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
         let restart = match resource {
             Resource::File(file) => &file.restart,
             Resource::Binary(binary) => &binary.restart,
-            Resource::Group(_) | Resource::User(_) | Resource::Directory(_) | Resource::Unit(_) => continue,
+            Resource::Group(_)
+            | Resource::User(_)
+            | Resource::Directory(_)
+            | Resource::Unit(_)
+            | Resource::Symlink(_)
+            | Resource::Module(_)
+            | Resource::Sysctl(_) => continue,
         };
         for unit in restart {
             let name = unit.as_str();
+            if unit.is_template() {
+                continue;
+            }
             let is_known = planner.units.get(name).is_some_and(UnitState::is_known);
             if !is_known && !written.contains(name) && !written.contains(&install::file_name(name)) {
                 planner.warn(format!(
@@ -137,9 +157,10 @@ fn plan_reload(planner: &mut Planner<'_>) {
         return;
     }
     let writes = planner.steps.iter().any(|step| match &step.action {
-        Action::WriteFile { path, .. } | Action::RemoveFile { path } | Action::PutBack { path, .. } => {
-            UNIT_PATH.iter().any(|directory| is_below(path, directory))
-        }
+        Action::WriteFile { path, .. }
+        | Action::Link { path, .. }
+        | Action::RemoveFile { path }
+        | Action::PutBack { path, .. } => UNIT_PATH.iter().any(|directory| is_below(path, directory)),
         _ => false,
     });
     let stale = planner.units.iter().find(|(_, state)| state.need_reload).map(|(name, _)| name);
@@ -163,10 +184,14 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
     let name = unit.name.as_str();
     let is_written = written.contains(name) || written.contains(&install::file_name(name));
     if unit.name.is_template() {
-        if !is_written {
-            let message = "nothing here writes this template: give its content".to_owned();
+        if !is_written && !has_file(unit.name.as_str(), UNIT_PATH, planner) {
+            let message = "neither this host nor the spec has this template: give its content".to_owned();
             planner.problem(resource, "UnitUnknown", message);
         }
+        return false;
+    }
+    if unit.masked == Some(true) && !state.is_known() {
+        // It is masked before it is there.
         return false;
     }
     let is_unwanted = unit.enabled != Some(true) && unit.active != Some(true);
@@ -180,7 +205,7 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
         planner.problem(resource, "UnitUnknown", message);
         return false;
     }
-    if !is_unwanted && state.is_masked() && !is_written {
+    if !is_unwanted && state.is_masked() && !is_written && unit.masked != Some(false) {
         planner.problem(resource, "UnitMasked", masked(&unit.name));
         return false;
     }
@@ -188,7 +213,55 @@ fn check(unit: &Unit, state: &UnitState, written: &BTreeSet<String>, planner: &m
 }
 
 fn masked(name: &UnitName) -> String {
-    format!("it is masked: run systemctl unmask {name} on the host")
+    format!(
+        "it is masked: write masked: false without content first, or run systemctl unmask {name} on the host"
+    )
+}
+
+/// Whether a unit has a file in one of these directories.
+pub(crate) fn has_file(unit: &str, directories: &[&str], planner: &Planner<'_>) -> bool {
+    directories.iter().any(|directory| {
+        let place = planner.host.root.locate_through_links(&format!("{directory}/{unit}"));
+        place.and_then(|place| place.look()).is_ok_and(|meta| meta.is_some())
+    })
+}
+
+/// Plans that nothing can start the unit, or that it can be started again.
+fn plan_masked(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
+    let resource = format!("unit {}", unit.name);
+    // By its link, which is what is made, and not by what systemd says of the unit.
+    let is_masked = match planner.host.root.is_masked(unit.name.as_str()) {
+        Ok(is_masked) => is_masked,
+        Err(error) => return planner.refused(resource, &error),
+    };
+    let (word, found) = match unit.masked {
+        Some(true) if !is_masked => ("mask", "was not masked"),
+        Some(false) if is_masked || state.is_masked() => ("unmask", "was masked"),
+        _ => return,
+    };
+    let masked = word == "mask";
+    let path = Unit::path_of(&unit.name);
+    if masked {
+        let goes = planner
+            .steps
+            .iter()
+            .any(|step| matches!(&step.action, Action::RemoveFile { path: gone } if *gone == path));
+        let is_there = planner.host.root.locate(&path).and_then(|place| place.look());
+        match is_there {
+            Ok(Some(meta)) if !goes => {
+                let message = format!(
+                    "{path} is {}, where the mask would lie: move it away; nothing is deleted",
+                    meta.kind.words()
+                );
+                return planner.problem(resource, "PathOccupied", message);
+            }
+            Ok(_) => {}
+            Err(error) => return planner.refused(resource, &error),
+        }
+    }
+    let change =
+        Change { resource, change: word.to_owned(), found: found.to_owned(), disruption: Disruption::None };
+    planner.step(change, Action::Mask { unit: unit.name.to_string(), masked });
 }
 
 fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
@@ -357,7 +430,13 @@ pub(crate) fn to_observe<'a>(
             Resource::Unit(unit) if !unit.name.is_template() => _ = names.insert(unit.name.to_string()),
             Resource::File(file) => names.extend(file.restart.iter().map(ToString::to_string)),
             Resource::Binary(binary) => names.extend(binary.restart.iter().map(ToString::to_string)),
-            Resource::Unit(_) | Resource::Group(_) | Resource::User(_) | Resource::Directory(_) => {}
+            Resource::Unit(_)
+            | Resource::Group(_)
+            | Resource::User(_)
+            | Resource::Directory(_)
+            | Resource::Symlink(_)
+            | Resource::Module(_)
+            | Resource::Sysctl(_) => {}
         }
     }
     // A template has no state of its own.

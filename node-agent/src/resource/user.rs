@@ -1,4 +1,4 @@
-//! Users. New ones are locked. Primary group, home and shell follow the spec where it names them; another number is a
+//! Users. New ones are locked. Groups, home, shell, comment and lock follow the spec where it names them; another number is a
 //! problem, never changed.
 
 use std::collections::BTreeSet;
@@ -21,17 +21,61 @@ pub(crate) fn plan(users: &[&User], planner: &mut Planner<'_>) {
     let reserved: BTreeSet<u32> = users.iter().filter_map(|user| user.uid).collect();
     let (asked, free): (Vec<&User>, Vec<&User>) = users.iter().partition(|user| user.uid.is_some());
     for user in asked.into_iter().chain(free) {
-        plan_one(user, &reserved, planner);
+        if plan_one(user, &reserved, planner) {
+            plan_more(user, planner);
+        }
     }
 }
 
-fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
+/// Plans what has its own place in the account files: memberships, comment, lock.
+fn plan_more(user: &User, planner: &mut Planner<'_>) {
+    let name = user.name.to_string();
+    let change = |change: String, found: String| Change {
+        resource: format!("user {name}"),
+        change,
+        found,
+        disruption: Disruption::None,
+    };
+    for group in user.groups.iter().map(ToString::to_string) {
+        if planner.accounts.group(&group).is_none() {
+            let message = format!(
+                "its supplementary group {group} is neither on this host nor in groups: add it there, or leave it out"
+            );
+            planner.problem(format!("user {name}"), "NoSuchGroup", message);
+        } else if !planner.accounts.is_member(&name, &group) {
+            planner.accounts.put_member(&name, &group);
+            let change = change(format!("join the group {group}"), format!("was not in the group {group}"));
+            planner.step(change, Action::SetMember { user: name.clone(), group, is_member: true });
+        }
+    }
+    if let Some(comment) = user.comment.as_ref().map(ToString::to_string) {
+        let old = planner.accounts.comment(&name).to_owned();
+        if old.contains(char::REPLACEMENT_CHARACTER) {
+            let message =
+                "its comment in /etc/passwd is no UTF-8, and could not be put back: correct it with usermod --comment"
+                    .to_owned();
+            planner.problem(format!("user {name}"), "AccountDamaged", message);
+        } else if old != comment {
+            let change =
+                change(format!("comment {old:?} to {comment:?}"), format!("had the comment {old:?}"));
+            planner.step(change, Action::SetComment { user: name.clone(), comment });
+        }
+    }
+    if let Some(locked) = user.locked.filter(|locked| *locked != planner.accounts.is_locked(&name)) {
+        let (word, found) = if locked { ("lock", "was not locked") } else { ("unlock", "was locked") };
+        let change = change(word.to_owned(), found.to_owned());
+        planner.step(change, Action::SetLocked { user: name.clone(), locked });
+    }
+}
+
+/// Plans the user itself; whether it is there then.
+fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) -> bool {
     let name = user.name.as_str();
     let resource = format!("user {name}");
     if planner.accounts.is_damaged(name) {
         let message = "its line in /etc/passwd cannot be understood: correct it with vipw".to_owned();
         planner.problem(resource, "AccountDamaged", message);
-        return;
+        return false;
     }
     let found = planner.accounts.user(name).cloned();
     // What the spec does not say stays as it is; of a new user it is what useradd would choose.
@@ -48,11 +92,10 @@ fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
         (asked, _) => shell(name, asked.as_ref(), planner),
     };
     let Some(found) = found else {
-        if let (Some(uid), Some(gid)) = (new_uid(user, reserved, planner), gid) {
-            let home = home.unwrap_or_else(|| NO_HOME.to_owned());
-            add(resource, accounts::User { name: name.to_owned(), uid, gid, home, shell }, planner);
-        }
-        return;
+        let (Some(uid), Some(gid)) = (new_uid(user, reserved, planner), gid) else { return false };
+        let home = home.unwrap_or_else(|| NO_HOME.to_owned());
+        add(resource, accounts::User { name: name.to_owned(), uid, gid, home, shell }, planner);
+        return true;
     };
     if let Some(uid) = user.uid.filter(|uid| *uid != found.uid) {
         let message = format!(
@@ -60,9 +103,9 @@ fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
             found.uid, found.uid
         );
         planner.problem(resource, "IdMismatch", message);
-        return;
+        return false;
     }
-    let Some(gid) = gid else { return };
+    let Some(gid) = gid else { return false };
     let home = home.unwrap_or_else(|| found.home.clone());
     let wanted = accounts::User { gid, home, shell, ..found.clone() };
     let mut differences = Differences::default();
@@ -82,6 +125,7 @@ fn plan_one(user: &User, reserved: &BTreeSet<u32>, planner: &mut Planner<'_>) {
         planner.accounts.change_user(wanted.clone());
         planner.step(differences.change(resource), Action::ChangeUser(wanted));
     }
+    true
 }
 
 /// The number of a primary group; a problem if there is none.

@@ -160,3 +160,65 @@ async fn the_lock_of_other_programs_is_waited_for() {
     assert!(machine.read("/etc/group").ends_with("k:x:999:\n"));
     holder.wait().unwrap();
 }
+
+#[tokio::test]
+async fn memberships_comment_and_lock_follow_the_spec_and_are_put_back() {
+    let machine = Machine::new();
+    machine.write("/etc/passwd", &format!("{PASSWD}k:x:300:50:The K:/home/k:/bin/bash\n"));
+    machine.write("/etc/group", &format!("{GROUP}docker:x:700:ann\nown:x:701:k\n"));
+    machine.write("/etc/gshadow", "root:*::\ndaemon:*::\nstaff:*::\ndocker:!::ann\nown:!::k\n");
+    machine.write("/etc/shadow", "root:*:19000:0:99999:7:::\nk:$6$salt$hash:19000:0:99999:7:::\n");
+    let before = machine.tree();
+    let user =
+        |groups: &[&str]| json!({"name": "k", "groups": groups, "comment": "Kubernetes", "locked": true});
+    let spec = |groups: &[&str]| request(json!({"groups": [{"name": "new"}], "users": [user(groups)]}));
+    let made = machine.apply(&spec(&["docker", "own", "new"])).await.unwrap();
+    assert_eq!(
+        lines(&made)[1..],
+        [
+            "user k: join the group docker",
+            "user k: join the group new",
+            "user k: comment \"The K\" to \"Kubernetes\"",
+            "user k: lock"
+        ]
+    );
+    assert!(!format!("{made:?}").contains("hash"));
+    assert!(machine.read("/etc/group").contains("docker:x:700:ann,k\n"));
+    assert!(machine.read("/etc/gshadow").contains("docker:!::ann,k\n"));
+    assert!(machine.read("/etc/shadow").contains("k:!$6$salt$hash:19000:"));
+    assert!(machine.read("/etc/passwd").contains("k:x:300:50:Kubernetes:/home/k:/bin/bash\n"));
+    assert!(machine.plan(&spec(&["docker", "own", "new"])).await.is_empty());
+
+    // Drift, and a group that leaves the spec; that which was there before stays.
+    machine
+        .write("/etc/group", &machine.read("/etc/group").replace("docker:x:700:ann,k", "docker:x:700:ann"));
+    assert_eq!(
+        lines(&machine.apply(&spec(&["docker", "own", "new"])).await.unwrap()),
+        ["user k: join the group docker"]
+    );
+    let made = machine.apply(&spec(&["new"])).await.unwrap();
+    assert_eq!(lines(&made), ["user k: leave the group docker, as before"]);
+    assert!(machine.read("/etc/group").contains("own:x:701:k\n"));
+
+    let made = machine.revert("workers").await.unwrap();
+    assert!(!made.iter().any(|change| change.is_left()), "{made:?}");
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn a_user_that_was_made_a_member_goes_with_its_memberships() {
+    let machine = Machine::new();
+    let before = machine.tree();
+    let spec = request(json!({
+        "groups": [{"name": "k"}],
+        "users": [{"name": "k", "group": "k", "groups": ["staff"], "comment": "K", "locked": false}],
+    }));
+    machine.apply(&spec).await.unwrap();
+    assert!(machine.plan(&spec).await.is_empty());
+    assert!(machine.read("/etc/shadow").contains("k:*:"), "unlocked, and still without a password");
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+
+    let spec = request(json!({"users": [{"name": "daemon", "groups": ["ghosts"]}]}));
+    assert_eq!(reasons(&machine.plan(&spec).await), ["user daemon: NoSuchGroup"]);
+}

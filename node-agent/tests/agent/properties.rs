@@ -11,6 +11,7 @@ use crate::support::{Machine, lines, try_request};
 /// now and then any path is anything.
 const DIRECTORIES: &[&str] = &["/d", "/d/a", "/d/a/b", "/d/a/b/c", "/e/x/y", "/e", "/u", "/l/a"];
 const FILES: &[&str] = &["/d/f", "/d/g", "/opt/z", "/d/a/h", "/u/k", "/e/i"];
+const LINKS: &[&str] = &["/d/s", "/d/a/s", "/opt/s"];
 const PATHS: &[&str] =
     &["/d", "/d/a", "/d/a/b", "/d/a/b/c", "/d/f", "/e/x/y", "/e", "/l/a", "/opt/z", "/u/k", "/u"];
 const OWNERS: &[&str] = &["root", "daemon", "k", "m", "77"];
@@ -47,8 +48,28 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn user(name: &'static str)(group in mostly(&["k", "m", "daemon"], OWNERS), home in pick(PATHS), system in any::<bool>()) -> Value {
-        json!({"name": name, "group": group, "home": home, "system": system})
+    fn more_of_a_user()(
+        groups in proptest::sample::subsequence(vec!["k", "m", "staff"], 0..3), comment in any::<Option<bool>>(),
+        locked in any::<Option<bool>>(),
+    ) -> Value {
+        let mut more = json!({"groups": groups});
+        if let Some(comment) = comment {
+            more["comment"] = json!(if comment { "a comment" } else { "" });
+        }
+        if let Some(locked) = locked {
+            more["locked"] = json!(locked);
+        }
+        more
+    }
+}
+
+prop_compose! {
+    fn user(name: &'static str)(group in mostly(&["k", "m", "daemon"], OWNERS), home in pick(PATHS), system in any::<bool>(), more in more_of_a_user()) -> Value {
+        let mut user = json!({"name": name, "group": group, "home": home, "system": system});
+        if let (Some(user), Value::Object(more)) = (user.as_object_mut(), more) {
+            user.extend(more);
+        }
+        user
     }
 }
 
@@ -75,11 +96,20 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn unit()(name in pick(&["run.service", "new.service"]), content in "[ab]", enabled in any::<Option<bool>>(), active in any::<Option<bool>>()) -> Value {
+    fn symlink()(path in mostly(LINKS, PATHS), target in pick(&["/d", "../opt", "/nowhere"])) -> Value {
+        json!({"path": path, "target": target})
+    }
+}
+
+prop_compose! {
+    fn unit()(name in pick(&["run.service", "new.service"]), content in "[ab]", enabled in any::<Option<bool>>(), active in any::<Option<bool>>(), drop_in in any::<bool>()) -> Value {
         let mut unit = json!({
             "name": name,
             "content": format!("[Service]\nExecStart=/{content}\n[Install]\nWantedBy=x.target\n"),
         });
+        if drop_in {
+            unit["dropIns"] = json!([{"name": "x.conf", "content": content}]);
+        }
         if let Some(enabled) = enabled {
             unit["enabled"] = json!(enabled);
         }
@@ -93,7 +123,7 @@ prop_compose! {
 prop_compose! {
     fn spec()(
         groups in (group("k"), group("m")), users in (user("k"), user("m")), directories in some_of(directory(), 6),
-        files in some_of(file(), 3), units in some_of(unit(), 2), root in any::<bool>(),
+        files in some_of(file(), 3), symlinks in some_of(symlink(), 2), units in some_of(unit(), 2), root in any::<bool>(),
     ) -> Value {
         let mut directories = directories;
         if root {
@@ -104,6 +134,7 @@ prop_compose! {
             "users": [users.0, users.1],
             "directories": without_doubles(directories, "path"),
             "files": without_doubles(files, "path"),
+            "symlinks": without_doubles(symlinks, "path"),
             "units": without_doubles(units, "name"),
         })
     }
@@ -124,6 +155,7 @@ fn before() -> impl Strategy<Value = Vec<Before>> {
     let entry = prop_oneof![
         2 => (mostly(FILES, PATHS), owner.clone(), mode.clone()).prop_map(|(path, owner, mode)| Before::File(path, owner, mode)),
         4 => (mostly(DIRECTORIES, PATHS), owner.clone(), mode).prop_map(|(path, owner, mode)| Before::Directory(path, owner, mode)),
+        1 => (mostly(LINKS, PATHS), pick(&["/d", "/opt", "../opt", "/nowhere"]), owner.clone()).prop_map(|(path, target, owner)| Before::Link(path, target, owner)),
         1 => (pick(PATHS), pick(&["/d", "/opt", "../opt", "/nowhere"]), owner).prop_map(|(path, target, owner)| Before::Link(path, target, owner)),
         1 => Just(Before::Running),
     ];
@@ -269,7 +301,7 @@ fn apply_then_revert_leaves_the_host_as_it_was() {
 
 #[test]
 fn an_entry_that_leaves_the_spec_leaves_the_host_as_if_it_had_never_been_there() {
-    let lists = ["directories", "files", "units"];
+    let lists = ["directories", "files", "symlinks", "units"];
     check((spec(), before(), any::<proptest::sample::Index>()), |(spec, before, index)| {
         let all: Vec<(&str, usize)> = lists
             .iter()

@@ -34,6 +34,8 @@ pub(crate) struct Fake {
     pub(crate) broken: RefCell<Option<String>>,
     /// Whoever waits for units is told through this.
     told: tokio::sync::Notify,
+    /// A setting's file that comes with a module.
+    pub(crate) brings: RefCell<Option<String>>,
     files: RefCell<Option<Offline>>,
 }
 
@@ -130,6 +132,30 @@ impl Systemd for Handle {
             let files = Offline::of(&self.0.files(Offline::root));
             files.disable(unit).await
         })
+    }
+
+    fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.0.asked.borrow_mut().push(format!("{} {unit}", if masked { "mask" } else { "unmask" }));
+            let files = Offline::of(&self.0.files(Offline::root));
+            files.mask(unit, masked).await
+        })
+    }
+
+    fn load_modules(&self) -> Answer<'_, Job<'_>> {
+        let root = self.0.files(Offline::root);
+        for file in root.names_in("/etc/modules-load.d").expect("a folder") {
+            let text = std::fs::read_to_string(root.outside(&format!("/etc/modules-load.d/{file}")));
+            for name in text.expect("a file").lines().filter(|line| !line.starts_with('#')) {
+                let path = root.outside(&format!("/sys/module/{}", name.replace('-', "_")));
+                std::fs::create_dir_all(path).expect("a folder");
+            }
+        }
+        self.0.asked.borrow_mut().push("load modules".to_owned());
+        if let Some(setting) = self.0.brings.borrow().as_ref() {
+            std::fs::write(root.outside(setting), "0\n").expect("a file");
+        }
+        Box::pin(async { Ok::<Job<'_>, _>(Box::pin(async { Ok(()) })) })
     }
 
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {

@@ -329,3 +329,118 @@ async fn what_systemd_alone_can_fill_in_is_not_looked_for() {
     assert!(machine.plan(&spec("WantedBy=a.target\nAlias=hello-%H.service")).await.is_empty());
     assert_eq!(reasons(&machine.plan(&spec("Also=other.service")).await), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_drop_in_changes_a_unit_of_the_host_and_goes_with_its_folder() {
+    let machine = Machine::new();
+    machine.directory("/usr/lib/systemd/system");
+    machine.write("/usr/lib/systemd/system/app.service", HELLO);
+    machine.systemd.set("app.service", "active");
+    let before = machine.tree();
+    let spec = |content: &str| {
+        request(
+            json!({"units": [{"name": "app.service", "dropIns": [{"name": "10-x.conf", "content": content}]}]}),
+        )
+    };
+    let plan = machine.plan(&spec("[Service]\nNice=1\n")).await;
+    assert_eq!(plan.disruption(), Disruption::Restart);
+    machine.apply(&spec("[Service]\nNice=1\n")).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart app.service"]);
+    assert_eq!(machine.read("/etc/systemd/system/app.service.d/10-x.conf"), "[Service]\nNice=1\n");
+    assert!(machine.plan(&spec("[Service]\nNice=1\n")).await.is_empty());
+
+    machine.apply(&spec("[Service]\nNice=2\n")).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart app.service"]);
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart app.service"]);
+}
+
+#[tokio::test]
+async fn a_folder_of_drop_ins_with_something_else_in_it_stays() {
+    let machine = Machine::new();
+    machine.write("/etc/systemd/system/app.service", HELLO);
+    let spec = request(
+        json!({"units": [{"name": "app.service", "dropIns": [{"name": "10-x.conf", "content": "x"}]}]}),
+    );
+    machine.apply(&spec).await.unwrap();
+    machine.write("/etc/systemd/system/app.service.d/20-theirs.conf", "theirs");
+    machine.revert("workers").await.unwrap();
+    assert!(!machine.is_there("/etc/systemd/system/app.service.d/10-x.conf"));
+    assert_eq!(machine.read("/etc/systemd/system/app.service.d/20-theirs.conf"), "theirs");
+}
+
+#[tokio::test]
+async fn a_drop_in_of_a_template_restarts_the_instances_that_are_listed() {
+    let machine = Machine::new();
+    machine.directory("/usr/lib/systemd/system");
+    machine.write("/usr/lib/systemd/system/t@.service", HELLO);
+    let spec = |nice: u8| {
+        let content = format!("[Service]\nNice={nice}\n");
+        request(json!({"units": [
+            {"name": "t@.service", "dropIns": [{"name": "nice.conf", "content": content}]},
+            {"name": "t@one.service", "active": true},
+        ]}))
+    };
+    machine.apply(&spec(1)).await.unwrap();
+    machine.systemd.take_asked();
+    let plan = machine.plan(&spec(2)).await;
+    assert_eq!((plan.warnings.len(), plan.disruption()), (0, Disruption::Restart));
+    machine.apply(&spec(2)).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart t@one.service"]);
+}
+
+#[tokio::test]
+async fn a_unit_is_masked_and_unmasked_and_put_back() {
+    let machine = Machine::new();
+    machine.directory("/usr/lib/systemd/system");
+    machine.write("/usr/lib/systemd/system/swap.service", HELLO);
+    machine.link("/etc/systemd/system/old.service", "/dev/null");
+    machine.write("/usr/lib/systemd/system/old.service", HELLO);
+    machine.systemd.set("swap.service", "active");
+    let before = machine.tree();
+    let spec = request(json!({"units": [
+        {"name": "swap.service", "masked": true, "active": false},
+        {"name": "not-there.service", "masked": true},
+        {"name": "old.service", "masked": false, "enabled": true},
+    ]}));
+    let plan = machine.plan(&spec).await;
+    assert_eq!(
+        lines(plan.changes()),
+        [
+            "unit not-there.service: mask",
+            "unit old.service: unmask",
+            "unit old.service: enable",
+            "unit swap.service: mask",
+            "unit swap.service: stop"
+        ]
+    );
+    machine.apply(&spec).await.unwrap();
+    for unit in ["swap.service", "not-there.service"] {
+        let link = std::fs::read_link(machine.path(&format!("/etc/systemd/system/{unit}"))).unwrap();
+        assert_eq!(link.to_str(), Some("/dev/null"));
+    }
+    assert!(machine.plan(&spec).await.is_empty());
+    // Drift.
+    std::fs::remove_file(machine.path("/etc/systemd/system/swap.service")).unwrap();
+    assert_eq!(lines(&machine.apply(&spec).await.unwrap()), ["unit swap.service: mask"]);
+
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn a_unit_with_a_file_of_its_own_in_the_way_cannot_be_masked() {
+    let machine = Machine::new();
+    machine.write("/etc/systemd/system/app.service", HELLO);
+    let spec = request(json!({"units": [{"name": "app.service", "masked": true}]}));
+    assert_eq!(reasons(&machine.plan(&spec).await), ["unit app.service: PathOccupied"]);
+    // Unless that is ours and goes.
+    let machine = Machine::new();
+    let content = request(json!({"units": [{"name": "app.service", "content": HELLO}]}));
+    machine.apply(&content).await.unwrap();
+    machine.apply(&spec).await.unwrap();
+    assert!(machine.plan(&spec).await.is_empty());
+    machine.revert("workers").await.unwrap();
+    assert!(!machine.is_there("/etc/systemd/system/app.service"));
+}

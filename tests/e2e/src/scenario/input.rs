@@ -72,6 +72,15 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             ),
             "leave it in units",
         ),
+        (
+            spec(json!({"files": [file("/a")], "symlinks": [{"path": "/a", "target": "b"}]})),
+            "in both symlinks and files",
+        ),
+        (
+            spec(json!({"directories": [{"path": "/a"}], "symlinks": [{"path": "/a", "target": "b"}]})),
+            "in both symlinks and directories",
+        ),
+        (spec(json!({"symlinks": [{"path": "/a", "target": ""}]})), "without control characters"),
         (spec(json!({"directories": [{"path": "/a", "mode": "0888"}]})), "octal digits in quotes"),
         (spec(json!({"directories": [{"path": "/a", "mode": "rwx"}]})), "octal digits in quotes"),
         (spec(json!({"directories": [{"path": "/a", "mode": 755}]})), "must be of type string"),
@@ -125,6 +134,14 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (spec(json!({"units": [{"name": "a"}]})), "ends in .service"),
         (spec(json!({"units": [{"name": "a/b.service"}]})), "letters, digits and"),
         (spec(json!({"units": [{"name": "a@.service", "active": true}]})), "list an instance of it"),
+        (
+            spec(json!({"units": [{"name": "a.service", "content": "x", "masked": true}]})),
+            "a unit that is masked",
+        ),
+        (
+            spec(json!({"units": [{"name": "a.service", "dropIns": [{"name": "x", "content": "x"}]}]})),
+            "ends in .conf",
+        ),
         (spec(json!({"files": [file("/proc/sys/x")]})), "belong to the kernel"),
         (spec(json!({"files": [file("/sys/x")]})), "belong to the kernel"),
         (spec(json!({"directories": [{"path": "/dev/x"}]})), "belong to the kernel"),
@@ -137,6 +154,11 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (spec(json!({"files": [file("/etc/subuid")]})), "in users and groups instead"),
         (spec(json!({"directories": [{"path": "/etc/group"}]})), "in users and groups instead"),
         (spec(json!({"users": [{"name": "k", "home": "/opt/a:b"}]})), "ends its fields with a colon"),
+        (spec(json!({"kernel": {"sysctls": {"net/ipv4": "1"}}})), "named as sysctl does"),
+        (spec(json!({"kernel": {"sysctls": {"kernel.hostname": "a"}}})), "each pod has such a setting"),
+        (spec(json!({"kernel": {"modules": ["a b"]}})), "as in: br_netfilter"),
+        (spec(json!({"users": [{"name": "k", "comment": "a:b"}]})), "write a comment without one"),
+        (spec(json!({"users": [{"name": "k", "groups": ["A"]}]})), "starts with a-z or _"),
         (
             spec(
                 json!({"files": [{"path": "/etc/a", "secretRef": {"name": "nodebootstrap-hmac-key", "key": "key"}}]}),
@@ -252,6 +274,7 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
                 })
                 .collect(),
         ),
+        ("symlinks", (0..100).map(|i| json!({"path": path("symlink", i), "target": path("target", i)})).collect()),
         ("units", (0..1000).map(|i| json!({"name": format!("u{i:04}{}.service", "x".repeat(100)), "content": "[Unit]\n", "enabled": true})).collect()),
     ];
     let mut all = serde_json::Map::new();

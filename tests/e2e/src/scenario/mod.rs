@@ -6,6 +6,7 @@ mod drift;
 mod examples;
 mod input;
 mod interruptions;
+mod kinds;
 mod nodes;
 mod plans;
 mod removal;
@@ -82,6 +83,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     reverts::reverted_three_machines_are_as_before,
     reverts::an_entry_that_leaves_the_spec_is_put_back,
     reverts::a_machine_that_was_away_is_reverted_by_hand,
+    kinds::each_kind_is_made_repaired_and_put_back,
     removal::uninstalled_in_the_right_order_nothing_is_left,
     removal::uninstalled_with_node_bootstraps_there,
     removal::uninstalled_with_the_namespace_first,

@@ -15,7 +15,7 @@ const LOOK: &str = "find /etc /usr/local /opt -xdev ! -path '/etc/kubernetes/*.l
     find /etc /usr/local -xdev -type f ! -name .pwd.lock -print0 | sort -z | xargs -0 sha256sum; \
     systemctl list-unit-files --no-legend --no-pager | sort; systemctl list-units --no-legend --no-pager --plain 'kubelet-version*'";
 
-async fn looks(lab: &Lab) -> Result<Vec<String>> {
+pub(super) async fn looks(lab: &Lab) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for node in lab.nodes()? {
         all.push(lab.host(&node, &["sh", "-c", LOOK]).await?);
@@ -24,7 +24,7 @@ async fn looks(lab: &Lab) -> Result<Vec<String>> {
 }
 
 /// An error with the lines that differ.
-fn same(before: &[String], after: &[String]) -> Result<()> {
+pub(super) fn same(before: &[String], after: &[String]) -> Result<()> {
     for (before, after) in before.iter().zip(after) {
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before.lines().collect(), after.lines().collect());
         let gone: Vec<_> = before.difference(&after).collect();

@@ -1,0 +1,83 @@
+//! The kernel's modules and settings, as they run. The files by which they are there after a boot are files as any.
+
+use crds::report::Disruption;
+use crds::revision::{Resource, Sysctl};
+
+use super::{Action, Change, Planner};
+use crate::host::kernel::{self, Module};
+
+pub(crate) fn plan(resources: &[Resource], planner: &mut Planner<'_>) {
+    let (mut modules, mut sysctls) = (Vec::new(), Vec::new());
+    for resource in resources {
+        match resource {
+            Resource::Module(module) => modules.push(module.name.as_str()),
+            Resource::Sysctl(sysctl) => sysctls.push(sysctl),
+            _ => {}
+        }
+    }
+    if modules.is_empty() && sysctls.is_empty() {
+        return;
+    }
+    if !planner.host.systemd.is_running() {
+        planner.warn(
+            "kernel: the system below this root does not run, so modules are loaded and settings made when it boots"
+                .to_owned(),
+        );
+        return;
+    }
+    let loads = plan_modules(&modules, planner);
+    for sysctl in sysctls {
+        plan_sysctl(sysctl, loads, planner);
+    }
+}
+
+/// Plans that what is missing is loaded; whether something is.
+fn plan_modules(modules: &[&str], planner: &mut Planner<'_>) -> bool {
+    let mut missing = Vec::new();
+    for name in modules {
+        match kernel::module(&planner.host.root, name) {
+            Ok(Module::Loaded) => {}
+            Ok(Module::Loadable) => missing.push(*name),
+            Ok(Module::Unknown) => {
+                let message =
+                    "the kernel of this host has no such module: correct its name, or install the package that has it"
+                        .to_owned();
+                planner.problem(format!("module {name}"), "NoSuchModule", message);
+            }
+            Err(error) => planner.refused(format!("module {name}"), &error),
+        }
+    }
+    if missing.is_empty() {
+        return false;
+    }
+    let found = if missing.len() == 1 { "was not loaded" } else { "were not loaded" };
+    let change = Change {
+        resource: format!("module {}", missing.join(", ")),
+        change: "load".to_owned(),
+        found: found.to_owned(),
+        disruption: Disruption::None,
+    };
+    planner.step(change, Action::LoadModules);
+    true
+}
+
+/// `loads`: a module that is about to be loaded may bring the setting.
+fn plan_sysctl(sysctl: &Sysctl, loads: bool, planner: &mut Planner<'_>) {
+    let resource = format!("sysctl {}", sysctl.name);
+    let name = sysctl.name.to_string();
+    let value = kernel::words(sysctl.value.as_str());
+    let (change, found) = match kernel::setting(&planner.host.root, &name) {
+        Ok(Some(now)) if now == value => return,
+        Ok(Some(now)) => (format!("{now} to {value}"), format!("was {now}")),
+        Ok(None) if loads => (format!("set to {value}"), "was missing".to_owned()),
+        Ok(None) => {
+            let message =
+                "the kernel of this host has no such setting: correct its name, or list the module that brings it"
+                    .to_owned();
+            return planner.problem(resource, "NoSuchSetting", message);
+        }
+        Err(error) => return planner.refused(resource, &error),
+    };
+    let change = Change { resource, change, found, disruption: Disruption::None };
+    planner.step(change, Action::SetSysctl { name, value });
+}

@@ -1,0 +1,96 @@
+//! Kernel modules and settings.
+
+use serde_json::{Value, json};
+
+use crate::support::{Machine, lines, reasons, request};
+
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+fn machine() -> Machine {
+    let machine = Machine::new();
+    for folder in ["/proc/sys/net/ipv4", "/proc/sys/kernel", "/sys/module/overlay", "/lib/modules/6.1"] {
+        machine.directory(folder);
+    }
+    machine.write("/proc/sys/kernel/osrelease", "6.1\n");
+    machine.write(FORWARD, "0\n");
+    machine.write(RANGE, "32768\t60999\n");
+    machine
+        .write("/lib/modules/6.1/modules.dep", "kernel/net/br-netfilter.ko.zst: kernel/net/bridge.ko.zst\n");
+    machine.write("/lib/modules/6.1/modules.builtin", "kernel/fs/ext4/ext4.ko\n");
+    machine
+}
+
+fn kernel(modules: Value, sysctls: Value) -> node_agent::engine::Request {
+    request(json!({"kernel": {"modules": modules, "sysctls": sysctls}}))
+}
+
+#[tokio::test]
+async fn settings_are_made_now_and_for_the_next_boot_and_put_back() {
+    let machine = machine();
+    let before = machine.tree();
+    let spec =
+        kernel(json!([]), json!({"net.ipv4.ip_forward": "1", "net.ipv4.ip_local_port_range": "32768 60999"}));
+    let made = machine.apply(&spec).await.unwrap();
+    assert_eq!(lines(&made)[2..], ["sysctl net.ipv4.ip_forward: 0 to 1"], "one was so already: {made:?}");
+    assert_eq!(machine.read(FORWARD), "1\n");
+    assert_eq!(
+        machine.read("/etc/sysctl.d/90-nodebootstrap-workers.conf"),
+        "# Kept by the NodeBootstrap workers.\nnet.ipv4.ip_forward = 1\nnet.ipv4.ip_local_port_range = 32768 60999\n"
+    );
+    assert!(machine.plan(&spec).await.is_empty());
+
+    // Drift.
+    machine.write(FORWARD, "0\n");
+    let made = machine.apply(&spec).await.unwrap();
+    assert_eq!((lines(&made).len(), made[0].found.as_str()), (1, "was 0"));
+
+    let made = machine.revert("workers").await.unwrap();
+    assert!(lines(&made).contains(&"sysctl net.ipv4.ip_forward: 0 as before".to_owned()), "{made:?}");
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn a_setting_that_somebody_changed_since_is_left() {
+    let machine = machine();
+    machine.apply(&kernel(json!([]), json!({"net.ipv4.ip_forward": "1"}))).await.unwrap();
+    machine.write(FORWARD, "2\n");
+    let made = machine.revert("workers").await.unwrap();
+    assert!(made.iter().any(|change| change.is_left()), "{made:?}");
+    assert_eq!(machine.read(FORWARD), "2\n");
+}
+
+#[tokio::test]
+async fn modules_are_loaded_before_the_settings_that_they_bring() {
+    let machine = machine();
+    machine.directory("/proc/sys/net/bridge");
+    let bridge = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    *machine.systemd.brings.borrow_mut() = Some(bridge.to_owned());
+    let spec = kernel(
+        json!(["overlay", "br_netfilter", "ext4"]),
+        json!({"net.bridge.bridge-nf-call-iptables": "1"}),
+    );
+    let made = machine.apply(&spec).await.unwrap();
+    assert!(lines(&made).contains(&"module br_netfilter: load".to_owned()), "{made:?}");
+    assert_eq!(machine.systemd.take_asked(), ["load modules"]);
+    assert_eq!(machine.read(bridge), "1\n");
+    assert_eq!(
+        machine.read("/etc/modules-load.d/nodebootstrap-workers.conf"),
+        "# Kept by the NodeBootstrap workers.\nbr_netfilter\next4\noverlay\n"
+    );
+    assert!(machine.plan(&spec).await.is_empty());
+    *machine.systemd.brings.borrow_mut() = None;
+    std::fs::remove_dir(machine.path("/sys/module/br_netfilter")).unwrap();
+    assert_eq!(lines(&machine.apply(&spec).await.unwrap()), ["module br_netfilter: load"]);
+    machine.revert("workers").await.unwrap();
+    assert!(!machine.is_there("/etc/modules-load.d") && machine.is_there("/sys/module/br_netfilter"));
+}
+
+#[tokio::test]
+async fn what_the_kernel_does_not_have_is_a_problem() {
+    let spec = kernel(json!(["ghost"]), json!({"net.ipv4.ghost": "1"}));
+    assert_eq!(
+        reasons(&machine().plan(&spec).await),
+        ["module ghost: NoSuchModule", "sysctl net.ipv4.ghost: NoSuchSetting"]
+    );
+}
