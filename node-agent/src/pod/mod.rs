@@ -665,11 +665,13 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Notes what was repaired: only what has a name in the revision, as a reload of systemd follows from that.
+    /// Notes what was repaired, once however many changes it took: only what has a name in the revision, as a reload of
+    /// systemd follows from that.
     fn note_repairs(&mut self, target: &Request, made: &[Change]) {
         let (now, time) = (self.now(), timestamp());
+        let mut noted = BTreeSet::new();
         for Change { resource, found, .. } in made {
-            if find(&target.revision, resource).is_some() {
+            if noted.insert(resource) && find(&target.revision, resource).is_some() {
                 self.damping.repaired(resource, found, now, &time);
             }
         }

@@ -204,7 +204,7 @@ pub(crate) enum Action {
         attributes: BTreeMap<String, String>,
     },
     GiveBack {
-        entry: Entry,
+        entry: Box<Entry>,
         owners: BTreeMap<String, Before>,
     },
     Leave,

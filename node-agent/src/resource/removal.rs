@@ -405,7 +405,7 @@ fn inside(
     let entries = if back.len() == 1 { "1 entry".to_owned() } else { format!("{} entries", back.len()) };
     let change =
         change(&format!("directory {directory}"), format!("owner of {entries} inside as before"), MADE);
-    let entry = Entry { provenance: Provenance::Adopted, ..entry.clone() };
+    let entry = Box::new(Entry { provenance: Provenance::Adopted, ..entry.clone() });
     Some((change, Action::GiveBack { entry, owners: back }))
 }
 
