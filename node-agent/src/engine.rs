@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::resource::{Change, Payload, Problem, Step};
 
+use crate::host::error::HARD_LINKED;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::write::{Staged, leftover_of};
@@ -467,7 +468,13 @@ async fn run(
             lock = Some(or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?);
         }
         let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
-        step_by(host, node_bootstrap, step, staged, observer, stop, made, &mut jobs).await?;
+        match step_by(host, node_bootstrap, step, staged, observer, stop, made, &mut jobs).await {
+            // A user who links to a file of their own does not keep the rest from being put back.
+            Err(failure) if step.undoes.is_some() && failure.reason == HARD_LINKED => {
+                made.push(Change::left(&step.change.resource, &failure.message));
+            }
+            done => done?,
+        }
     }
     if !jobs.is_empty() {
         lock = None;

@@ -152,6 +152,9 @@ pub enum HostError {
     Unsupported(String),
 }
 
+/// The reason of [`HostError::HardLinked`].
+pub(crate) const HARD_LINKED: &str = "HardLinked";
+
 impl HostError {
     /// Makes the error of a system call.
     pub(crate) fn io(path: impl Into<String>, action: &'static str) -> impl FnOnce(Errno) -> Self {
@@ -168,7 +171,7 @@ impl HostError {
             Self::TooManyLinks { .. } | Self::NotADirectory { .. } => "PathOccupied",
             Self::Changed { .. } => "HostChanged",
             Self::TooLarge { .. } | Self::TooManyEntries { .. } => "TooLarge",
-            Self::HardLinked { .. } => "HardLinked",
+            Self::HardLinked { .. } => HARD_LINKED,
             Self::NameTaken { .. } => "PathOccupied",
             Self::AccountsLocked { .. } => "AccountsLocked",
             Self::Systemd(_) => "Systemd",

@@ -22,7 +22,7 @@ pub mod cache;
 pub mod digest;
 pub mod disk;
 pub mod download;
-mod error;
+pub(crate) mod error;
 pub mod facts;
 pub mod failpoint;
 pub mod install;

@@ -53,6 +53,20 @@ impl Offline {
         Ok(self.file(unit)?.map(|(path, text)| install::links(unit, &path, &text)).unwrap_or_default())
     }
 
+    /// Removes the links that enabled a unit when its file said something else.
+    fn unlink_others(&self, unit: &str, links: &[Link]) -> Result<(), HostError> {
+        for folder in self.root.directories_in(UNIT_DIRECTORY)? {
+            let path = format!("{UNIT_DIRECTORY}/{folder}/{unit}");
+            let holds_links = LINK_FOLDERS.iter().any(|(_, ending)| folder.ends_with(&format!(".{ending}")));
+            let place = self.root.locate(&path)?;
+            let is_link = place.look()?.is_some_and(|meta| meta.kind == Kind::Link);
+            if holds_links && is_link && !links.iter().any(|link| link.path == path) {
+                self.root.unlink(&place)?;
+            }
+        }
+        Ok(())
+    }
+
     fn is_there(&self, link: &Link) -> Result<bool, HostError> {
         Ok(self.root.locate(&link.path)?.look()?.is_some_and(|meta| meta.kind == Kind::Link))
     }
@@ -100,9 +114,13 @@ impl Systemd for Offline {
         Box::pin(async { Ok(()) })
     }
 
-    fn enable<'a>(&'a self, unit: &'a str, _again: bool) -> Answer<'a, ()> {
+    fn enable<'a>(&'a self, unit: &'a str, again: bool) -> Answer<'a, ()> {
         Box::pin(async move {
-            for link in self.links(unit)? {
+            let links = self.links(unit)?;
+            if again {
+                self.unlink_others(unit, &links)?;
+            }
+            for link in links {
                 if self.is_there(&link)? {
                     continue;
                 }

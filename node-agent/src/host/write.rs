@@ -523,22 +523,34 @@ impl Root {
     /// If something else is there.
     pub(super) fn make_own_directory(&self, path: &str) -> Result<(), HostError> {
         let place = self.locate(path)?;
-        match place.look()? {
-            Some(meta) if meta.kind == Kind::Directory => return Ok(()),
-            Some(meta) => {
-                return Err(HostError::NotADirectory {
+        for parent in place.missing_paths() {
+            let place = self.locate(&parent)?;
+            if parent.starts_with(STATE_DIR) {
+                self.make_own_directory(&parent)?;
+            } else if place.look()?.is_none() {
+                self.make_directory(&place, Ids::root(0o755))?;
+            }
+        }
+        let place = self.locate(path)?;
+        reach();
+        // In one step, since the lock that orders all else lies in there.
+        match rustix::fs::mkdirat(place.fd(), place.name.as_str(), Mode::from_raw_mode(0o700)) {
+            Ok(()) => sync_directory(&place),
+            Err(Errno::EXIST) => match place.look()? {
+                Some(meta) if meta.kind != Kind::Directory => Err(HostError::NotADirectory {
                     path: path.to_owned(),
                     step: path.to_owned(),
                     found: meta.kind.words(),
-                });
-            }
-            None => {}
+                }),
+                // Whoever could write there could have us take back what we never made.
+                Some(meta) if meta.writer(None).is_some() => Err(HostError::State {
+                    path: path.to_owned(),
+                    cause: format!("it belongs to the user {}, with mode {:04o}", meta.uid, meta.mode),
+                }),
+                _ => Ok(()),
+            },
+            Err(errno) => Err(HostError::io(path, "make the directory")(errno)),
         }
-        for parent in place.missing_paths() {
-            let mode = if parent.starts_with(STATE_DIR) { 0o700 } else { 0o755 };
-            self.make_directory(&self.locate(&parent)?, Ids::root(mode))?;
-        }
-        self.make_directory(&self.locate(path)?, Ids::root(0o700))
     }
 
     /// Removes a directory of the agent's own, if nothing is in it.
@@ -682,23 +694,24 @@ pub struct Swept {
     pub left: Vec<String>,
 }
 
-/// What on the host belongs to a user (with processes), or else to a group: one path of it.
+/// What on the host belongs to a user, or else to a group: one path of it, or one process.
 ///
 /// # Errors
 /// See [`Root::find_owned`].
 pub fn belongs(root: &Root, user: Option<u32>, group: Option<u32>) -> Result<Option<String>, HostError> {
-    if let Some(uid) = user {
-        for process in
-            root.directories_in("/proc")?.iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
-        {
-            // It may end at any moment.
-            let status =
-                root.read(&format!("/proc/{process}/status"), 64 << 10).ok().flatten().unwrap_or_default();
-            let status = String::from_utf8_lossy(&status).into_owned();
-            let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-            if line.is_some_and(|ids| ids.split_whitespace().any(|id| id.parse() == Ok(uid))) {
-                return Ok(Some(format!("/proc/{process}")));
-            }
+    let is_process = |name: &&String| name.bytes().all(|byte| byte.is_ascii_digit());
+    for process in root.directories_in("/proc")?.iter().filter(is_process) {
+        // It may end at any moment.
+        let status =
+            root.read(&format!("/proc/{process}/status"), 64 << 10).ok().flatten().unwrap_or_default();
+        let status = String::from_utf8_lossy(&status).into_owned();
+        let has = |key: &str, wanted: Option<u32>| {
+            let ids =
+                status.lines().filter_map(|line| line.strip_prefix(key)).flat_map(str::split_whitespace);
+            ids.filter_map(|id| id.parse().ok()).any(|id: u32| Some(id) == wanted)
+        };
+        if has("Uid:", user) || has("Gid:", group) || has("Groups:", group) {
+            return Ok(Some(format!("/proc/{process}")));
         }
     }
     root.find_owned(user, group, NOT_SEARCHED)

@@ -14,7 +14,7 @@ use super::{Action, Change, PARENT_MODE, Planner, Step, is_below};
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
-use crate::host::{Meta, items};
+use crate::host::{Kind, Meta, items};
 use crate::ledger::{Before, Entry, Item, Ledger, Provenance, Shape};
 
 /// The programs that the agent's own pod runs under: from the pod they are never stopped.
@@ -103,6 +103,41 @@ fn is_drop_in(path: &str) -> bool {
     below.and_then(|rest| rest.split_once('/')).is_some_and(|(folder, _)| folder.ends_with(".d"))
 }
 
+/// What becomes of one entry that the revision does not claim.
+enum Fate {
+    /// It is done with: as it was before.
+    Settled,
+    /// It lies at this path now, which the revision claims.
+    Moved(String),
+    /// A directory that the revision needs: it stays, as those are that are made without an entry of their own.
+    Kept(Option<(Change, Action)>),
+    /// It is put back, or left and told.
+    Undone(When, Change, Action),
+}
+
+/// The order in which things are put back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum When {
+    /// Links to units.
+    Links,
+    /// Units that stop.
+    Stops,
+    /// Files, and what is left.
+    Files,
+    /// What is inside a recursive directory.
+    Insides,
+    /// Directories, those inside others first.
+    Directories,
+    /// Units that start: when all else is made.
+    Starts,
+    /// What a user has.
+    OfUsers,
+    /// Users, when nothing is left that could belong to them.
+    Users,
+    /// Groups, when no user is in them any more.
+    Groups,
+}
+
 /// Plans what becomes of the entries that the revision does not claim. `named`: accounts that it still speaks of.
 pub(crate) fn plan(
     ledger: &Ledger,
@@ -118,205 +153,207 @@ pub(crate) fn plan(
         .filter(|(item, _)| !matches!(item, Item::Group(name) | Item::User(name) if named.contains(name)))
         .collect();
     let spared = spared(&unclaimed, from_pod, planner);
-    let (mut links, mut stops, mut starts) = (Vec::new(), Vec::new(), Vec::new());
-    let mut stopped = BTreeSet::new();
-    let (mut files, mut insides, mut directories) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut users, mut groups, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    let mut of_users = Vec::new();
+    let (mut undone, mut kept) = (Vec::new(), Vec::new());
     for (item, entry) in unclaimed {
-        if let Item::Inside(directory) = item {
-            match inside(directory, entry, claimed, planner, &mut removal.handed) {
-                Some((change, action)) => insides.push((item, change, action)),
-                None => removal.settled.push(item.clone()),
-            }
-            continue;
-        }
-        let Some(prior) = entry.prior() else {
-            removal.settled.push(item.clone());
-            continue;
-        };
-        if let Some(real) = elsewhere(item, planner)
-            && claimed.contains(&Item::Path(real.clone()))
-        {
-            if let Item::Path(path) = item {
-                removal.moved.push((path.clone(), real));
-            }
-            continue;
-        }
-        let found = items::look(planner.host, &planner.accounts, planner.units, item);
-        let name = name_of(item, &entry.made);
-        let left = |why: &str| (item, Change::left(&name, why), Action::Leave);
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => {
-                files.push(left(&error.to_string()));
-                continue;
-            }
-        };
-        // Of an account that was not wholly made there may be a line in the shadow already.
-        let is_half = !entry.done && matches!(item, Item::Group(_) | Item::User(_));
-        if found == *prior && !is_half {
-            removal.settled.push(item.clone());
-            continue;
-        }
-        if !entry.is_ours(&found) || elsewhere(item, planner).is_some() {
-            files.push(left("something else has changed it since"));
-            continue;
-        }
-        if let Item::Path(path) = item
-            && planner.is_of_others(path)
-        {
-            files.push(left("another NodeBootstrap on this host names it"));
-            continue;
-        }
-        if let Some(unit) = spared.iter().find_map(|(unit, text)| needs(item, unit, text).then_some(unit)) {
-            files.push(left(&format!(
-                "the agent's own pod runs under {unit}, which needs it: run nodebootstrap-agent revert on the host"
-            )));
-            continue;
-        }
-        match (item, prior) {
-            (Item::Path(path), Shape::Absent) => match entry.made {
-                Shape::Directory(made) if is_above(path, claimed) => {
-                    // It stays as those are that are made for what lies below, without an entry of their own.
-                    let (uid, gid) = planner.inherited(path).unwrap_or_default();
-                    let ids = Ids { uid, gid, mode: PARENT_MODE };
-                    if made != ids {
-                        let kind = crate::host::Kind::Directory;
-                        let action = Action::SetAccess { path: path.clone(), kind, ids };
-                        kept.push((change(&name, planner.shown(ids), "is no longer named"), action));
-                    }
-                    removal.kept.push(item.clone());
-                }
-                Shape::Directory(_) => {
-                    let otherwise = planner.inherited(path);
-                    let action = Action::RemoveDirectory { path: path.clone(), otherwise };
-                    directories.push((item, change(&name, "remove, if nothing else is in it", MADE), action));
-                }
-                _ => {
-                    let action = Action::RemoveFile { path: path.clone() };
-                    files.push((item, change(&name, "remove", MADE), action));
-                    // Below it lies the distribution's own, from here on.
-                    if is_drop_in(path) || unit_of(item).is_some_and(|unit| has_another_file(unit, planner)) {
-                        restart(item, entry, &name, planner);
-                    }
-                }
-            },
-            (Item::Path(path), Shape::Directory(ids)) if matches!(entry.made, Shape::Directory(_)) => {
-                let ids = handed_down(path, *ids, planner, &mut removal.handed);
-                let what = format!("{} again", planner.shown(ids));
-                let kind = crate::host::Kind::Directory;
-                let action = Action::SetAccess { path: path.clone(), kind, ids };
-                directories.push((item, change(&name, what, MADE), action));
-            }
-            (Item::Path(path), Shape::File { ids, digest, attributes })
-                if matches!(entry.made, Shape::File { .. }) =>
-            {
-                let same = matches!(found, Shape::File { digest: now, .. } if now == *digest);
-                let kept = same || planner.has_prior(*digest);
-                if !kept {
-                    files.push(left("what was there before was not kept"));
-                    continue;
-                }
-                let ids = handed_down(path, *ids, planner, &mut removal.handed);
-                let content = (!same).then_some(*digest);
-                let what = if same { "" } else { "content, " };
-                let what = format!("{what}{} as before", planner.shown(ids));
-                let action =
-                    Action::PutBack { path: path.clone(), content, ids, attributes: attributes.clone() };
-                files.push((item, change(&name, what, MADE), action));
-                if !same {
-                    restart(item, entry, &name, planner);
+        match fate(item, entry, claimed, &spared, planner, &mut removal.handed) {
+            Fate::Settled => removal.settled.push(item.clone()),
+            Fate::Moved(to) => {
+                if let Item::Path(from) = item {
+                    removal.moved.push((from.clone(), to));
                 }
             }
-            (Item::Path(path), Shape::Link { target, owner: (uid, gid) }) => {
-                let ids = Ids { uid: *uid, gid: *gid, mode: 0 };
-                let Ids { uid, gid, .. } = handed_down(path, ids, planner, &mut removal.handed);
-                let action = Action::Link { path: path.clone(), target: target.clone(), owner: (uid, gid) };
-                files.push((item, change(&name, format!("target {target} as before"), MADE), action));
+            Fate::Kept(step) => {
+                removal.kept.push(item.clone());
+                kept.extend(step.map(|(change, action)| Step { change, action, undoes: None }));
             }
-            (Item::Group(group), Shape::Absent) => {
-                if let Shape::Group(gid) = entry.made {
-                    let action = Action::RemoveGroup { name: group.clone(), gid };
-                    let step = change(&name, "remove, unless something else needs it", MADE);
-                    groups.push((item, step, action));
-                }
-            }
-            (Item::User(_), Shape::Absent) => {
-                if let Shape::User(user) = &entry.made {
-                    let step = change(&name, "remove, unless something else needs it", MADE);
-                    users.push((item, step, Action::RemoveUser(user.clone())));
-                }
-            }
-            (Item::User(_), Shape::User(user)) => {
-                let what = format!("home {}, shell {} as before", user.home, user.shell);
-                users.push((item, change(&name, what, MADE), Action::ChangeUser(user.clone())));
-            }
-            (Item::Member(user, group), Shape::Is(is_member)) => {
-                let what = if *is_member { "join" } else { "leave" };
-                let what = format!("{what} the group {group}, as before");
-                let (user, group) = (user.clone(), group.clone());
-                let action = Action::SetMember { user, group, is_member: *is_member };
-                of_users.push((item, change(&name, what, MADE), action));
-            }
-            (Item::Comment(user), Shape::Text(comment)) => {
-                let action = Action::SetComment { user: user.clone(), comment: comment.clone() };
-                of_users.push((item, change(&name, format!("comment {comment:?} as before"), MADE), action));
-            }
-            (Item::Locked(user), Shape::Is(locked)) => {
-                let what = if *locked { "lock, as before" } else { "unlock, as before" };
-                let action = Action::SetLocked { user: user.clone(), locked: *locked };
-                of_users.push((item, change(&name, what, MADE), action));
-            }
-            (Item::Enabled(unit), Shape::Is(before)) => {
-                let (word, action) = match before {
-                    true => ("enable", Action::Enable { unit: unit.clone(), again: false }),
-                    false => ("disable", Action::Disable { unit: unit.clone() }),
-                };
-                links.push((item, change(&name, format!("{word}, as before"), MADE), action));
-            }
-            (Item::Sysctl(setting), Shape::Text(value)) => {
-                let action = Action::SetSysctl { name: setting.clone(), value: value.clone() };
-                files.push((item, change(&name, format!("{value} as before"), MADE), action));
-            }
-            (Item::Sysctl(_), Shape::Absent) => {
-                files.push(left("it came with a kernel module, and goes with it at a boot"));
-            }
-            (Item::Masked(unit), Shape::Is(before)) => {
-                let what = if *before { "mask, as before" } else { "unmask, as before" };
-                links.push((
-                    item,
-                    change(&name, what, MADE),
-                    Action::Mask { unit: unit.clone(), masked: *before },
-                ));
-            }
-            (Item::Active(unit), Shape::Is(false)) => {
-                let step =
-                    Change { disruption: Disruption::Restart, ..change(&name, "stop, as before", MADE) };
-                stops.push((item, step, Action::Stop { unit: unit.clone() }));
-                stopped.insert(unit.clone());
-            }
-            (Item::Active(unit), Shape::Is(true)) => {
-                starts.push((
-                    item,
-                    change(&name, "start, as before", MADE),
-                    Action::Start { unit: unit.clone() },
-                ));
-            }
-            _ => files.push(left("it is of another kind than before")),
+            Fate::Undone(when, change, action) => undone.push((when, item, change, action)),
         }
     }
     // What stops has no need to run with what was put back.
-    planner.restarts.retain(|unit, _| !stopped.contains(unit));
-    // What is inside goes before what it is in.
-    directories.sort_by(|(a, ..), (b, ..)| b.cmp(a));
-    let mut undo = |(item, change, action)| planner.undo(item, change, action);
-    let steps = links.into_iter().chain(stops).chain(files).chain(insides).chain(directories);
-    removal.first = steps.map(&mut undo).collect();
-    removal.first.extend(kept.into_iter().map(|(change, action)| Step { change, action, undoes: None }));
-    // A user goes before its group.
-    removal.last = starts.into_iter().chain(of_users).chain(users).chain(groups).map(undo).collect();
+    for (_, _, _, action) in &undone {
+        if let Action::Stop { unit } = action {
+            planner.restarts.remove(unit);
+        }
+    }
+    undone.sort_by(|(when, item, ..), (other_when, other_item, ..)| {
+        let by_item = item.cmp(other_item);
+        // What is inside goes before what it is in.
+        let by_item = if *when == When::Directories { by_item.reverse() } else { by_item };
+        when.cmp(other_when).then(by_item)
+    });
+    for (when, item, change, action) in undone {
+        let step = planner.undo(item, change, action);
+        let steps = if when < When::Starts { &mut removal.first } else { &mut removal.last };
+        steps.push(step);
+    }
+    removal.first.extend(kept);
     removal
+}
+
+/// What becomes of one entry.
+fn fate(
+    item: &Item,
+    entry: &Entry,
+    claimed: &BTreeSet<Item>,
+    spared: &[(String, String)],
+    planner: &mut Planner<'_>,
+    handed: &mut Vec<(String, String, Before)>,
+) -> Fate {
+    if let Item::Inside(directory) = item {
+        let inside = inside(directory, entry, claimed, planner, handed);
+        return inside.map_or(Fate::Settled, |(change, action)| Fate::Undone(When::Insides, change, action));
+    }
+    let Some(prior) = entry.prior() else { return Fate::Settled };
+    let elsewhere = elsewhere(item, planner);
+    if let Some(real) = &elsewhere
+        && claimed.contains(&Item::Path(real.clone()))
+    {
+        return Fate::Moved(real.clone());
+    }
+    let name = name_of(item, &entry.made);
+    let left = |why: &str| Fate::Undone(When::Files, Change::left(&name, why), Action::Leave);
+    let found = match items::look(planner.host, &planner.accounts, planner.units, item) {
+        Ok(found) => found,
+        Err(error) => return left(&error.to_string()),
+    };
+    // Of an account that was not wholly made there may be a line in the shadow already.
+    let is_half = !entry.done && matches!(item, Item::Group(_) | Item::User(_));
+    if found == *prior && !is_half {
+        return Fate::Settled;
+    }
+    if !entry.is_ours(&found) || elsewhere.is_some() {
+        return left("something else has changed it since");
+    }
+    if let Item::Path(path) = item
+        && planner.is_of_others(path)
+    {
+        return left("another NodeBootstrap on this host names it");
+    }
+    if let Some((unit, _)) = spared.iter().find(|(unit, text)| needs(item, unit, text)) {
+        return left(&format!(
+            "the agent's own pod runs under {unit}, which needs it: run nodebootstrap-agent revert on the host"
+        ));
+    }
+    if let (Item::Path(path), Shape::Absent, Shape::Directory(made)) = (item, prior, &entry.made)
+        && is_above(path, claimed)
+    {
+        let (uid, gid) = planner.inherited(path).unwrap_or_default();
+        let ids = Ids { uid, gid, mode: PARENT_MODE };
+        return Fate::Kept((*made != ids).then(|| {
+            let action = Action::SetAccess { path: path.clone(), kind: Kind::Directory, ids };
+            (change(&name, planner.shown(ids), "is no longer named"), action)
+        }));
+    }
+    match put_back(item, entry, prior, &found, planner, handed) {
+        Ok((when, step, action)) => {
+            let disruption = match action {
+                Action::Stop { .. } => Disruption::Restart,
+                _ => Disruption::None,
+            };
+            Fate::Undone(when, Change { disruption, ..change(&name, step, MADE) }, action)
+        }
+        Err(why) => left(why),
+    }
+}
+
+/// How a thing is put back: when, in words, and how; or why it cannot be.
+fn put_back(
+    item: &Item,
+    entry: &Entry,
+    prior: &Shape,
+    found: &Shape,
+    planner: &mut Planner<'_>,
+    handed: &mut Vec<(String, String, Before)>,
+) -> Result<(When, String, Action), &'static str> {
+    let name = name_of(item, &entry.made);
+    let unless = || "remove, unless something else needs it".to_owned();
+    Ok(match (item, prior, &entry.made) {
+        (Item::Path(path), Shape::Absent, Shape::Directory(_)) => {
+            let action = Action::RemoveDirectory { path: path.clone(), otherwise: planner.inherited(path) };
+            (When::Directories, "remove, if nothing else is in it".to_owned(), action)
+        }
+        (Item::Path(path), Shape::Absent, _) => {
+            // Below it lies the distribution's own, from here on.
+            if is_drop_in(path) || unit_of(item).is_some_and(|unit| has_another_file(unit, planner)) {
+                restart(item, entry, &name, planner);
+            }
+            (When::Files, "remove".to_owned(), Action::RemoveFile { path: path.clone() })
+        }
+        (Item::Path(path), Shape::Directory(ids), Shape::Directory(_)) => {
+            let ids = handed_down(path, *ids, planner, handed);
+            let action = Action::SetAccess { path: path.clone(), kind: Kind::Directory, ids };
+            (When::Directories, format!("{} again", planner.shown(ids)), action)
+        }
+        (Item::Path(path), Shape::File { ids, digest, attributes }, Shape::File { .. }) => {
+            let same = matches!(found, Shape::File { digest: now, .. } if now == digest);
+            if !same && !planner.has_prior(*digest) {
+                return Err("what was there before was not kept");
+            }
+            let ids = handed_down(path, *ids, planner, handed);
+            if !same {
+                restart(item, entry, &name, planner);
+            }
+            let content = (!same).then_some(*digest);
+            let what = if same { "" } else { "content, " };
+            let action = Action::PutBack { path: path.clone(), content, ids, attributes: attributes.clone() };
+            (When::Files, format!("{what}{} as before", planner.shown(ids)), action)
+        }
+        (Item::Path(path), Shape::Link { target, owner: (uid, gid) }, Shape::Link { .. }) => {
+            let ids = Ids { uid: *uid, gid: *gid, mode: 0 };
+            let Ids { uid, gid, .. } = handed_down(path, ids, planner, handed);
+            let action = Action::Link { path: path.clone(), target: target.clone(), owner: (uid, gid) };
+            (When::Files, format!("target {target} as before"), action)
+        }
+        (Item::Group(group), Shape::Absent, Shape::Group(gid)) => {
+            (When::Groups, unless(), Action::RemoveGroup { name: group.clone(), gid: *gid })
+        }
+        (Item::User(_), Shape::Absent, Shape::User(user)) => {
+            (When::Users, unless(), Action::RemoveUser(user.clone()))
+        }
+        (Item::User(_), Shape::User(user), _) => {
+            let what = format!("home {}, shell {} as before", user.home, user.shell);
+            (When::Users, what, Action::ChangeUser(user.clone()))
+        }
+        (Item::Member(user, group), Shape::Is(is_member), _) => {
+            let what = if *is_member { "join" } else { "leave" };
+            let what = format!("{what} the group {group}, as before");
+            let (user, group) = (user.clone(), group.clone());
+            (When::OfUsers, what, Action::SetMember { user, group, is_member: *is_member })
+        }
+        (Item::Comment(user), Shape::Text(comment), _) => {
+            let action = Action::SetComment { user: user.clone(), comment: comment.clone() };
+            (When::OfUsers, format!("comment {comment:?} as before"), action)
+        }
+        (Item::Locked(user), Shape::Is(locked), _) => {
+            let what = if *locked { "lock, as before" } else { "unlock, as before" };
+            (When::OfUsers, what.to_owned(), Action::SetLocked { user: user.clone(), locked: *locked })
+        }
+        (Item::Sysctl(setting), Shape::Text(value), _) => {
+            let action = Action::SetSysctl { name: setting.clone(), value: value.clone() };
+            (When::Files, format!("{value} as before"), action)
+        }
+        (Item::Sysctl(_), Shape::Absent, _) => {
+            return Err("it came with a kernel module, and goes with it at a boot");
+        }
+        (Item::Masked(unit), Shape::Is(masked), _) => {
+            let what = if *masked { "mask, as before" } else { "unmask, as before" };
+            (When::Links, what.to_owned(), Action::Mask { unit: unit.clone(), masked: *masked })
+        }
+        (Item::Enabled(unit), Shape::Is(true), _) => {
+            let action = Action::Enable { unit: unit.clone(), again: false };
+            (When::Links, "enable, as before".to_owned(), action)
+        }
+        (Item::Enabled(unit), Shape::Is(false), _) => {
+            (When::Links, "disable, as before".to_owned(), Action::Disable { unit: unit.clone() })
+        }
+        (Item::Active(unit), Shape::Is(false), _) => {
+            (When::Stops, "stop, as before".to_owned(), Action::Stop { unit: unit.clone() })
+        }
+        (Item::Active(unit), Shape::Is(true), _) => {
+            (When::Starts, "start, as before".to_owned(), Action::Start { unit: unit.clone() })
+        }
+        _ => return Err("it is of another kind than before"),
+    })
 }
 
 const MADE: &str = "was made by an earlier revision";
