@@ -174,7 +174,10 @@ pub(crate) async fn a_secret_reaches_the_file_and_nothing_else(lab: &Lab) -> Res
     }
     for node in lab.nodes()? {
         for word in &words {
-            let found = ["grep", "-rl", word.as_str(), "/var/lib/nodebootstrap"];
+            // The ledger, root's alone as the file itself, has the digest by which it knows that nobody changed the file.
+            let excluded =
+                if word.starts_with("very-secret") { "--exclude=" } else { "--exclude=ledger.json" };
+            let found = ["grep", "-rl", excluded, word.as_str(), "/var/lib/nodebootstrap"];
             ensure!(!lab.host_succeeds(&node, &found).await?, "{word} is in the agent's state on {node}");
         }
     }
