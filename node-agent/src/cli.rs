@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::diff;
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
 use crate::host::state::Lock;
-use crate::host::{Host, is_root, local, raise_open_files};
+use crate::host::{Host, is_root, local, raise_open_files, timestamp};
 use crate::output::{self, Format, ResourceState};
 use crate::pod;
 
@@ -374,8 +374,7 @@ async fn lock(host: &Host, stop: &CancellationToken) -> Result<Lock, String> {
 async fn pause(args: &HostArgs, stop: &CancellationToken) -> Result<u8, String> {
     privileged()?;
     let host = open_host(&args.root)?;
-    let now = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
-    let since = host.state.pause(&now).map_err(|error| error.to_string())?;
+    let since = host.state.pause(&timestamp()).map_err(|error| error.to_string())?;
     // Whoever takes the lock from now on finds the host paused; who has it ends what is under way.
     let waiting = || output::note("another run works on this host: waiting until it has stopped");
     tokio::select! {

@@ -30,7 +30,7 @@ use crate::host::error::HARD_LINKED;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::write::{Staged, leftover_of};
-use crate::host::{Host, HostError, Place};
+use crate::host::{Host, HostError, Place, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
 use crate::resource::{
@@ -151,6 +151,12 @@ pub struct Failure {
     pub message: String,
     /// The changes that were made before.
     pub made: Vec<Change>,
+}
+
+impl From<&HostError> for Failure {
+    fn from(error: &HostError) -> Self {
+        Self { reason: error.reason().to_owned(), message: error.to_string(), made: Vec::new() }
+    }
 }
 
 impl Failure {
@@ -307,24 +313,27 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         }
         _ => None,
     });
+    let (restarts, secrets) = (restarts.collect(), secrets.collect());
     let is_made = |resource: &&Resource| {
         let items = removal::claims(std::slice::from_ref(*resource), |path| planner.real(path));
         items.iter().all(|item| ledger.get(item).is_some_and(|entry| entry.done))
     };
-    let made = resources.iter().filter(is_made).map(ToString::to_string).collect();
+    // It is asked for what differs only, and most passes find nothing.
+    let differs = !(planner.steps.is_empty() && planner.problems.is_empty() && planner.left.is_empty());
+    let made = resources.iter().filter(|_| differs).filter(is_made).map(ToString::to_string).collect();
+    let Planner { steps, problems, warnings, left, recursive, .. } = planner;
     let notes = Notes {
-        restarts: restarts.collect(),
-        recursive: planner.recursive().clone(),
+        restarts,
+        recursive,
         settled: removal.settled,
         handed: removal.handed,
         moved: removal.moved,
-        secrets: secrets.collect(),
-        units: units.clone(),
+        secrets,
+        units,
         ledger,
         made,
         claimed: claimed.into_iter().chain(removal.kept).collect(),
     };
-    let Planner { steps, problems, warnings, left, .. } = planner;
     let (steps, held_back) = if problems.is_empty() {
         (steps, Vec::new())
     } else {
@@ -407,7 +416,7 @@ pub async fn apply(
         let result = LastResult {
             revision: request.name.clone(),
             done: failure.is_none(),
-            at: jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
+            at: timestamp(),
             reason: failure.as_ref().map(|failure| failure.reason.clone()).unwrap_or_default(),
             message: failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default(),
             changes: made.iter().take(MAX_KEPT).map(ChangeSummary::from).collect(),

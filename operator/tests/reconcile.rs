@@ -352,8 +352,8 @@ async fn a_secret_that_changes_is_a_new_revision_and_the_role_names_both() {
     assert_eq!(lab.status("workers").update_revision.as_deref(), revision.as_str());
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_younger_is_told_of_a_conflict_before_the_older_s_revision_goes_out() {
+/// Two NodeBootstraps that are in nobody's way, with all written that they need; the younger has /etc/motd.
+async fn two_at_rest() -> Lab {
     let lab = Lab::new();
     lab.node("n1", "True");
     lab.node_bootstrap("older", "2026-01-01T00:00:00Z", 1, motd("/etc/a"));
@@ -362,6 +362,12 @@ async fn the_younger_is_told_of_a_conflict_before_the_older_s_revision_goes_out(
         lab.look(name).await.unwrap();
     }
     lab.writes();
+    lab
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_younger_is_told_of_a_conflict_before_the_older_s_revision_goes_out() {
+    let lab = two_at_rest().await;
 
     lab.node_bootstrap("older", "2026-01-01T00:00:00Z", 2, motd("/etc/motd"));
     let next = lab.look("older").await.unwrap();
@@ -441,14 +447,7 @@ async fn mode_plan_is_no_new_revision_and_there_and_back_each_take_one_write_a_n
 
 #[tokio::test(start_paused = true)]
 async fn in_mode_plan_an_older_one_takes_nothing_from_a_younger_one() {
-    let lab = Lab::new();
-    lab.node("n1", "True");
-    lab.node_bootstrap("older", "2026-01-01T00:00:00Z", 1, motd("/etc/a"));
-    lab.node_bootstrap("younger", "2026-01-02T00:00:00Z", 1, motd("/etc/motd"));
-    for name in ["older", "younger", "older", "younger"] {
-        lab.look(name).await.unwrap();
-    }
-    lab.writes();
+    let lab = two_at_rest().await;
     lab.node_bootstrap("older", "2026-01-01T00:00:00Z", 2, in_mode("Plan", motd("/etc/motd")));
     for name in ["older", "younger", "older", "younger"] {
         lab.look(name).await.unwrap();

@@ -52,18 +52,7 @@ impl Digests {
         {
             return Ok(Some(known.digest));
         }
-        let mut file = std::fs::File::from(fd);
-        let mut hasher = sha2::Sha256::new();
-        let mut buffer = vec![0; 128 << 10];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => hasher.update(&buffer[..length]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(HostError::io(&place.real, "read")(errno_of(&error))),
-            }
-        }
-        let digest = Sha256::from_bytes(hasher.finalize().into());
+        let digest = read_through(std::fs::File::from(fd), &place.real, &mut |_| Ok(()))?;
         self.remember(&place.real, &meta, digest);
         Ok(Some(digest))
     }
@@ -72,6 +61,26 @@ impl Digests {
     pub fn remember(&self, real: &str, meta: &Meta, digest: Sha256) {
         let until = (!is_settled(meta, SystemTime::now())).then(|| Instant::now() + FRESH);
         self.known.borrow_mut().insert(real.to_owned(), Known { key: key_of(meta), digest, until });
+    }
+}
+
+/// Reads a file to its end; the digest of what was read. `each` is given every piece of it.
+pub(super) fn read_through(
+    mut file: impl Read,
+    path: &str,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), HostError>,
+) -> Result<Sha256, HostError> {
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        let length = match file.read(&mut buffer) {
+            Ok(0) => return Ok(Sha256::from_bytes(hasher.finalize().into())),
+            Ok(length) => length,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(HostError::io(path, "read")(errno_of(&error))),
+        };
+        hasher.update(&buffer[..length]);
+        each(&buffer[..length])?;
     }
 }
 

@@ -1,8 +1,10 @@
 //! The `[Install]` section of a unit file: where `systemctl enable` puts links.
 //!
-//! In: a unit's name and its file's text. Out: the links, as pairs of path and target.
+//! In: a unit's name and its file's text. Out: the links, as pairs of path and target; and where others may lie.
 
 use std::collections::BTreeMap;
+
+use super::{HostError, Root};
 
 /// Where an administrator's units and links to units lie.
 pub const UNIT_DIRECTORY: &str = "/etc/systemd/system";
@@ -22,6 +24,21 @@ pub const UNIT_PATH: &[&str] = &[
 /// The settings that enable a unit by a link in another's folder, and the ending of that folder.
 pub const LINK_FOLDERS: [(&str, &str); 3] =
     [("WantedBy", "wants"), ("RequiredBy", "requires"), ("UpheldBy", "upholds")];
+
+/// Whether a folder holds links that enable units, by its name.
+pub fn is_link_folder(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, ending)| LINK_FOLDERS.iter().any(|(_, known)| ending == *known))
+}
+
+/// Where links may lie that enable a unit: in each folder for such links that is there.
+///
+/// # Errors
+/// If the folders cannot be listed.
+pub fn link_paths(root: &Root, unit: &str) -> Result<Vec<String>, HostError> {
+    let folders = root.directories_in(UNIT_DIRECTORY)?;
+    let holds_links = folders.iter().filter(|folder| is_link_folder(folder));
+    Ok(holds_links.map(|folder| format!("{UNIT_DIRECTORY}/{folder}/{unit}")).collect())
+}
 
 /// A link that enables a unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

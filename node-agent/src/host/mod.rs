@@ -102,6 +102,11 @@ pub fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
+/// The time as a person reads it, RFC 3339.
+pub fn timestamp() -> String {
+    jiff::Timestamp::now().strftime("%FT%TZ").to_string()
+}
+
 /// Whether this process may change a machine.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::install::{self, LINK_FOLDERS, Link, MASK, UNIT_DIRECTORY, UNIT_PATH};
+use super::install::{self, Link, MASK, UNIT_DIRECTORY, UNIT_PATH};
 use super::root::Kind;
 use super::systemd::{Answer, Job, Systemd, UnitState};
 use super::{HostError, Root};
@@ -55,12 +55,10 @@ impl Offline {
 
     /// Removes the links that enabled a unit when its file said something else.
     fn unlink_others(&self, unit: &str, links: &[Link]) -> Result<(), HostError> {
-        for folder in self.root.directories_in(UNIT_DIRECTORY)? {
-            let path = format!("{UNIT_DIRECTORY}/{folder}/{unit}");
-            let holds_links = LINK_FOLDERS.iter().any(|(_, ending)| folder.ends_with(&format!(".{ending}")));
+        for path in install::link_paths(&self.root, unit)? {
             let place = self.root.locate(&path)?;
             let is_link = place.look()?.is_some_and(|meta| meta.kind == Kind::Link);
-            if holds_links && is_link && !links.iter().any(|link| link.path == path) {
+            if is_link && !links.iter().any(|link| link.path == path) {
                 self.root.unlink(&place)?;
             }
         }
@@ -141,7 +139,7 @@ impl Systemd for Offline {
                     self.root.unlink(&place)?;
                     // As systemctl does; an alias lies among the units themselves.
                     let folder = self.root.locate(place.parent())?;
-                    if LINK_FOLDERS.iter().any(|(_, ending)| folder.name.ends_with(&format!(".{ending}"))) {
+                    if install::is_link_folder(&folder.name) {
                         self.root.remove_directory(&folder)?;
                     }
                 }

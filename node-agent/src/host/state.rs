@@ -24,10 +24,9 @@ use crds::report::ChangeSummary;
 use crds::revision::Revision;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::Digest;
 
-use super::digest::Digests;
-use super::root::{Kind, Place, errno_of};
+use super::digest::{Digests, read_through};
+use super::root::{Kind, Place};
 use super::write::{Ids, Staged};
 use super::{HostError, Root};
 use crate::ledger::Ledger;
@@ -293,11 +292,14 @@ impl State {
         }
         self.root.write(&place, &bytes, Ids::root(0o600))?;
         let named = ledger.priors();
-        let directory = priors(node_bootstrap);
-        for name in self.root.names_in(&directory)? {
-            if !name.parse().is_ok_and(|digest: Sha256| named.contains(&digest)) {
-                self.root.remove_file(&self.root.locate(&format!("{directory}/{name}"))?)?;
-            }
+        let is_named = |name: &str| name.parse().is_ok_and(|digest: Sha256| named.contains(&digest));
+        self.clear(&priors(node_bootstrap), is_named)
+    }
+
+    /// Removes the files in a directory of the agent's own but those that stay.
+    fn clear(&self, directory: &str, stays: impl Fn(&str) -> bool) -> Result<(), HostError> {
+        for name in self.root.names_in(directory)?.iter().filter(|name| !stays(name)) {
+            self.root.remove_file(&self.root.locate(&format!("{directory}/{name}"))?)?;
         }
         Ok(())
     }
@@ -341,20 +343,8 @@ impl State {
         self.root.make_own_directory(&priors(node_bootstrap))?;
         let mut staged = Staged::begin(&self.root.locate(&prior(node_bootstrap, digest))?)?;
         // Whoever owns the file may write to it meanwhile.
-        let mut file = File::from(fd).take(meta.size.saturating_add(1));
-        let mut hasher = sha2::Sha256::new();
-        let mut buffer = vec![0; 128 << 10];
-        loop {
-            let length = match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(HostError::io(&place.real, "read")(errno_of(&error))),
-            };
-            hasher.update(&buffer[..length]);
-            staged.append(&buffer[..length])?;
-        }
-        if Sha256::from_bytes(hasher.finalize().into()) != digest {
+        let file = File::from(fd).take(meta.size.saturating_add(1));
+        if read_through(file, &place.real, &mut |piece| staged.append(piece))? != digest {
             return Err(changed("different from a moment ago"));
         }
         staged.install(Ids::root(0o600)).map(drop)
@@ -402,18 +392,12 @@ impl State {
             self.root.remove_leftover(&path)?;
         }
         let directory = format!("{STATE_DIR}/{node_bootstrap}");
-        for name in self.root.names_in(&directory)? {
-            if name != "ledger.json" || ledger.is_empty() {
-                self.root.remove_file(&self.root.locate(&format!("{directory}/{name}"))?)?;
-            }
-        }
+        self.clear(&directory, |name| name == "ledger.json" && !ledger.is_empty())?;
         if !ledger.is_empty() {
             return Ok(());
         }
         let priors = priors(node_bootstrap);
-        for name in self.root.names_in(&priors)? {
-            self.root.remove_file(&self.root.locate(&format!("{priors}/{name}"))?)?;
-        }
+        self.clear(&priors, |_| false)?;
         self.root.remove_leftover(&priors)?;
         self.root.remove_own_directory(&priors)?;
         self.root.remove_own_directory(&directory)

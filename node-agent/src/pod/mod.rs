@@ -39,7 +39,7 @@ use crate::engine::{self, Change, Failure, Observer, Plan, Problem, Request};
 use crate::host::notify::Notify;
 use crate::host::state::{Lock, PAUSED};
 use crate::host::systemd::STABLE;
-use crate::host::{Host, HostError};
+use crate::host::{Host, HostError, timestamp};
 use crate::report::{self, Fetched, Outcome};
 use crate::resource::{self, unit};
 
@@ -910,11 +910,7 @@ impl<'a> Agent<'a> {
     /// Puts back what was there before; what was done.
     async fn revert(&self, lock: Lock, stop: &CancellationToken) -> Result<Vec<Change>, Failure> {
         let node_bootstrap = &self.settings.node_bootstrap;
-        let refused = |error: HostError| Failure {
-            reason: error.reason().to_owned(),
-            message: error.to_string(),
-            made: Vec::new(),
-        };
+        let refused = |error: HostError| Failure::from(&error);
         let request = engine::revert(&self.host, node_bootstrap, true).map_err(refused)?;
         let plan = engine::plan(&self.host, &request).await.map_err(refused)?;
         let observer = Logged::new(self.pulse);
@@ -939,9 +935,7 @@ impl<'a> Agent<'a> {
 
     /// The host cannot be looked at.
     async fn refused(&mut self, spec: &NodeBootstrapReportSpec, target: &Request, error: &HostError) -> Next {
-        let failure =
-            Failure { reason: error.reason().to_owned(), message: error.to_string(), made: Vec::new() };
-        self.fail(spec, &target.name, &failure, &[]).await
+        self.fail(spec, &target.name, &Failure::from(error), &[]).await
     }
 
     /// The plan has problems.
@@ -1054,11 +1048,6 @@ fn delay(spec: &NodeBootstrapReportSpec) -> Duration {
 fn find<'r>(revision: &'r Revision, resource: &str) -> Option<&'r Resource> {
     let name = resource.split_once(' ')?;
     revision.resources.iter().find(|one| (one.kind(), one.name()) == name)
-}
-
-/// The time as a person reads it, RFC 3339.
-fn timestamp() -> String {
-    jiff::Timestamp::now().strftime("%FT%TZ").to_string()
 }
 
 async fn at(time: Option<Instant>) {

@@ -280,7 +280,7 @@ pub(crate) struct Planner<'a> {
     /// What directories will have that have an entry of their own, by real path.
     owners: BTreeMap<String, Ids>,
     /// What recursive directories give to new entries below, by real path.
-    recursive: BTreeMap<String, (u32, u32)>,
+    pub(crate) recursive: BTreeMap<String, (u32, u32)>,
     /// Directories that a user owns, with what of root's lies below.
     exposed: BTreeMap<String, (u32, Vec<String>)>,
 }
@@ -440,11 +440,6 @@ impl<'a> Planner<'a> {
     /// Where a path of the revision really lies.
     pub(crate) fn real(&self, path: &str) -> Option<String> {
         self.places.get(path).map(|place| place.real.clone())
-    }
-
-    /// The recursive directories, and who gets what is inside, by real path.
-    pub(crate) fn recursive(&self) -> &BTreeMap<String, (u32, u32)> {
-        &self.recursive
     }
 
     /// Notes why something cannot be had. Of what is left as it is, that is one more way in which it differs.

@@ -8,7 +8,7 @@ use crds::revision::{Resource, Unit};
 
 use super::file::plan_content;
 use super::{Action, Change, Planner, is_below};
-use crate::host::install::{self, LINK_FOLDERS, Link, UNIT_DIRECTORY, UNIT_PATH};
+use crate::host::install::{self, Link, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 use crate::host::{Kind, Root};
@@ -317,18 +317,11 @@ fn has_exactly(links: &[Link], unit: &str, planner: &Planner<'_>) -> bool {
     // What systemd alone knows to fill in, as the host's name, cannot be looked for.
     let wanted: BTreeSet<&str> =
         links.iter().map(|link| link.path.as_str()).filter(|path| !path.contains('%')).collect();
-    let mut others = link_paths(root, unit).into_iter().filter(|path| !wanted.contains(path.as_str()));
+    let mut others = install::link_paths(root, unit)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|path| !wanted.contains(path.as_str()));
     wanted.iter().all(|path| is_link(path)) && !others.any(|path| is_link(&path))
-}
-
-/// Where links may be that enable a unit.
-fn link_paths(root: &Root, unit: &str) -> Vec<String> {
-    let folders = root.directories_in(UNIT_DIRECTORY).unwrap_or_default();
-    folders
-        .iter()
-        .filter(|folder| LINK_FOLDERS.iter().any(|(_, ending)| folder.ends_with(&format!(".{ending}"))))
-        .map(|folder| format!("{UNIT_DIRECTORY}/{folder}/{unit}"))
-        .collect()
 }
 
 /// Which units shall run or not; and the paths that tell when one is enabled, disabled or masked.
@@ -339,7 +332,7 @@ pub(crate) fn to_watch(root: &Root, resources: &[Resource]) -> (BTreeMap<String,
         runs.extend(unit.active.map(|shall_run| (name.to_owned(), shall_run)));
         if unit.enabled.is_some() {
             paths.push(Unit::path_of(&unit.name));
-            paths.extend(link_paths(root, name));
+            paths.extend(install::link_paths(root, name).unwrap_or_default());
         }
     }
     (runs, paths)

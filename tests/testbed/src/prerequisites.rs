@@ -51,8 +51,7 @@ pub(crate) async fn ensure(warm: bool) -> Result<()> {
             lacks.push("gcc".to_owned());
         }
     }
-    let packages: Vec<&str> =
-        NEEDED.iter().filter(|(file, _)| find(file).is_none()).map(|(_, package)| *package).collect();
+    let packages = missing(NEEDED);
     if !packages.is_empty() && find("apt-get").is_none() {
         lacks.push(format!(
             "what the Debian packages {} bring, and there is no apt-get here",
@@ -62,17 +61,17 @@ pub(crate) async fn ensure(warm: bool) -> Result<()> {
     if !lacks.is_empty() {
         bail!("the testbed cannot start here; missing:\n  - {}", lacks.join("\n  - "));
     }
-    if !packages.is_empty() {
-        eprintln!("installing by apt: {}", packages.join(" "));
-        install(&packages).await?;
-    }
-    Ok(())
+    bring(NEEDED).await
+}
+
+/// The packages that bring those of these files which are not there.
+fn missing<'a>(files: &[(&str, &'a str)]) -> Vec<&'a str> {
+    files.iter().filter(|(file, _)| find(file).is_none()).map(|(_, package)| *package).collect()
 }
 
 /// Installs by apt what of these files is missing.
-pub(crate) async fn need(files: &[(&str, &str)]) -> Result<()> {
-    let packages: Vec<&str> =
-        files.iter().filter(|(file, _)| find(file).is_none()).map(|(_, package)| *package).collect();
+pub(crate) async fn bring(files: &[(&str, &str)]) -> Result<()> {
+    let packages = missing(files);
     if packages.is_empty() {
         return Ok(());
     }

@@ -95,7 +95,7 @@ impl Disk {
     /// Makes a disk of so many MiB with an ext4 file system that holds a folder's content. `/init` in it is run at boot;
     /// `/dev` needs a `console`.
     pub async fn make(root: &Path, image: &Path, mebibytes: u32) -> Result<Disk> {
-        prerequisites::need(&[(QEMU, "qemu-system-x86"), ("mkfs.ext4", "e2fsprogs")]).await?;
+        prerequisites::bring(&[(QEMU, "qemu-system-x86"), ("mkfs.ext4", "e2fsprogs")]).await?;
         let kernel = kernel().await?;
         let _ = std::fs::remove_file(image);
         let size = format!("{mebibytes}M");
