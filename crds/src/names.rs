@@ -33,6 +33,12 @@ pub const LEAVING_LABEL_PREFIX: &str = "nodebootstrap.node-restriction.kubernete
 /// Annotation of a Node that stops every change there, whatever its value is but "false".
 pub const PAUSED: &str = "nodebootstrap.io/paused";
 
+/// Annotation of a Node by which somebody asks for another attempt of what was rolled back there: any value that it did not
+/// have before.
+pub const RETRY: &str = "nodebootstrap.io/retry";
+/// The most of its value that counts, in characters.
+pub const MAX_RETRY: usize = 64;
+
 /// The longest name of a NodeBootstrap: a DNS label that leaves room for what is made from it.
 pub const MAX_NAME: usize = 50;
 

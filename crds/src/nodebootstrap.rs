@@ -146,6 +146,12 @@ pub struct NodeBootstrapSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
 
+    /// How a node is judged after a change of what its pods run under, as its kubelet or container runtime, and how long that
+    /// may take; after that the node itself puts back what was there before. Default: as good as before within 180s, and so
+    /// for 10s. Example: {timeout: 300s}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+
     /// What becomes of what was made on a node that leaves (label lost, NodeBootstrap deleted). Retain: it stays. Revert:
     /// what was there before is put back, and what was not there is removed; what something else has changed since is
     /// left, and listed in the node's Report. Default: Retain. Example: Revert.
@@ -213,6 +219,36 @@ pub struct DriftOverride {
     pub pattern: String,
     /// What becomes of the drift of what fits. Example: Report.
     pub policy: DriftPolicy,
+}
+
+/// How a node is judged after a change of what its pods run under. A change of this field is no new revision.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.timeout) || (duration(self.timeout) >= duration('10s') && duration(self.timeout) <= duration('1h'))").message("health.timeout: from 10s to 1h"),
+    validation = Rule::new("duration(has(self.stableFor) ? self.stableFor : '10s') < duration(has(self.timeout) ? self.timeout : '180s')").message("health.stableFor (10s if left out) must be shorter than health.timeout (180s if left out)")
+)]
+pub struct Health {
+    /// How long the node may take to be as good as before: its kubelet answers its health check, renews its Lease and
+    /// reaches the API server, and the Node is Ready, each if it was so before. After that what was there before is put
+    /// back. From 10s to 1h. Default: 180s. Example: 300s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Timeout>,
+    /// How long it must stay as good as before until it counts. Shorter than timeout. Default: 10s. Example: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_for: Option<Timeout>,
+}
+
+impl Health {
+    /// The timeout that is in force.
+    pub fn timeout(health: Option<&Self>) -> Timeout {
+        health.and_then(|health| health.timeout).unwrap_or(Timeout::from_secs(180))
+    }
+
+    /// How long it must stay so.
+    pub fn stable_for(health: Option<&Self>) -> Timeout {
+        health.and_then(|health| health.stable_for).unwrap_or(Timeout::from_secs(10))
+    }
 }
 
 /// The most entries of [`Drift::ignore`], and of [`Drift::overrides`].

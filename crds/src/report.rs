@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::nodebootstrap::Drift;
+use crate::nodebootstrap::{Drift, Health};
 
 /// The most changes that a Report lists; the full plan stays on the host.
 pub const MAX_CHANGES: usize = 50;
@@ -74,6 +74,13 @@ pub struct NodeBootstrapReportSpec {
     /// What becomes of drift, as the NodeBootstrap has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
+    /// How the node is judged after a change of what its pods run under, as the NodeBootstrap has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// The value of the Node's annotation nodebootstrap.io/retry: what was rolled back is tried again when it changes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub retry: String,
     /// true: nothing at all is changed on the node, not even to leave; its Node has the annotation nodebootstrap.io/paused.
     /// Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

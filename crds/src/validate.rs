@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS,
+    Directory, Health, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS,
     MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL, NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
-use crate::value::SysctlName;
+use crate::value::{SysctlName, Timeout};
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
 const TOP_LEVEL: &[&str] = &[
@@ -64,6 +64,7 @@ pub fn problems(spec: &NodeBootstrapSpec) -> Vec<String> {
     paths(spec, &mut problems);
     entries(spec, &mut problems);
     drift(spec, &mut problems);
+    health(spec, &mut problems);
     trust(spec, &mut problems);
     problems
 }
@@ -120,6 +121,20 @@ fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
                 requirement.key
             ));
         }
+    }
+}
+
+fn health(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    let health = spec.health.as_ref();
+    let (timeout, stable_for) = (Health::timeout(health), Health::stable_for(health));
+    if timeout < Timeout::from_secs(10) || timeout > Timeout::from_secs(3600) {
+        problems.push("health.timeout: from 10s to 1h".to_owned());
+    }
+    if stable_for >= timeout {
+        problems.push(
+            "health.stableFor (10s if left out) must be shorter than health.timeout (180s if left out)"
+                .to_owned(),
+        );
     }
 }
 
@@ -411,6 +426,8 @@ mod tests {
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
             ("drift: {interval: 9s}", "drift.interval: at least 10s"),
+            ("health: {timeout: 9s, stableFor: 1s}", "health.timeout: from 10s to 1h"),
+            ("health: {timeout: 10s}", "health.stableFor (10s if left out) must be shorter"),
             ("drift: {ignore: [etc/motd]}", "\"etc/motd\": a pattern"),
             ("drift: {overrides: [{pattern: etc/motd, policy: Report}]}", "\"etc/motd\": a pattern"),
             ("trust: {proxy: {noProxy: [a]}}", "trust.proxy: a proxy is for http, https or both"),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use crds::NodeBootstrap;
+use crds::nodebootstrap::{Health, NodeBootstrapSpec};
 use crds::report::RunMode;
 use crds::revision::{Identity, Values, references, render};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -18,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::diff;
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
 use crate::host::state::Lock;
-use crate::host::{Host, is_root, local, raise_open_files, timestamp};
+use crate::host::{Host, HostError, is_root, local, raise_open_files, timestamp};
 use crate::output::{self, Format, ResourceState};
 use crate::pod;
+use crate::switch::{self, process};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -57,6 +59,15 @@ enum Command {
     /// Runs in the DaemonSet's pod: follows this node's NodeBootstrapReport
     #[command(hide = true)]
     Run(RunArgs),
+    /// Carries out what a pod or `apply` has asked for, outside of all pods
+    #[command(hide = true)]
+    Switch(SwitchArgs),
+    /// Puts back what was not confirmed in time
+    #[command(hide = true)]
+    Rollback(SwitchArgs),
+    /// Puts back what a restart of the machine interrupted
+    #[command(hide = true)]
+    Guard,
     /// Asks the agent that runs in this pod whether it is alive: exit code 0 if it is
     #[command(hide = true)]
     Probe(ProbeArgs),
@@ -88,6 +99,12 @@ struct RevertArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+}
+
+#[derive(Debug, Args)]
+struct SwitchArgs {
+    /// The NodeBootstrap's name
+    name: String,
 }
 
 #[derive(Debug, Args)]
@@ -182,6 +199,15 @@ async fn run(command: Command) -> Result<u8, String> {
             };
             pod::run(settings, stop).await.map(|()| DONE)
         }
+        Command::Switch(args) => {
+            let host = of_systemd()?;
+            process::carry_out(&host, &args.name, &stop).await.map(|()| DONE)
+        }
+        Command::Rollback(args) => {
+            let host = of_systemd()?;
+            process::roll_back(&host, &args.name, &stop).await.map(|()| DONE)
+        }
+        Command::Guard => process::guard(&of_systemd()?, &stop).await.map(|()| DONE),
         Command::Probe(args) => pod::probe::ask(&args.socket, args.ready).await.map(|()| DONE),
     }
 }
@@ -210,10 +236,18 @@ fn privileged() -> Result<(), String> {
     }
 }
 
+/// The host of a process that its systemd has started.
+fn of_systemd() -> Result<Host, String> {
+    privileged()?;
+    pod::init_log();
+    open_host("/")
+}
+
 struct Session {
     host: Host,
     request: Request,
     mode: RunMode,
+    health: Option<Health>,
 }
 
 fn open_host(root: &str) -> Result<Host, String> {
@@ -248,7 +282,8 @@ fn open(args: &FileArgs) -> Result<Session, String> {
         from_pod: false,
         leave: BTreeSet::new(),
     };
-    Ok(Session { host, request, mode: node_bootstrap.spec.mode.unwrap_or_default() })
+    let NodeBootstrapSpec { mode, health, .. } = node_bootstrap.spec;
+    Ok(Session { host, request, mode: mode.unwrap_or_default(), health })
 }
 
 /// Reads exactly one NodeBootstrap; documents of other kinds, as an example has them beside it, are passed over.
@@ -411,7 +446,7 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
     }
     let lock = lock(&host, stop).await?;
     let request = engine::revert(&host, &args.name, false).map_err(|error| error.to_string())?;
-    let session = Session { host, request, mode: RunMode::Apply };
+    let session = Session { host, request, mode: RunMode::Apply, health: None };
     let plan = observe(&session).await?;
     let text = args.output == Format::Text;
     let outcome = engine::apply(&session.host, &session.request, &plan, lock, &Shown::new(text), stop).await;
@@ -433,7 +468,7 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
 
 async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> {
     let session = open(args)?;
-    let Session { host, request, mode } = &session;
+    let Session { host, request, mode, health } = &session;
     if *mode == RunMode::Plan {
         return Err(format!(
             "{}: its mode is Plan, so nothing is applied: run plan, or write mode: Apply",
@@ -474,7 +509,13 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
         return Ok(ERROR);
     }
     // Only now: a disk that takes no lock may be one of many reasons.
-    let outcome = engine::apply(host, request, &plan, lock?, &shown, stop).await;
+    let outcome = match switch::at_stake(host, &plan) {
+        None => engine::apply(host, request, &plan, lock?, &shown, stop).await,
+        Some(kubelet) => {
+            through_switch(host, request, &plan, lock?, kubelet.node_name(&host.root), health.as_ref(), stop)
+                .await
+        }
+    };
     let starts = host.systemd.is_running()
         || !request.revision.resources.iter().any(|resource| resource.kind() == "unit");
     match (outcome, text) {
@@ -487,6 +528,38 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
         (Err(failure), _) => return failed(&session, &args.root, text, &plan, failure),
     }
     Ok(DONE)
+}
+
+/// Has the host's systemd make the changes, since what this node's pods run under is at stake.
+async fn through_switch(
+    host: &Host,
+    request: &Request,
+    plan: &Plan,
+    lock: Lock,
+    node: String,
+    health: Option<&Health>,
+    stop: &CancellationToken,
+) -> Result<Vec<Change>, Failure> {
+    let node_bootstrap = &request.revision.node_bootstrap;
+    let refused = |error: HostError| Failure::from(&error);
+    // Whoever types this asks for another attempt.
+    let asked = process::asked(request, node, plan.disruption(), health, &timestamp());
+    output::note(&format!(
+        "what pods run under is at stake: carried out by systemd, and rolled back unless the node is as good as before within {} s",
+        asked.timeout
+    ));
+    process::ask(host, request, asked).await.map_err(refused)?;
+    drop(lock);
+    let over = process::wait(host, node_bootstrap, stop).await.map_err(refused)?;
+    let stopped = || Failure {
+        reason: "Stopped".to_owned(),
+        message: "not waited for any longer: systemd carries it out, or rolls it back".to_owned(),
+        made: Vec::new(),
+    };
+    match over.ok_or_else(stopped)?.failure() {
+        Some(failure) => Err(failure),
+        None => Ok(plan.changes().cloned().collect()),
+    }
 }
 
 /// Says what failed, and what was made before.

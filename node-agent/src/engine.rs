@@ -11,6 +11,7 @@
 //! systemd was asked to start is waited for after.
 
 mod book;
+pub mod rollback;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -75,6 +76,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// What differs and is left as it is.
     pub left: Vec<Change>,
+    /// Whether what it makes stays open until it is confirmed, so that it can be rolled back.
+    pub held: bool,
     /// How its downloads reach their servers.
     trust: Trust,
     owed: Owed,
@@ -339,7 +342,8 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    Ok(Plan { steps, problems, held_back, warnings, left, trust: revision.trust.clone(), owed, notes })
+    let trust = revision.trust.clone();
+    Ok(Plan { steps, problems, held_back, warnings, left, held: false, trust, owed, notes })
 }
 
 /// What was seen; nothing, and the reason noted, if it could not be.
@@ -455,46 +459,13 @@ async fn run(
     book::open(host, request, plan).map_err(state)?;
     host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
 
-    let mut jobs = Vec::new();
-    // Programs are brought beside their places before the first file is changed, so that a full disk leaves the files as
-    // they were; but after the directories that they go to.
-    let first = plan.steps.iter().position(|step| !step.action.is_base()).unwrap_or(plan.steps.len());
-    let (base, rest) = plan.steps.split_at(first);
-    for step in base {
-        step_by(host, node_bootstrap, step, None, observer, stop, made, &mut jobs).await?;
-    }
-    let mut staged = stage(host, rest)?.into_iter();
-    let mut lock = Some(lock);
-    let mut waited = false;
-    for step in rest {
-        if step.action.waits() && !jobs.is_empty() {
-            lock = None;
-            waited = true;
-            await_all(std::mem::take(&mut jobs), observer, stop, made).await?;
-        }
-        // What starts is systemd's; for all else the host is ours alone.
-        if lock.is_none() && !step.action.starts() {
-            lock = Some(or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?);
-        }
-        let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
-        match step_by(host, node_bootstrap, step, staged, observer, stop, made, &mut jobs).await {
-            // A user who links to a file of their own does not keep the rest from being put back.
-            Err(failure) if step.undoes.is_some() && failure.reason == HARD_LINKED => {
-                made.push(Change::left(&step.change.resource, &failure.message));
-            }
-            done => done?,
-        }
-    }
-    if !jobs.is_empty() {
-        lock = None;
-        waited = true;
-        await_all(jobs, observer, stop, made).await?;
-    }
+    let lock = make(host, node_bootstrap, &plan.steps, lock, observer, stop, made).await?;
+    let waited = lock.is_none();
     let _lock = match lock {
         Some(lock) => lock,
         None => or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?,
     };
-    if host.state.settle(node_bootstrap, &request.name).map_err(state)? {
+    if host.state.settle(node_bootstrap, &request.name).map_err(state)? && !plan.held {
         book::close(host, request, plan, made).map_err(state)?;
     }
 
@@ -520,6 +491,55 @@ async fn run(
         ),
         made: Vec::new(),
     })
+}
+
+/// Makes changes, one after the other, and waits for what systemd was asked for. The lock is given back if it was held up
+/// to the end: `None` if something was waited for, and others may have changed something meanwhile.
+async fn make(
+    host: &Host,
+    node_bootstrap: &str,
+    steps: &[Step],
+    lock: Lock,
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+    made: &mut Vec<Change>,
+) -> Result<Option<Lock>, Failure> {
+    let state = |error: HostError| Failure::of("state", &error, &[]);
+    let mut jobs = Vec::new();
+    // Programs are brought beside their places before the first file is changed, so that a full disk leaves the files as
+    // they were; but after the directories that they go to.
+    let first = steps.iter().position(|step| !step.action.is_base()).unwrap_or(steps.len());
+    let (base, rest) = steps.split_at(first);
+    for step in base {
+        step_by(host, node_bootstrap, step, None, observer, stop, made, &mut jobs).await?;
+    }
+    let mut staged = stage(host, rest)?.into_iter();
+    let (mut lock, mut waited) = (Some(lock), false);
+    for step in rest {
+        if step.action.waits() && !jobs.is_empty() {
+            lock = None;
+            waited = true;
+            await_all(std::mem::take(&mut jobs), observer, stop, made).await?;
+        }
+        // What starts is systemd's; for all else the host is ours alone.
+        if lock.is_none() && !step.action.starts() {
+            lock = Some(or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?);
+        }
+        let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
+        match step_by(host, node_bootstrap, step, staged, observer, stop, made, &mut jobs).await {
+            // A user who links to a file of their own does not keep the rest from being put back.
+            Err(failure) if step.undoes.is_some() && failure.reason == HARD_LINKED => {
+                made.push(Change::left(&step.change.resource, &failure.message));
+            }
+            done => done?,
+        }
+    }
+    if !jobs.is_empty() {
+        lock = None;
+        waited = true;
+        await_all(jobs, observer, stop, made).await?;
+    }
+    Ok(lock.filter(|_| !waited))
 }
 
 /// Waits for what systemd has begun. One that fails is told at once.
@@ -560,23 +580,28 @@ pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Reque
         ledger.give_up(false);
         host.state.write_ledger(node_bootstrap, &ledger)?;
     }
+    Ok(Request { from_pod, ..nothing(REVERT, node_bootstrap, ledger.cluster) })
+}
+
+/// A request that names nothing.
+fn nothing(name: &str, node_bootstrap: &str, cluster: String) -> Request {
     let revision = Revision {
         format: FORMAT,
         preset_version: PRESET_VERSION,
         node_bootstrap: node_bootstrap.to_owned(),
         uid: String::new(),
-        cluster: ledger.cluster,
+        cluster,
         trust: Trust::default(),
         resources: Vec::new(),
     };
-    Ok(Request {
-        name: REVERT.to_owned(),
+    Request {
+        name: name.to_owned(),
         created: String::new(),
         revision,
         payload: Payload::default(),
-        from_pod,
+        from_pod: false,
         leave: BTreeSet::new(),
-    })
+    }
 }
 
 /// Removes what was fetched once and no revision on this host names any more. `own`: what this NodeBootstrap has.

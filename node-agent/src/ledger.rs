@@ -307,13 +307,59 @@ impl Ledger {
         self.entries.is_empty()
     }
 
-    /// The digests of the contents that were there before.
+    /// The digests of the contents that were there before, and before a run that is not confirmed.
     pub fn priors(&self) -> BTreeSet<Sha256> {
-        let digest = |entry: &Entry| match entry.prior() {
-            Some(Shape::File { digest, .. }) => Some(*digest),
+        let digest = |shape: &Shape| match shape {
+            Shape::File { digest, .. } => Some(*digest),
             _ => None,
         };
-        self.entries.values().filter_map(digest).collect()
+        let before = |entry: &'_ Entry| {
+            entry.prior().into_iter().chain(&entry.was).filter_map(digest).collect::<Vec<_>>()
+        };
+        self.entries.values().flat_map(before).collect()
+    }
+
+    /// What a run made that is not confirmed, as a ledger of its own: what was found before that run is what was there
+    /// first. Owners inside recursive directories are not in it: they stay as that run made them.
+    #[must_use]
+    pub fn unconfirmed(&self) -> Self {
+        let entry_of = |(item, entry): (&Item, &Entry)| {
+            let was = entry.was.clone().filter(|_| !entry.done && !matches!(item, Item::Inside(_)))?;
+            let provenance = match was {
+                Shape::Absent => Provenance::Created,
+                was => Provenance::Modified(was),
+            };
+            Some((item.clone(), Entry { provenance, was: None, given_up: false, ..entry.clone() }))
+        };
+        Self { cluster: self.cluster.clone(), entries: self.entries.iter().filter_map(entry_of).collect() }
+    }
+
+    /// What is not confirmed was put back as it was before that run.
+    pub fn roll_back(&mut self) {
+        self.entries.retain(|item, entry| {
+            let is_new = !std::mem::replace(&mut entry.done, true);
+            let was = entry.was.take().filter(|_| is_new && !matches!(item, Item::Inside(_)));
+            // What that run only found as it was to be is nothing of ours any more.
+            let Some(was) = was else { return !is_new || entry.provenance != Provenance::Adopted };
+            let is_as_before_all = entry.prior().is_some_and(|prior| prior.is_alike(&was));
+            entry.made = was;
+            !is_as_before_all
+        });
+    }
+
+    /// What a run made is confirmed; what it put back is no longer ours.
+    pub fn confirm(&mut self) {
+        self.entries.retain(|_, entry| entry.done || entry.prior() != Some(&entry.made));
+        self.settle();
+    }
+
+    /// Notes that a thing which is `found` so will be put back, in a run that may be rolled back.
+    pub fn intend_back(&mut self, item: &Item, found: Shape) {
+        if let Some(entry) = self.entries.get_mut(item)
+            && let Some(prior) = entry.prior().cloned()
+        {
+            (entry.made, entry.was, entry.done) = (prior, Some(found), false);
+        }
     }
 
     /// Notes that a thing which is `found` so will be `made` so. What was there before it was ours stays known.

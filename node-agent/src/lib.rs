@@ -14,6 +14,7 @@
 //! | [`ledger`] | what was found and what is made ► what can be put back (pure) |
 //! | [`resource`] | one file a kind: what is, what shall be ► the steps between |
 //! | [`host`] | files, accounts, units, downloads |
+//! | [`switch`] | a plan that touches what pods run under ► confirmed by the host itself, or rolled back |
 //! | [`drift`] | policy, names, times ► what becomes of what was changed since (pure) |
 //! | [`report`] | what came of a pass ► the words for the Report (pure) |
 //! | [`diff`] | a plan ► how the content of files would change |
@@ -29,3 +30,4 @@ pub mod output;
 pub mod pod;
 pub mod report;
 pub mod resource;
+pub mod switch;

@@ -22,6 +22,8 @@ const MAX_ID: usize = 64;
 const MAX_CHANGES_BYTES: usize = 8 << 10;
 /// Said at the end of a plan: what happens next.
 const PLAN: &str = "; the mode is Plan, so nothing is changed";
+/// Said at the end of what was rolled back: what happens next.
+const ASK: &str = " (not tried again until the spec changes or the Node gets another value of the annotation nodebootstrap.io/retry)";
 /// Said at the end of a failure: what happens next.
 const RETRY: &str = " (tried again by itself)";
 
@@ -47,6 +49,10 @@ pub enum Outcome<'a> {
     Planned(&'a [Change]),
     /// Why no plan can be made: every reason.
     Impossible(&'a [Problem]),
+    /// The host itself makes the changes, and confirms them within so many seconds or rolls them back.
+    Switching(&'a [ChangeSummary], u64),
+    /// It has rolled them back; why.
+    RolledBack(&'a Failure),
     /// Every change is stopped; by what, and what ends it.
     Paused(&'a str),
     /// The host has the revision.
@@ -203,6 +209,18 @@ pub fn status(
                 word.reason = failure.reason;
                 word.message = format!("{}{RETRY}", cut(&failure.message, MAX_MESSAGE - RETRY.len()));
             }
+        }
+        Outcome::Switching(changes, seconds) => {
+            word.phase = ReportPhase::Applying;
+            list(&mut word, changes.iter().cloned());
+            word.message = format!(
+                "what pods run under is changed, by the host itself: confirmed within {seconds} s, or rolled back"
+            );
+        }
+        Outcome::RolledBack(failure) => {
+            word.phase = ReportPhase::Failed;
+            word.reason.clone_from(&failure.reason);
+            word.message = format!("{}{ASK}", cut(&failure.message, MAX_MESSAGE - ASK.len()));
         }
         Outcome::Paused(message) => {
             word.phase = ReportPhase::Paused;

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crds::nodebootstrap::Drift;
+use crds::nodebootstrap::{Drift, Health};
 use crds::report::Leave;
 use crds::{NodeBootstrapReport, NodeBootstrapStatus, names};
 use futures::StreamExt;
@@ -432,7 +432,18 @@ fn new_report(
 
 /// The merge patch of an edit. The uid in it makes the API server refuse it for another Report of that name.
 fn edit_as_json(uid: &str, edit: &Edit) -> Value {
-    let Edit { node_bootstrap_created, revision, mode, permit, conflicts, drift, paused, leave } = edit;
+    let Edit {
+        node_bootstrap_created,
+        revision,
+        mode,
+        permit,
+        conflicts,
+        drift,
+        health,
+        retry,
+        paused,
+        leave,
+    } = edit;
     let mut metadata = json!({"uid": uid});
     let mut spec = serde_json::Map::new();
     if let Some(created) = node_bootstrap_created {
@@ -457,6 +468,15 @@ fn edit_as_json(uid: &str, edit: &Edit) -> Value {
             json!({"policy": policy, "interval": interval, "ignore": ignore, "overrides": overrides})
         });
         spec.insert("drift".to_owned(), json!(drift));
+    }
+    if let Some(health) = health {
+        let health = health
+            .as_ref()
+            .map(|Health { timeout, stable_for }| json!({"timeout": timeout, "stableFor": stable_for}));
+        spec.insert("health".to_owned(), json!(health));
+    }
+    if let Some(retry) = retry {
+        spec.insert("retry".to_owned(), json!(retry));
     }
     if let Some(paused) = paused {
         spec.insert("paused".to_owned(), json!(paused));
@@ -489,6 +509,8 @@ mod tests {
             permit: Some(Permit { id: 2, disruption: Disruption::Restart }),
             conflicts: Some(vec![Conflict { resource: "file /x".into(), with: "o".into() }]),
             drift: Some(Some(Drift { interval: Some(crds::Timeout::from_secs(60)), ..Drift::default() })),
+            health: Some(Some(Health { timeout: Some(crds::Timeout::from_secs(60)), stable_for: None })),
+            retry: Some("2".into()),
             paused: Some(true),
             leave: Some(Some((Leave::Retain, Timestamp::from_second(1).unwrap()))),
         };
@@ -504,6 +526,8 @@ mod tests {
                     "permit": {"id": 2, "disruption": "Restart"},
                     "conflicts": [{"resource": "file /x", "with": "o"}],
                     "drift": {"policy": null, "interval": "1m", "ignore": [], "overrides": []},
+                    "health": {"timeout": "1m", "stableFor": null},
+                    "retry": "2",
                     "paused": true,
                     "leave": "Retain",
                 },

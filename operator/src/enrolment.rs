@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::nodebootstrap::Drift;
+use crds::nodebootstrap::{Drift, Health};
 use crds::report::{Conflict, Leave, Permit, ReportPhase, RunMode};
 use crds::{NodeBootstrapReportSpec, names};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -44,6 +44,8 @@ pub struct Facts<'a> {
     pub mode: RunMode,
     /// What becomes of drift.
     pub drift: Option<&'a Drift>,
+    /// How nodes are judged.
+    pub health: Option<&'a Health>,
     /// All nodes of the cluster.
     pub nodes: &'a [Candidate],
     /// The Reports whose names start with the NodeBootstrap's.
@@ -112,6 +114,10 @@ pub struct Edit {
     pub conflicts: Option<Vec<Conflict>>,
     /// What becomes of drift; `Some(None)`: the default.
     pub drift: Option<Option<Drift>>,
+    /// How the node is judged; `Some(None)`: by default.
+    pub health: Option<Option<Health>>,
+    /// What asks for another attempt.
+    pub retry: Option<String>,
     /// Whether nothing at all is changed on the node.
     pub paused: Option<bool>,
     /// Told to leave, since when; or (`Some(None)`) told to stay.
@@ -280,6 +286,8 @@ fn permits<'a>(
             permit: withdrawn.or(granted),
             conflicts: (report.conflicts != conflicts).then(|| conflicts.to_vec()),
             drift: (report.drift.as_ref() != facts.drift).then(|| facts.drift.cloned()),
+            health: (report.health.as_ref() != facts.health).then(|| facts.health.cloned()),
+            retry: (report.retry != node.retry).then(|| node.retry.clone()),
             paused,
             leave: report.leave.is_some().then_some(None),
         };
@@ -330,6 +338,8 @@ fn join(facts: &Facts<'_>, new: &[&Node], spread: u32, enrolment: &mut Enrolment
             permit: Permit::default(),
             conflicts: facts.conflicts.get(&node.name).cloned().unwrap_or_default(),
             drift: facts.drift.cloned(),
+            health: facts.health.cloned(),
+            retry: node.retry.clone(),
             paused: node.is_paused,
             leave: None,
         },
@@ -416,6 +426,8 @@ mod tests {
             permit: Permit::default(),
             conflicts: Vec::new(),
             drift: None,
+            health: None,
+            retry: String::new(),
             paused: false,
             leave: None,
             leaving_since: None,
@@ -480,6 +492,7 @@ mod tests {
                 target: self.target,
                 mode: self.mode,
                 drift: None,
+                health: None,
                 nodes: &self.nodes.iter().map(candidate).collect::<Vec<_>>(),
                 reports: &reports,
                 has_daemon_set: self.has_daemon_set,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crds::names;
-use crds::nodebootstrap::Drift;
+use crds::nodebootstrap::{Drift, Health};
 use crds::report::{Conflict, Disruption, Leave, Permit, ReportPhase, RunMode};
 use crds::{
     NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus, NodeBootstrapSpec,
@@ -127,6 +127,8 @@ pub struct Node {
     pub machine_id: String,
     /// Whether its annotation stops every change there.
     pub is_paused: bool,
+    /// What asks for another attempt of what was rolled back.
+    pub retry: String,
 }
 
 /// The fields of a Node that are read.
@@ -174,6 +176,10 @@ impl Node {
             is_paused: annotations
                 .and_then(|all| all.get(names::PAUSED))
                 .is_some_and(|value| value != "false"),
+            retry: annotations
+                .and_then(|all| all.get(names::RETRY))
+                .map(|value| value.chars().take(names::MAX_RETRY).collect())
+                .unwrap_or_default(),
             ready: status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"),
             machine_id: status.node_info.machine_id,
             ..Self::default()
@@ -221,6 +227,10 @@ pub struct Report {
     pub conflicts: Vec<Conflict>,
     /// What becomes of drift, as the agent is told.
     pub drift: Option<Drift>,
+    /// How the node is judged, as the agent is told.
+    pub health: Option<Health>,
+    /// What asks for another attempt, as the agent is told.
+    pub retry: String,
     /// Whether the agent is told to change nothing at all.
     pub paused: bool,
     /// Whether the node is told to leave.
@@ -304,6 +314,8 @@ impl Report {
             permit: spec.permit,
             conflicts: spec.conflicts,
             drift: spec.drift,
+            health: spec.health,
+            retry: spec.retry,
             paused: spec.paused,
             leave: spec.leave,
             leaving_since: annotation(LEAVING_SINCE).and_then(|text| text.parse().ok()),

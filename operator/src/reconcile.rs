@@ -303,6 +303,7 @@ fn decide(
         target,
         mode: mode(spec),
         drift: spec.and_then(|spec| spec.drift.as_ref()),
+        health: spec.and_then(|spec| spec.health.as_ref()),
         nodes,
         reports: &world.reports_of(name),
         has_daemon_set: world.daemon_sets.get(&Owned::key("DaemonSet", &names::agent(name))).is_some(),

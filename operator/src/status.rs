@@ -695,6 +695,8 @@ mod tests {
             permit: Permit::default(),
             conflicts: Vec::new(),
             drift: None,
+            health: None,
+            retry: String::new(),
             paused: false,
             leave: None,
             leaving_since: None,

@@ -88,6 +88,19 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         let made = made_by(&step.action, &found);
         ledger.intend(item.clone(), before_others(&others, &ledger, &item, found.clone()), made.clone());
         keep(host, node_bootstrap, &ledger, &item, &found, &made)?;
+        if plan.held {
+            keep_found(host, node_bootstrap, &item, &found, &made)?;
+        }
+    }
+    let undone = plan.steps.iter().filter(|step| plan.held && !step.change.is_left());
+    for item in undone.filter_map(|step| step.undoes.as_ref()) {
+        if matches!(item, Item::Inside(_)) {
+            continue;
+        }
+        let found = look(item)?;
+        let prior = ledger.get(item).and_then(|entry| entry.prior().cloned()).unwrap_or(Shape::Absent);
+        keep_found(host, node_bootstrap, item, &found, &prior)?;
+        ledger.intend_back(item, found);
     }
     for item in &notes.claimed {
         let is_known = ledger.get(item).is_some_and(|entry| !entry.given_up);
@@ -100,7 +113,9 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         }
     }
     // Only now: what a recursive directory knows of owners may have been asked for above.
-    for item in &notes.settled {
+    // What may be rolled back is ours until then; and what was not made by a run that was killed is now.
+    let made: BTreeSet<Item> = plan.steps.iter().filter_map(item_of).collect();
+    for item in notes.settled.iter().filter(|item| !plan.held && !made.contains(*item)) {
         ledger.release(item);
     }
     for item in &notes.secrets {
@@ -123,6 +138,10 @@ pub(super) fn close(host: &Host, request: &Request, plan: &Plan, made: &[Change]
     let left: BTreeSet<&str> =
         made.iter().filter(|change| change.is_left()).map(|change| change.resource.as_str()).collect();
     ledger.settle();
+    let made: BTreeSet<Item> = plan.steps.iter().filter_map(item_of).collect();
+    for item in plan.notes.settled.iter().filter(|item| plan.held && !made.contains(*item)) {
+        ledger.release(item);
+    }
     for step in &plan.steps {
         match &step.undoes {
             Some(item) if left.contains(step.change.resource.as_str()) => ledger.leave(item),
@@ -188,6 +207,23 @@ fn keep(
     match (item, digest(found)) {
         (Item::Path(path), Some(now)) if Some(now) == prior && digest(made) != prior => {
             host.state.keep_prior(node_bootstrap, &host.root.locate(path)?, now)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Keeps the content of a file that a run replaces which may be rolled back.
+fn keep_found(
+    host: &Host,
+    node_bootstrap: &str,
+    item: &Item,
+    found: &Shape,
+    made: &Shape,
+) -> Result<(), HostError> {
+    let same = |digest| matches!(made, Shape::File { digest: now, .. } if *now == digest);
+    match (item, found) {
+        (Item::Path(path), Shape::File { digest, .. }) if !same(*digest) => {
+            host.state.keep_prior(node_bootstrap, &host.root.locate(path)?, *digest)
         }
         _ => Ok(()),
     }

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use rustix::fs::{Mode, OFlags};
 
+use super::failpoint::reach;
 use super::root::errno_of;
 use super::{HostError, Root};
 
@@ -85,6 +86,7 @@ pub fn set(root: &Root, name: &str, value: &str) -> Result<(), HostError> {
     let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file =
         rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::empty()).map_err(at("open"))?;
+    reach();
     // In one call: the kernel takes each for a whole value.
     std::fs::File::from(file)
         .write_all(format!("{value}\n").as_bytes())

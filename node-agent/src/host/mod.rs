@@ -7,6 +7,7 @@
 //! | [`accounts`] | users and groups |
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
 //! | [`kernel`] | names of modules and settings ► whether they are loaded, what their values are |
+//! | [`kubelet`], [`journal`] | the kubelet ► how the node is; a unit ► the last lines that it wrote |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
 //! | [`disk`] | a place ► whether its disk takes more, and what is locked on it |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
@@ -27,7 +28,9 @@ pub mod facts;
 pub mod failpoint;
 pub mod install;
 pub mod items;
+pub mod journal;
 pub mod kernel;
+pub mod kubelet;
 pub mod local;
 pub mod notify;
 pub mod offline;

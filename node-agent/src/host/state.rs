@@ -10,6 +10,9 @@
 //! | `<nb>/priors/` | contents of files that were there before, by digest |
 //! | `<nb>/owed.json` | what a run that was killed still owes: restarts, and files to clear away |
 //! | `<nb>/result.json` | what came of the last run |
+//! | `<nb>/switch.json` | the last attempt to change what the node's pods run under: [`crate::switch`] |
+//! | `<nb>/payload.json` | the secret values for that, as long as it is not over |
+//! | `.agent/` | the copy of this program that carries it out |
 //!
 //! Each is written as every other file: whole, or not at all.
 
@@ -30,6 +33,8 @@ use super::root::{Kind, Place};
 use super::write::{Ids, Staged};
 use super::{HostError, Root};
 use crate::ledger::Ledger;
+use crate::resource::Payload;
+use crate::switch::Switch;
 
 /// The largest state file that is read: a revision and what JSON adds to it.
 const MAX_FILE: u64 = 8 << 20;
@@ -215,6 +220,90 @@ impl State {
         }
         self.write(node_bootstrap, "owed.json", owed)?;
         self.write(node_bootstrap, "revision.json", begun)
+    }
+
+    /// Writes down what is owed until a run is done.
+    ///
+    /// # Errors
+    /// If it does not get to the disk.
+    pub fn owe(&self, node_bootstrap: &str, owed: &Owed) -> Result<(), HostError> {
+        self.write(node_bootstrap, "owed.json", owed)
+    }
+
+    /// Writes down which revision claims what it claims here; `None`: none does.
+    ///
+    /// # Errors
+    /// If it does not get to the disk.
+    pub fn put_begun(&self, node_bootstrap: &str, begun: Option<&Begun>) -> Result<(), HostError> {
+        match begun {
+            Some(begun) => self.write(node_bootstrap, "revision.json", begun),
+            None => self.remove(node_bootstrap, "revision.json"),
+        }
+    }
+
+    fn remove(&self, node_bootstrap: &str, file: &str) -> Result<(), HostError> {
+        let place = self.root.locate(&format!("{STATE_DIR}/{node_bootstrap}/{file}"))?;
+        if place.look()?.is_some() {
+            self.root.remove_file(&place)?;
+        }
+        Ok(())
+    }
+
+    /// The last attempt to change what the node's pods run under.
+    ///
+    /// # Errors
+    /// If the file is damaged.
+    pub fn switch(&self, node_bootstrap: &str) -> Result<Option<Switch>, HostError> {
+        self.read(node_bootstrap, "switch.json")
+    }
+
+    /// Writes down how far that is. What is over needs no secret values any more.
+    ///
+    /// # Errors
+    /// If it does not get to the disk.
+    pub fn put_switch(&self, node_bootstrap: &str, switch: &Switch) -> Result<(), HostError> {
+        self.root.make_own_directory(&format!("{STATE_DIR}/{node_bootstrap}"))?;
+        self.write(node_bootstrap, "switch.json", switch)?;
+        if switch.stage.is_open() { Ok(()) } else { self.remove(node_bootstrap, "payload.json") }
+    }
+
+    /// Keeps the secret values for an attempt.
+    ///
+    /// # Errors
+    /// If they do not get to the disk.
+    pub fn put_payload(&self, node_bootstrap: &str, payload: &Payload) -> Result<(), HostError> {
+        self.root.make_own_directory(&format!("{STATE_DIR}/{node_bootstrap}"))?;
+        self.write(node_bootstrap, "payload.json", payload)
+    }
+
+    /// The secret values that were kept.
+    ///
+    /// # Errors
+    /// If the file is damaged.
+    pub fn payload(&self, node_bootstrap: &str) -> Result<Payload, HostError> {
+        Ok(self.read(node_bootstrap, "payload.json")?.unwrap_or_default())
+    }
+
+    /// Makes sure that a copy of this program lies on the host; where.
+    ///
+    /// # Errors
+    /// If it does not get to the disk.
+    pub fn keep_program(&self) -> Result<String, HostError> {
+        let directory = format!("{STATE_DIR}/.agent");
+        let path = format!("{directory}/nodebootstrap-agent");
+        let own = "/proc/self/exe";
+        let unreadable =
+            |error: std::io::Error| HostError::State { path: own.to_owned(), cause: error.to_string() };
+        let digest = |file: File| read_through(file.take(u64::MAX), own, &mut |_| Ok(()));
+        let wanted = digest(File::open(own).map_err(unreadable)?)?;
+        self.root.make_own_directory(&directory)?;
+        let place = self.root.locate(&path)?;
+        if Digests::default().of(&place)? != Some(wanted) {
+            let mut staged = Staged::begin(&place)?;
+            staged.append_file(File::open(own).map_err(unreadable)?)?;
+            staged.install(Ids::root(0o700))?;
+        }
+        Ok(path)
     }
 
     /// What is owed by an earlier run.

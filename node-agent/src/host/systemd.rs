@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy, UnitProxy};
 use zbus_systemd::zbus::{self, Connection};
 
+use super::failpoint::reach;
 use super::signals::Signals;
 use super::{HostError, Root};
 
@@ -214,6 +215,7 @@ impl Bus {
                 "{unit} ends again and again, and systemd starts it anew each time: see journalctl -u {unit}"
             )));
         }
+        reach();
         if verb != Verb::Stop {
             // What it did before does not count: else systemd refuses a unit that failed too often lately.
             let _ = manager.reset_failed_unit(unit.to_owned()).await;
@@ -406,6 +408,7 @@ impl Systemd for Bus {
 
     fn reload(&self) -> Answer<'_, ()> {
         Box::pin(async move {
+            reach();
             self.manager().await?.reload().await.map_err(refused("systemd", "read all unit files again"))
         })
     }
@@ -414,6 +417,7 @@ impl Systemd for Bus {
         Box::pin(async move {
             let manager = self.manager().await?;
             let files = vec![unit.to_owned()];
+            reach();
             if again {
                 manager.reenable_unit_files(files, false, false).await.map_err(refused(unit, "enable"))?;
             } else {
@@ -426,6 +430,7 @@ impl Systemd for Bus {
     fn disable<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             let manager = self.manager().await?;
+            reach();
             manager
                 .disable_unit_files(vec![unit.to_owned()], false)
                 .await
@@ -438,6 +443,7 @@ impl Systemd for Bus {
         Box::pin(async move {
             let manager = self.manager().await?;
             let files = || vec![unit.to_owned()];
+            reach();
             if masked {
                 manager.mask_unit_files(files(), false, false).await.map_err(refused(unit, "mask"))?;
             } else {

@@ -42,6 +42,7 @@ use crate::host::systemd::STABLE;
 use crate::host::{Host, HostError, timestamp};
 use crate::report::{self, Fetched, Outcome};
 use crate::resource::{self, unit};
+use crate::switch::{self, Stage, Switch, process};
 
 use cluster::{Cluster, FetchError, Seen};
 use probe::Pulse;
@@ -577,6 +578,14 @@ impl<'a> Agent<'a> {
         target: &Request,
         stop: &CancellationToken,
     ) -> Next {
+        match self.host.state.switch(&target.revision.node_bootstrap) {
+            Ok(Some(switch)) if switch.stage.is_open() => return self.await_switch(spec, stop).await,
+            Ok(Some(switch)) if switch.forbids(&target.name, &spec.retry) => {
+                return self.rolled_back(spec, &switch).await;
+            }
+            Ok(_) => {}
+            Err(error) => return self.refused(spec, target, &error).await,
+        }
         // The permit is for the revision that the Report names.
         let permit = if target.name == spec.revision { spec.permit.disruption } else { Disruption::None };
         let (plan, target, changes, lock) = loop {
@@ -638,6 +647,15 @@ impl<'a> Agent<'a> {
                 Err(next) => return next,
             }
         }
+        if switch::at_stake(&self.host, &plan).is_some() {
+            let node = self.settings.node_name.clone();
+            let asked = process::asked(target, node, permit, spec.health.as_ref(), &spec.retry);
+            if let Err(error) = process::ask(&self.host, target, asked).await {
+                return self.refused(spec, target, &error).await;
+            }
+            drop(lock);
+            return self.await_switch(spec, stop).await;
+        }
         self.listen |= !changes.is_empty();
         let is_drift = !changes.is_empty() && !plan.is_owed() && self.is_begun(target);
         let outcome = self.apply(spec, target, &plan, &changes, lock, stop).await;
@@ -663,6 +681,42 @@ impl<'a> Agent<'a> {
             Err(failure) if failure.is_meanwhile() && !std::mem::replace(&mut self.again, true) => Next::Now,
             Err(failure) => self.fail(spec, &target.name, &failure, &plan.warnings).await,
         }
+    }
+
+    /// Waits until what the host itself does is over. It goes on also if this pod ends.
+    async fn await_switch(&mut self, spec: &NodeBootstrapReportSpec, stop: &CancellationToken) -> Next {
+        self.pulse.set_busy(false);
+        let node_bootstrap = self.settings.node_bootstrap.clone();
+        let word = || {
+            let switch = self.host.state.switch(&node_bootstrap).ok().flatten()?;
+            let outcome = Outcome::Switching(&switch.changes, switch.timeout);
+            Some(self.word_of(spec, &switch.revision.name, &outcome, &[]))
+        };
+        let waiting = process::wait(&self.host, &node_bootstrap, stop);
+        let (over, told) = telling(&self.cluster, word, SLOW, waiting).await;
+        self.told(told);
+        self.pulse.set_busy(true);
+        self.listen = true;
+        let switch = match over {
+            Ok(Some(switch)) => switch,
+            Ok(None) => return Next::Rest,
+            Err(error) => return self.fail(spec, &spec.revision, &Failure::from(&error), &[]).await,
+        };
+        match (switch.stage, switch.failure()) {
+            // What it made is found made.
+            (_, None) => Next::Now,
+            (Stage::RolledBack, Some(_)) => self.rolled_back(spec, &switch).await,
+            (_, Some(failure)) => self.fail(spec, &switch.revision.name, &failure, &[]).await,
+        }
+    }
+
+    /// Says that what is to be had was rolled back here. Nothing more is done until somebody asks for it.
+    async fn rolled_back(&mut self, spec: &NodeBootstrapReportSpec, switch: &Switch) -> Next {
+        self.failed = true;
+        if let Some(failure) = switch.failure() {
+            self.say(spec, &switch.revision.name, &Outcome::RolledBack(&failure), &[]).await;
+        }
+        Next::Rest
     }
 
     /// Notes what was repaired, once however many changes it took: only what has a name in the revision, as a reload of
@@ -881,6 +935,10 @@ impl<'a> Agent<'a> {
     }
 
     async fn leave(&mut self, spec: &NodeBootstrapReportSpec, stop: &CancellationToken) -> Next {
+        let under_way = self.host.state.switch(&self.settings.node_bootstrap).ok().flatten();
+        if under_way.is_some_and(|switch| switch.stage.is_open()) {
+            return self.await_switch(spec, stop).await;
+        }
         self.target = None;
         let revision = self.said.revision.clone();
         let Some(lock) = self.lock(spec, &revision, stop).await else { return Next::Rest };

@@ -23,7 +23,7 @@ use crds::names::STATE_DIR;
 use crds::report::{ChangeSummary, Disruption};
 use crds::revision::{Access, PATH, Resource};
 use crds::{AccountRef, HostPath, Sha256};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::Request;
 use crate::host::accounts::{self, Accounts};
@@ -103,6 +103,16 @@ pub struct Step {
     pub(crate) action: Action,
     /// The entry of the ledger that is done with after it; `None`: it makes what the revision names.
     pub(crate) undoes: Option<Item>,
+}
+
+impl Step {
+    /// The unit that it starts, stops or restarts.
+    pub(crate) fn unit(&self) -> Option<&str> {
+        match &self.action {
+            Action::Start { unit } | Action::Stop { unit } | Action::Restart { unit } => Some(unit),
+            _ => None,
+        }
+    }
 }
 
 /// How a change is made: everything that is needed, so that nothing is decided while it is made.
@@ -231,7 +241,8 @@ impl SkipList {
 }
 
 /// Secret values by key. Shown nowhere.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Payload(BTreeMap<String, Vec<u8>>);
 
 impl From<BTreeMap<String, Vec<u8>>> for Payload {

@@ -16,20 +16,8 @@ use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 use crate::host::{Kind, Meta, items};
 use crate::ledger::{Before, Entry, Item, Ledger, Provenance, Shape};
+use crate::switch;
 
-/// The programs that the agent's own pod runs under: from the pod they are never stopped.
-const NODE_UNITS: &[&str] = &[
-    "kubelet",
-    "containerd",
-    "crio",
-    "cri-o",
-    "docker",
-    "cri-docker",
-    "k3s",
-    "k3s-agent",
-    "rke2-server",
-    "rke2-agent",
-];
 /// The largest unit file that is searched for what it needs.
 const MAX_UNIT: u64 = 1 << 20;
 
@@ -118,7 +106,9 @@ enum Fate {
 /// The order in which things are put back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum When {
-    /// Links to units.
+    /// Accounts and directories that come back: what else comes back needs them.
+    Returns,
+    /// Links to units that go: as the file says that made them.
     Links,
     /// Units that stop.
     Stops,
@@ -128,6 +118,8 @@ enum When {
     Insides,
     /// Directories, those inside others first.
     Directories,
+    /// Links to units that come back: as the file says that is there again.
+    Enables,
     /// Units that start: when all else is made.
     Starts,
     /// What a user has.
@@ -183,7 +175,7 @@ pub(crate) fn plan(
     });
     for (when, item, change, action) in undone {
         let step = planner.undo(item, change, action);
-        let steps = if when < When::Starts { &mut removal.first } else { &mut removal.last };
+        let steps = if when < When::Enables { &mut removal.first } else { &mut removal.last };
         steps.push(step);
     }
     removal.first.extend(kept);
@@ -217,7 +209,7 @@ fn fate(
         Err(error) => return left(&error.to_string()),
     };
     // Of an account that was not wholly made there may be a line in the shadow already.
-    let is_half = !entry.done && matches!(item, Item::Group(_) | Item::User(_));
+    let is_half = !entry.done && matches!(item, Item::Group(_) | Item::User(_) | Item::Member(..));
     if found == *prior && !is_half {
         return Fate::Settled;
     }
@@ -268,6 +260,17 @@ fn put_back(
     let name = name_of(item, &entry.made);
     let unless = || "remove, unless something else needs it".to_owned();
     Ok(match (item, prior, &entry.made) {
+        (Item::Group(group), Shape::Group(gid), Shape::Absent) => {
+            let action = Action::AddGroup { name: group.clone(), gid: *gid };
+            (When::Returns, format!("gid {gid} as before"), action)
+        }
+        (Item::User(_), Shape::User(user), Shape::Absent) => {
+            (When::Returns, format!("uid {} as before", user.uid), Action::AddUser(user.clone()))
+        }
+        (Item::Path(path), Shape::Directory(ids), Shape::Absent) => {
+            let action = Action::MakeDirectory { path: path.clone(), ids: *ids };
+            (When::Returns, format!("{} again", planner.shown(*ids)), action)
+        }
         (Item::Path(path), Shape::Absent, Shape::Directory(_)) => {
             let action = Action::RemoveDirectory { path: path.clone(), otherwise: planner.inherited(path) };
             (When::Directories, "remove, if nothing else is in it".to_owned(), action)
@@ -284,7 +287,7 @@ fn put_back(
             let action = Action::SetAccess { path: path.clone(), kind: Kind::Directory, ids };
             (When::Directories, format!("{} again", planner.shown(ids)), action)
         }
-        (Item::Path(path), Shape::File { ids, digest, attributes }, Shape::File { .. }) => {
+        (Item::Path(path), Shape::File { ids, digest, attributes }, Shape::File { .. } | Shape::Absent) => {
             let same = matches!(found, Shape::File { digest: now, .. } if now == digest);
             if !same && !planner.has_prior(*digest) {
                 return Err("what was there before was not kept");
@@ -298,7 +301,7 @@ fn put_back(
             let action = Action::PutBack { path: path.clone(), content, ids, attributes: attributes.clone() };
             (When::Files, format!("{what}{} as before", planner.shown(ids)), action)
         }
-        (Item::Path(path), Shape::Link { target, owner: (uid, gid) }, Shape::Link { .. }) => {
+        (Item::Path(path), Shape::Link { target, owner: (uid, gid) }, Shape::Link { .. } | Shape::Absent) => {
             let ids = Ids { uid: *uid, gid: *gid, mode: 0 };
             let Ids { uid, gid, .. } = handed_down(path, ids, planner, handed);
             let action = Action::Link { path: path.clone(), target: target.clone(), owner: (uid, gid) };
@@ -336,12 +339,13 @@ fn put_back(
             return Err("it came with a kernel module, and goes with it at a boot");
         }
         (Item::Masked(unit), Shape::Is(masked), _) => {
-            let what = if *masked { "mask, as before" } else { "unmask, as before" };
-            (When::Links, what.to_owned(), Action::Mask { unit: unit.clone(), masked: *masked })
+            let (when, what) =
+                if *masked { (When::Enables, "mask, as before") } else { (When::Links, "unmask, as before") };
+            (when, what.to_owned(), Action::Mask { unit: unit.clone(), masked: *masked })
         }
         (Item::Enabled(unit), Shape::Is(true), _) => {
             let action = Action::Enable { unit: unit.clone(), again: false };
-            (When::Links, "enable, as before".to_owned(), action)
+            (When::Enables, "enable, as before".to_owned(), action)
         }
         (Item::Enabled(unit), Shape::Is(false), _) => {
             (When::Links, "disable, as before".to_owned(), Action::Disable { unit: unit.clone() })
@@ -474,7 +478,7 @@ fn spared(unclaimed: &[(&Item, &Entry)], from_pod: bool, planner: &Planner<'_>) 
         other => unit_of(other),
     });
     let units: BTreeSet<&str> = units
-        .filter(|unit| NODE_UNITS.iter().any(|known| unit.strip_suffix(".service") == Some(known)))
+        .filter(|unit| switch::is_node_unit(unit))
         .filter(|unit| planner.units.get(*unit).is_some_and(|state| !state.has_stopped()))
         .collect();
     let text = |unit: &str| {

@@ -15,7 +15,9 @@ metadata: {name: workers}
 spec:
   allNodes: true
   groups: [{name: k}, {name: staff}]
-  users: [{name: k, home: /etc/k}, {name: daemon, shell: /usr/sbin/nologin, home: /etc/k}]
+  users:
+  - {name: k, home: /etc/k, groups: [staff], comment: ours}
+  - {name: daemon, shell: /usr/sbin/nologin, home: /etc/k, comment: ours, locked: true}
   directories:
   - {path: /etc/k, owner: k, group: k, recursive: true}
   - {path: /etc/k/deep, owner: k, group: k, mode: "0700"}
@@ -26,11 +28,15 @@ spec:
   - {path: /etc/issue, content: theirs, mode: "0600"}
   binaries:
   - {path: /usr/local/sbin/kubelet, url: "URL", sha256: {amd64: "DIGEST", arm64: "DIGEST"}}
+  symlinks: [{path: /opt/k, target: /etc/k}, {path: /etc/theirs, target: ours}]
+  kernel: {modules: [br_netfilter], sysctls: {vm.swappiness: "1"}}
   units:
   - name: k.service
+    dropIns: [{name: 10-k.conf, content: "[Service]\nNice=7\n"}]
     content: "[Service]\nExecStart=/x\n[Install]\nWantedBy=a.target\nAlias=other.service\n"
     enabled: true
   - {name: there.service, enabled: false}
+  - {name: vendor.service, masked: true}
 "#;
 
 /// A machine that has some of it already, and different.
@@ -39,6 +45,7 @@ fn used() -> Machine {
     machine.write("/etc/motd", "theirs");
     machine.set("/etc/motd", 1, 50, 0o640);
     machine.write("/etc/issue", "theirs");
+    machine.link("/etc/theirs", "theirs");
     machine.directory("/etc/k/old");
     machine.write("/etc/k/old/data", "data");
     machine.set("/etc/k/old/data", 77, 77, 0o4755);
@@ -46,6 +53,8 @@ fn used() -> Machine {
         "/etc/systemd/system/there.service",
         "[Service]\nExecStart=/x\n[Install]\nWantedBy=b.target\n",
     );
+    machine.directory("/usr/lib/systemd/system");
+    machine.write("/usr/lib/systemd/system/vendor.service", "[Service]\nExecStart=/x\n");
     machine.directory("/etc/systemd/system/b.target.wants");
     machine.link("/etc/systemd/system/b.target.wants/there.service", "/etc/systemd/system/there.service");
     machine
@@ -120,7 +129,7 @@ async fn killed_before_any_change_the_next_run_finishes() {
         assert!(ended || run(&machine, &apply, None), "{at}");
         same(&tree(&machine), &after, &format!("killed before change {at}"));
         assert_eq!(machine.leftovers(), Vec::<String>::new(), "killed before change {at}");
-        assert!(ledger(&machine) == written, "killed before change {at}: {}", ledger(&machine));
+        assert_eq!(ledger(&machine), written, "killed before change {at}");
         ended
     });
     let reverted = each_point(|at| {

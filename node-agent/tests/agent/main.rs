@@ -16,5 +16,6 @@ mod plans;
 mod pods;
 mod properties;
 mod reverts;
+mod rollbacks;
 mod support;
 mod units;

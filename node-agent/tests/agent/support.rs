@@ -9,8 +9,9 @@ use std::rc::Rc;
 
 use crds::revision::{Identity, Values, render};
 use futures::future::LocalBoxFuture;
-use node_agent::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
+use node_agent::engine::{self, Change, Failure, Observer, Payload, Plan, Request, rollback};
 use node_agent::host::offline::Offline;
+use node_agent::host::state::Begun;
 use node_agent::host::systemd::{Answer, Job, Systemd, UnitState};
 use node_agent::host::{Host, HostError, Root};
 use serde_json::{Value, json};
@@ -334,6 +335,29 @@ impl Machine {
         Ok(made)
     }
 
+    /// Applies until so many changes were made, as a run that may be rolled back.
+    pub(crate) async fn apply_held(&self, request: &Request, changes: usize) -> Result<Vec<Change>, Failure> {
+        let host = self.host();
+        let mut plan = engine::plan(&host, request).await.expect("a plan");
+        plan.held = true;
+        self.carry_out(&host, request, &plan, changes).await
+    }
+
+    /// Puts back what is not confirmed.
+    pub(crate) async fn roll_back(
+        &self,
+        name: &str,
+        previous: Option<&Begun>,
+        changes: usize,
+    ) -> Result<Vec<Change>, Failure> {
+        let host = self.host();
+        let plan = rollback::plan(&host, name, &BTreeSet::new(), false).await.expect("a plan");
+        let lock = host.state.lock(|| {}).await.expect("a lock");
+        let stop = CancellationToken::new();
+        let observer = StopAfter { stop: stop.clone(), left: Cell::new(changes) };
+        rollback::run(&host, name, &plan, previous, lock, &observer, &stop).await
+    }
+
     /// A user's number.
     pub(crate) fn uid(&self, name: &str) -> u32 {
         let passwd = self.read("/etc/passwd");
@@ -362,18 +386,28 @@ impl Machine {
         changes: usize,
     ) -> Result<Vec<Change>, Failure> {
         let plan = engine::plan(host, request).await.expect("a plan");
+        self.carry_out(host, request, &plan, changes).await
+    }
+
+    async fn carry_out(
+        &self,
+        host: &Host,
+        request: &Request,
+        plan: &Plan,
+        changes: usize,
+    ) -> Result<Vec<Change>, Failure> {
         let stop = CancellationToken::new();
-        engine::fetch(host, &plan, &Quiet, &stop).await?;
+        engine::fetch(host, plan, &Quiet, &stop).await?;
         // A process that another test is just starting holds all locks of this one for a moment.
         let lock = host.state.lock(|| {}).await.expect("a lock");
         if changes == usize::MAX {
-            return engine::apply(host, request, &plan, lock, &Quiet, &stop).await;
+            return engine::apply(host, request, plan, lock, &Quiet, &stop).await;
         }
         let observer = StopAfter { stop: stop.clone(), left: Cell::new(changes) };
         if changes == 0 {
             stop.cancel();
         }
-        engine::apply(host, request, &plan, lock, &observer, &stop).await
+        engine::apply(host, request, plan, lock, &observer, &stop).await
     }
 
     /// Everything on the machine but the agent's own state: kind, owner, mode, content of each path.

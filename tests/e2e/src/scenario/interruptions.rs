@@ -1,11 +1,13 @@
 //! What ends in the middle of its work, and what goes away for a while.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, ListParams};
 
 use crate::lab::{Lab, is_current};
+use crate::programs;
 
 /// Kills every process of a name on a machine, at once and without a word.
 async fn kill(lab: &Lab, machine: &str, program: &str) -> Result<()> {
@@ -61,6 +63,122 @@ pub(crate) async fn operator_and_agents_killed_in_the_middle_come_back(lab: &Lab
     )
     .await?;
     lab.ready("after").await.map(drop)
+}
+
+const INSTANTS: &str = r#"apiVersion: nodebootstrap.io/v1alpha1
+kind: NodeBootstrap
+metadata: {name: instants}
+spec:
+  allNodes: true
+  symlinks: [{path: /etc/instants-link, target: /etc/instants}]
+  files: [{path: /etc/instants, content: ours, onChange: {restart: [instants-there.timer]}}]
+  units:
+  - name: instants.service
+    content: "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+    enabled: true
+    active: true
+    dropIns: [{name: 10-nice.conf, content: "[Service]\nNice=7\n"}]
+  - {name: instants-there.timer, content: "[Timer]\nUnit=instants.service\nOnUnitActiveSec=2d\n", active: true}
+  - {name: systemd-tmpfiles-clean.timer, active: false, masked: true}
+  kernel: {sysctls: {net.ipv4.conf.all.log_martians: "1"}}
+"#;
+
+/// What the machine has before.
+const INSTANTS_BEFORE: &str = "printf '[Timer]\nUnit=systemd-tmpfiles-clean.service\nOnUnitActiveSec=9d\n' > /etc/systemd/system/instants-there.timer; \
+    echo theirs > /etc/instants; ln -sfn /nowhere /etc/instants-link; systemctl daemon-reload; \
+    systemctl start instants-there.timer";
+
+/// How files, units and the kernel are. Of the timer that with which it runs.
+const INSTANTS_SHOWN: &str = "cat /etc/instants; readlink /etc/instants-link; cat /proc/sys/net/ipv4/conf/all/log_martians; \
+    for unit in instants.service instants-there.timer systemd-tmpfiles-clean.timer; do \
+    systemctl show -P ActiveState -P UnitFileState -P LoadState -P NeedDaemonReload -P TimersMonotonic -P Nice $unit | sed 's/ ;.*//'; done; \
+    ls -A /var/lib/nodebootstrap/instants; \
+    find /etc/systemd /etc/instants* /var/lib/nodebootstrap -path '*/instants/*' -prune -o -printf '%p %y %m %u:%g %l\n' | sort; \
+    find /etc/systemd /etc/instants* -type f -print0 | sort -z | xargs -0 sha256sum";
+
+/// As the agent's test of the same name does it on a folder, here with a systemd that runs: it ends, as by SIGKILL,
+/// before each change in turn, of applying and of reverting, and the next run finishes.
+pub(crate) async fn killed_before_any_change_the_next_run_finishes(lab: &Lab) -> Result<()> {
+    let (agent, file) = ("/root/nodebootstrap-agent", "/root/instants.yaml");
+    let next = AtomicUsize::new(1);
+    let points = lab.nodes()?.into_iter().map(|node| {
+        let next = &next;
+        async move {
+            let machine = lab.testbed.machine(&node)?;
+            let root = machine.root();
+            std::fs::copy(programs::folder()?.join("nodebootstrap-agent"), root.join(&agent[1..]))
+                .context("cannot copy the agent")?;
+            std::fs::write(root.join(&file[1..]), INSTANTS)?;
+            let shown = || lab.host(&node, &["sh", "-c", INSTANTS_SHOWN]);
+            let run = |command: &'static [&'static str], kill_at: Option<usize>| {
+                let kill = kill_at.map(|at| format!("NODEBOOTSTRAP_KILL_AT={at}"));
+                let node = &node;
+                async move {
+                    let words: Vec<&str> = ["env"]
+                        .into_iter()
+                        .chain(kill.as_deref())
+                        .chain([agent])
+                        .chain(command.iter().copied())
+                        .collect();
+                    let output = lab.testbed.machine(node)?.exec(&words).await?;
+                    let was_killed =
+                        !output.success() && kill_at.is_some() && !output.stderr.contains("error");
+                    ensure!(
+                        output.success() || was_killed,
+                        "{node}, {kill_at:?}: {command:?}: {}",
+                        output.stderr
+                    );
+                    anyhow::Ok(output.success())
+                }
+            };
+            let (apply, revert): (&[&str], &[&str]) =
+                (&["apply", "--file", "/root/instants.yaml"], &["revert", "instants"]);
+            lab.host(&node, &["sh", "-c", INSTANTS_BEFORE]).await?;
+            run(apply, None).await?;
+            let after = shown().await?;
+            run(revert, None).await?;
+            let before = shown().await?;
+            ensure!(after != before && !before.contains("ours"), "{before}");
+            let (mut applying, mut reverting) = (0, 0);
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let applied = run(apply, Some(at)).await?;
+                if !applied {
+                    applying = at;
+                    run(apply, None).await?;
+                }
+                let now = shown().await?;
+                ensure!(
+                    now == after,
+                    "{node}: applying was killed before change {at}; it shall be\n{after}\nand is\n{now}"
+                );
+                let reverted = run(revert, Some(at)).await?;
+                if !reverted {
+                    reverting = at;
+                    if lab
+                        .host_succeeds(&node, &["test", "-e", "/var/lib/nodebootstrap/instants/ledger.json"])
+                        .await?
+                    {
+                        run(revert, None).await?;
+                    }
+                }
+                let now = shown().await?;
+                ensure!(
+                    now == before,
+                    "{node}: reverting was killed before change {at}; it shall be\n{before}\nand is\n{now}"
+                );
+                if applied && reverted {
+                    return anyhow::Ok((applying, reverting));
+                }
+            }
+        }
+    });
+    let points = futures::future::try_join_all(points).await?;
+    let applying = points.iter().map(|(applying, _)| applying).max().context("no machines")?;
+    let reverting = points.iter().map(|(_, reverting)| reverting).max().context("no machines")?;
+    println!("            killed at {applying} points of applying, {reverting} of reverting");
+    ensure!(*applying > 20 && *reverting > 20, "{applying} {reverting}");
+    Ok(())
 }
 
 pub(crate) async fn an_outage_of_the_api_server_is_survived(lab: &Lab) -> Result<()> {

@@ -15,6 +15,7 @@ mod rollout;
 mod security;
 mod services;
 mod story;
+mod switches;
 
 use anyhow::Result;
 use futures::future::BoxFuture;
@@ -65,6 +66,9 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     plans::a_host_says_every_reason_at_once,
     services::a_service_that_keeps_ending_is_not_ready,
     services::a_step_that_does_not_end_holds_up_nothing_else,
+    switches::the_kubelet_is_changed_on_one_node_after_the_other,
+    switches::what_would_lose_a_node_is_rolled_back_by_its_host,
+    switches::what_cannot_be_proven_is_put_back_and_tried_again,
     drift::a_unit_that_stops_or_is_disabled_is_put_right_at_once,
     drift::a_tug_of_war_is_told_and_not_fought,
     drift::policy_report_tells_and_leaves,
@@ -76,6 +80,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     nodes::a_machine_made_anew_under_the_same_name_is_set_up_again,
     nodes::a_node_that_goes_is_forgotten,
     interruptions::operator_and_agents_killed_in_the_middle_come_back,
+    interruptions::killed_before_any_change_the_next_run_finishes,
     interruptions::an_outage_of_the_api_server_is_survived,
     interruptions::a_malformed_object_stops_no_other,
     removal::a_deleted_node_bootstrap_leaves_no_object,

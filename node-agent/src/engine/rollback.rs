@@ -1,0 +1,105 @@
+//! What was made and is not confirmed yet: it is confirmed, or put back as it was before that run.
+//!
+//! In: the ledger, whose open entries say what that run made and how it found each thing. Out: the host as it was before
+//! the run, and the ledger as it was then. Killed at any point, the next roll-back finishes: what is back already is found
+//! so. It needs neither the API nor a download.
+
+use std::collections::BTreeSet;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Change, Failure, Observer, Plan, Request, book, make, nothing, owed_by};
+use crate::host::state::{Begun, Lock, Owed};
+use crate::host::{Host, HostError};
+use crate::resource::{Action, Planner, removal, unit};
+
+/// The name of what is made while something is rolled back.
+const ROLL_BACK: &str = "roll-back";
+
+/// What a run made stays: it was seen to be good.
+///
+/// # Errors
+/// If the ledger does not get to the disk.
+pub fn confirm(host: &Host, request: &Request, plan: &Plan, made: &[Change]) -> Result<(), HostError> {
+    book::close(host, request, plan, made)
+}
+
+/// As [`confirm`], of a run that was killed in the middle of that: what it put back is no longer ours.
+///
+/// # Errors
+/// If the ledger does not get to the disk.
+pub fn finish(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
+    let mut ledger = host.state.ledger(node_bootstrap, None)?;
+    ledger.confirm();
+    host.state.write_ledger(node_bootstrap, &ledger)
+}
+
+/// Plans what puts back what is not confirmed. `restarts`: units that ran with it, and run with what was there before only
+/// after another restart. `at_boot`: units are systemd's to start, and nothing is stopped or started here.
+///
+/// # Errors
+/// If ledger, accounts or units cannot be read.
+pub async fn plan(
+    host: &Host,
+    node_bootstrap: &str,
+    restarts: &BTreeSet<String>,
+    at_boot: bool,
+) -> Result<Plan, HostError> {
+    let ledger = host.state.ledger(node_bootstrap, None)?.unconfirmed();
+    let request = nothing(ROLL_BACK, node_bootstrap, ledger.cluster.clone());
+    let mut owed = host.state.owed(node_bootstrap)?;
+    if at_boot {
+        owed.restarts.clear();
+    } else {
+        owed.restarts.extend(restarts.iter().cloned());
+    }
+    let to_observe = unit::to_observe(std::iter::empty(), &owed.restarts, removal::to_observe(&ledger));
+    let units = host.systemd.observe(&to_observe).await?;
+    let mut planner = Planner::new(host, &request, &units)?;
+    let removal = removal::plan(&ledger, &BTreeSet::new(), &BTreeSet::new(), false, &mut planner);
+    planner.steps.extend(removal.first);
+    if at_boot {
+        planner.restarts.clear();
+    }
+    unit::plan(&[], Vec::new(), &owed.restarts, &mut planner);
+    planner.steps.extend(removal.last);
+    let Planner { mut steps, warnings, .. } = planner;
+    steps.retain(|step| !(at_boot && matches!(step.action, Action::Start { .. } | Action::Stop { .. })));
+    Ok(Plan { steps, warnings, owed, ..Plan::default() })
+}
+
+/// Puts back what is not confirmed. `previous`: the revision that was there before, and claims what it claimed again.
+///
+/// # Errors
+/// If a step fails, or `stop` was called. The next roll-back goes on from there.
+#[allow(clippy::too_many_arguments)]
+pub async fn run(
+    host: &Host,
+    node_bootstrap: &str,
+    plan: &Plan,
+    previous: Option<&Begun>,
+    lock: Lock,
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+) -> Result<Vec<Change>, Failure> {
+    let state = |error: HostError| Failure::of("state", &error, &[]);
+    for path in &plan.owed.written {
+        host.root.remove_leftover(path).map_err(state)?;
+    }
+    host.state.owe(node_bootstrap, &owed_by(plan)).map_err(state)?;
+    let mut made = Vec::new();
+    let done = make(host, node_bootstrap, &plan.steps, lock, observer, stop, &mut made).await;
+    let lock = match done {
+        Ok(Some(lock)) => lock,
+        Ok(None) => host.state.lock(|| {}).await.map_err(state)?,
+        Err(failure) => return Err(Failure { made, ..failure }),
+    };
+    let mut ledger = host.state.ledger(node_bootstrap, None).map_err(state)?;
+    ledger.roll_back();
+    // First whose it is: what is owed keeps this from being forgotten.
+    host.state.put_begun(node_bootstrap, previous).map_err(state)?;
+    host.state.write_ledger(node_bootstrap, &ledger).map_err(state)?;
+    host.state.owe(node_bootstrap, &Owed::default()).map_err(state)?;
+    drop(lock);
+    Ok(made)
+}

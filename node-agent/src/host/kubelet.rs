@@ -1,0 +1,180 @@
+//! The kubelet of this host: how it runs, and how the node is by its own word and by the API server's.
+//!
+//! In: the host's processes, and the kubelet's own credential, by which it may read its own Node and Lease and nothing else of
+//! other nodes. Out: a [`Health`].
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde::{Deserialize, Serialize};
+
+use super::Root;
+
+/// How long each question may take.
+const ANSWER: Duration = Duration::from_secs(3);
+/// The largest command line or configuration that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// Where the kubelet answers, unless its configuration has another port (`healthzPort` of KubeletConfiguration v1beta1).
+const HEALTHZ_PORT: u16 = 10248;
+/// Where kubelets keep their leases.
+const LEASES: &str = "kube-node-lease";
+
+/// How a node is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Health {
+    /// Why the kubelet does not answer its health check; `None`: it does.
+    pub kubelet: Option<String>,
+    /// Why the API server cannot be asked with the kubelet's credential; `None`: it can.
+    pub api: Option<String>,
+    /// Why the Node is not Ready, `Some(None)`: it is. `None`: it is not known.
+    pub not_ready: Option<Option<String>>,
+    /// When the kubelet renewed its Lease last.
+    pub lease: Option<Timestamp>,
+}
+
+/// How the kubelet runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kubelet {
+    flags: Vec<String>,
+}
+
+impl Kubelet {
+    /// The kubelet that runs on this host; `None`: none does.
+    pub fn find(root: &Root) -> Option<Self> {
+        let processes = root.directories_in("/proc").ok()?;
+        processes.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).find_map(|process| {
+            let read = |file: &str| root.read(&format!("/proc/{process}/{file}"), MAX_FILE).ok().flatten();
+            let kubelet = Self::of(&read("cmdline")?)?;
+            // One that runs in a pod is another node's.
+            let cgroups = String::from_utf8_lossy(&read("cgroup")?).into_owned();
+            (!cgroups.contains("kubepods")).then_some(kubelet)
+        })
+    }
+
+    /// From a command line as /proc has it.
+    fn of(line: &[u8]) -> Option<Self> {
+        let words: Vec<String> =
+            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let (program, flags) = words.split_first()?;
+        let is_kubelet = program.rsplit('/').next() == Some("kubelet");
+        is_kubelet.then(|| Self { flags: flags.to_vec() })
+    }
+
+    /// The name of its Node: as it is told, or the host's own.
+    pub fn node_name(&self, root: &Root) -> String {
+        let own = || {
+            let name = root.read("/proc/sys/kernel/hostname", MAX_FILE).ok().flatten().unwrap_or_default();
+            String::from_utf8_lossy(&name).trim().to_lowercase()
+        };
+        self.flag("hostname-override").map_or_else(own, str::to_owned)
+    }
+
+    /// The value of a flag, written with = or as the next word.
+    pub fn flag(&self, name: &str) -> Option<&str> {
+        let mut flags = self.flags.iter();
+        while let Some(flag) = flags.next() {
+            let Some(rest) = flag.trim_start_matches('-').strip_prefix(name) else { continue };
+            match rest.strip_prefix('=') {
+                Some(value) => return Some(value),
+                None if rest.is_empty() => return flags.next().map(String::as_str),
+                None => {}
+            }
+        }
+        None
+    }
+}
+
+/// How the node is. `node`: its name. The kubelet is found anew each time: another one may run now.
+pub async fn look(root: &Root, node: &str, last: &mut Option<Kubelet>) -> Health {
+    // While it is being started there is none; where its credential lies is known from before.
+    if let Some(now) = Kubelet::find(root) {
+        *last = Some(now);
+    }
+    let Some(kubelet) = last else {
+        let none = Some("no kubelet runs".to_owned());
+        return Health { kubelet: none.clone(), api: none, ..Health::default() };
+    };
+    let (healthz, api) = tokio::join!(healthz(root, kubelet), of_api(root, kubelet, node));
+    let mut health = Health { kubelet: healthz.err(), ..Health::default() };
+    match api {
+        Ok((not_ready, lease)) => (health.not_ready, health.lease) = (Some(not_ready), lease),
+        Err(cause) => health.api = Some(cause),
+    }
+    health
+}
+
+/// Asks the kubelet itself.
+async fn healthz(root: &Root, kubelet: &Kubelet) -> Result<(), String> {
+    let configured = kubelet.flag("config").and_then(|path| {
+        let text = root.read(path, MAX_FILE).ok()??;
+        let values: serde_json::Value = serde_saphyr::from_str(&String::from_utf8_lossy(&text)).ok()?;
+        u16::try_from(values.get("healthzPort")?.as_u64()?).ok()
+    });
+    let flag = kubelet.flag("healthz-port").and_then(|port| port.parse().ok());
+    let port = flag.or(configured).unwrap_or(HEALTHZ_PORT);
+    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).tls_certs_only([]).build();
+    let words = |error: reqwest::Error| match error.is_timeout() {
+        true => format!("no answer within {} s", ANSWER.as_secs()),
+        false => format!("nothing answers on 127.0.0.1:{port}"),
+    };
+    let answer = client.map_err(words)?.get(format!("http://127.0.0.1:{port}/healthz")).send().await;
+    let answer = answer.map_err(words)?;
+    match answer.status().as_u16() {
+        200 => Ok(()),
+        status => Err(format!("it says {status}")),
+    }
+}
+
+/// Asks the API server: why the Node is not Ready, and when the Lease was renewed.
+async fn of_api(
+    root: &Root,
+    kubelet: &Kubelet,
+    node: &str,
+) -> Result<(Option<String>, Option<Timestamp>), String> {
+    let path = kubelet.flag("kubeconfig").ok_or("the kubelet runs without --kubeconfig")?;
+    let kubeconfig = Kubeconfig::read_from(root.outside(path)).map_err(|error| format!("{path}: {error}"))?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| format!("{path}: {error}"))?;
+    (config.connect_timeout, config.read_timeout) = (Some(ANSWER), Some(ANSWER));
+    let client = Client::try_from(config).map_err(|error| format!("{path}: {error}"))?;
+    let words = |error: kube::Error| error.to_string();
+    let nodes: Api<Node> = Api::all(client.clone());
+    let leases: Api<Lease> = Api::namespaced(client, LEASES);
+    let both = async { tokio::try_join!(nodes.get(node), leases.get_opt(node)) };
+    let both = tokio::time::timeout(ANSWER, both).await;
+    let (node, lease) =
+        both.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))?.map_err(words)?;
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    let not_ready = match ready {
+        Some(ready) if ready.status == "True" => None,
+        Some(ready) => Some(ready.message.filter(|message| !message.is_empty()).unwrap_or(ready.status)),
+        None => Some("it has no condition Ready".to_owned()),
+    };
+    let renewed = lease.and_then(|lease| lease.spec?.renew_time);
+    // The same time, as the crate of another version has it.
+    let renewed = renewed.and_then(|time| Timestamp::from_microsecond(time.0.as_microsecond()).ok());
+    Ok((not_ready, renewed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubelet_is_known_by_its_program_and_read_by_its_flags() {
+        let kubelet =
+            Kubelet::of(b"/usr/local/sbin/kubelet\0--config=/a\0--kubeconfig\0/b\0--v=2\0").expect("one");
+        assert_eq!(kubelet.flag("config"), Some("/a"));
+        assert_eq!(kubelet.flag("kubeconfig"), Some("/b"));
+        assert_eq!(kubelet.flag("node-ip"), None);
+        assert_eq!(Kubelet::of(b"/usr/bin/kubeletx\0"), None);
+        assert_eq!(Kubelet::of(b""), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! The switch: changing what this node's pods, and so the agent itself, run under, without ever losing the node.
+//!
+//! ```text
+//! pod or command line      host process (nodebootstrap-switch-NB.service)         host, whatever happens
+//! plan touches kubelet ─► ask: switch.json ─► arm the dead-man ─► apply, held ─► healthy for stableFor? ─► confirmed
+//! or runtime               waits, and reads what came of it        └ no, or not in time, or dead ─► roll back ─► RolledBack
+//!                                                                  └ reboot ─► guard, before the kubelet ─► roll back
+//! ```
+//!
+//! The work is done by a process of the host's systemd, outside of the pod's cgroup, by a copy of this program on the host's
+//! disk. The dead-man is a systemd timer, and after a reboot an enabled unit that comes before the kubelet. Neither needs
+//! the API or a pod. Who judges is the host, with the kubelet's own credential.
+//!
+//! In: what was asked for, how the node was before and is now. Out here, pure: whether it is as good as before.
+
+pub mod process;
+mod units;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crds::report::{ChangeSummary, Disruption};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Failure, Plan};
+use crate::host::Host;
+use crate::host::kubelet::{Health, Kubelet};
+use crate::host::state::Begun;
+use crate::resource::Step;
+
+/// The units that a node's pods, and so the agent, run under.
+pub const NODE_UNITS: &[&str] = &[
+    "kubelet",
+    "containerd",
+    "crio",
+    "cri-o",
+    "docker",
+    "cri-docker",
+    "k3s",
+    "k3s-agent",
+    "rke2-server",
+    "rke2-agent",
+];
+
+/// A boot in the middle says nothing of a revision; after so many of them it is not tried again.
+const MAX_INTERRUPTIONS: u32 = 2;
+
+/// One attempt to change what the node runs under: `<nb>/switch.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Switch {
+    /// The revision that is tried.
+    pub revision: Begun,
+    /// The one that was there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Begun>,
+    /// The Node's name.
+    pub node: String,
+    /// The highest disruption that is permitted.
+    pub permit: Disruption,
+    /// Resources whose differences are left as they are.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub leave: BTreeSet<String>,
+    /// In seconds: how long it may take to be as good as before.
+    pub timeout: u64,
+    /// In seconds: how long it must stay so.
+    pub stable_for: u64,
+    /// What asked for a new attempt, as the Report had it then: another word is another attempt.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub retry: String,
+    /// How far it is.
+    pub stage: Stage,
+    /// Units that run with what was made.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub restarts: BTreeSet<String>,
+    /// How the node was before.
+    #[serde(default)]
+    pub before: Health,
+    /// How often a boot interrupted this revision.
+    #[serde(default)]
+    pub interruptions: u32,
+    /// Why it is, or is to be, rolled back, or was not begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// The changes that were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ChangeSummary>,
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Asked for; nothing was changed.
+    Asked,
+    /// The dead-man is armed: whatever happens now is confirmed, or rolled back.
+    Armed,
+    /// It was as good as before for long enough: it stays.
+    Confirmed,
+    /// What was there before is there again.
+    RolledBack,
+    /// What was there before is there again, but nothing was proven: the API server is away with that too, or the machine
+    /// was restarted in the middle. It may be tried again.
+    Unproven,
+    /// It was not begun.
+    Refused,
+}
+
+impl Stage {
+    /// Whether it is not over yet.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Asked | Self::Armed)
+    }
+}
+
+/// Why an attempt did not succeed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// In one word.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+}
+
+impl Switch {
+    /// Whether a revision was tried here, did not succeed, and nobody has asked for another attempt since.
+    pub fn forbids(&self, revision: &str, retry: &str) -> bool {
+        self.stage == Stage::RolledBack && self.revision.name == revision && self.retry == retry
+    }
+
+    /// How often a boot has interrupted this revision, for the next attempt.
+    pub fn interruptions_of(&self, revision: &str) -> u32 {
+        if self.revision.name == revision { self.interruptions } else { 0 }
+    }
+
+    /// What a boot in the middle makes of it, once what was there before is there again.
+    pub fn interrupted(&mut self) {
+        self.interruptions += 1;
+        // What failed before the boot has failed.
+        let was_interrupted_only = self.cause.is_none();
+        self.stage = if was_interrupted_only && self.interruptions <= MAX_INTERRUPTIONS {
+            Stage::Unproven
+        } else {
+            Stage::RolledBack
+        };
+        self.cause.get_or_insert_with(|| Cause {
+            reason: "Interrupted".to_owned(),
+            message: "the machine was restarted in the middle".to_owned(),
+        });
+    }
+
+    /// Why it did not succeed; `None`: it did.
+    pub fn failure(&self) -> Option<Failure> {
+        let Cause { reason, message } = self.cause.clone().unwrap_or_default();
+        let failure = |reason: String, message| Some(Failure { reason, message, made: Vec::new() });
+        match self.stage {
+            Stage::Confirmed => None,
+            Stage::Asked | Stage::Armed => failure("NotOver".to_owned(), "it is under way still".to_owned()),
+            Stage::Refused => failure(reason, message),
+            Stage::RolledBack => failure(
+                "RolledBack".to_owned(),
+                format!("rolled back, and what was there before runs again: {message}"),
+            ),
+            Stage::Unproven => failure(
+                "Unproven".to_owned(),
+                format!(
+                    "put back, since nothing could be proven: {message}; the API server is away, or the machine was restarted"
+                ),
+            ),
+        }
+    }
+
+    /// How long it may take.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+}
+
+/// Whether a unit is one that the node's pods run under.
+pub fn is_node_unit(unit: &str) -> bool {
+    unit.strip_suffix(".service").is_some_and(|name| NODE_UNITS.contains(&name))
+}
+
+/// The kubelet whose node a plan could lose: it restarts, stops or starts what the node's pods run under. `None`: it does
+/// not, or there is nothing to lose yet.
+pub fn at_stake(host: &Host, plan: &Plan) -> Option<Kubelet> {
+    let touches = plan.steps.iter().filter_map(Step::unit).any(is_node_unit);
+    if touches && host.systemd.is_running() { Kubelet::find(&host.root) } else { None }
+}
+
+/// Why a node is not as good as it was before; empty: it is. `since`: when the changes were done.
+pub fn worse(before: &Health, now: &Health, since: Timestamp) -> Vec<String> {
+    let mut worse = Vec::new();
+    if let (None, Some(cause)) = (&before.kubelet, &now.kubelet) {
+        worse.push(format!("the kubelet does not answer its health check: {cause}"));
+    }
+    if let (None, Some(cause)) = (&before.api, &now.api) {
+        worse.push(format!("the API server cannot be asked with the kubelet's credential: {cause}"));
+        // The rest would be told by it.
+        return worse;
+    }
+    if let (Some(None), Some(Some(cause))) = (&before.not_ready, &now.not_ready) {
+        worse.push(format!("the Node is not Ready: {cause}"));
+    }
+    if before.lease.is_some() && now.lease.is_none_or(|renewed| renewed < since) {
+        worse.push("the kubelet has not renewed its Lease since".to_owned());
+    }
+    worse
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn good(lease: i64) -> Health {
+        Health { kubelet: None, api: None, not_ready: Some(None), lease: Some(at(lease)) }
+    }
+
+    #[test]
+    fn a_node_must_be_as_good_as_before_and_not_better() {
+        assert!(worse(&good(1), &good(11), at(10)).is_empty());
+        assert_eq!(worse(&good(1), &good(9), at(10)), ["the kubelet has not renewed its Lease since"]);
+        let silent = Health { kubelet: Some("refused".to_owned()), ..good(11) };
+        assert_eq!(worse(&good(1), &silent, at(10)).len(), 1);
+        assert!(worse(&silent, &silent, at(10)).is_empty(), "it was so before");
+        let not_ready = Health { not_ready: Some(Some("no network".to_owned())), ..good(11) };
+        assert_eq!(worse(&good(1), &not_ready, at(10)), ["the Node is not Ready: no network"]);
+        assert!(worse(&not_ready, &good(11), at(10)).is_empty());
+        let away =
+            Health { api: Some("timeout".to_owned()), not_ready: None, lease: None, ..Health::default() };
+        assert_eq!(worse(&good(1), &away, at(10)).len(), 1, "one reason, not what follows from it");
+        assert!(worse(&away, &away, at(10)).is_empty());
+        let none = Health { kubelet: Some("there is no kubelet".to_owned()), ..away };
+        assert!(worse(&none, &none, at(10)).is_empty());
+    }
+}

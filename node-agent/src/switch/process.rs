@@ -1,0 +1,383 @@
+//! Who does what of an attempt. [`ask`] and [`wait`] are called by the pod or the command line; [`carry_out`],
+//! [`roll_back`] and [`guard`] are processes of the host's systemd. They share `switch.json` and the host's lock.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crds::nodebootstrap::Health;
+use crds::report::{ChangeSummary, Disruption};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{Cause, Stage, Switch, is_node_unit, units, worse};
+use crate::engine::{self, Failure, Observer, Plan, Request, rollback};
+use crate::host::kubelet::{self, Kubelet};
+use crate::host::state::{Begun, Lock};
+use crate::host::{Host, HostError, journal};
+use crate::report::is_permitted;
+use crate::resource::{Change, Step};
+
+/// How often the node is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often whoever waits for an attempt looks how far it is.
+const WAIT_STEP: Duration = Duration::from_millis(500);
+/// Lines of a unit's journal that are told.
+const LINES: usize = 3;
+/// The longest of them, in characters.
+const MAX_LINE: usize = 160;
+/// The most changes that are kept.
+const MAX_KEPT: usize = 1000;
+
+struct Logged;
+
+impl Observer for Logged {
+    fn done(&self, change: &Change) {
+        tracing::info!(resource = change.resource, change = change.change, "changed");
+    }
+}
+
+/// Has the host's systemd carry out what is asked for. The host's lock must be held, and be given up after it.
+///
+/// # Errors
+/// If something does not get to the disk, or systemd does not start it.
+pub async fn ask(host: &Host, request: &Request, mut switch: Switch) -> Result<(), HostError> {
+    let node_bootstrap = &request.revision.node_bootstrap;
+    let before = host.state.switch(node_bootstrap)?;
+    switch.interruptions = before.map_or(0, |before| before.interruptions_of(&request.name));
+    let program = host.state.keep_program()?;
+    host.state.put_payload(node_bootstrap, &request.payload)?;
+    host.state.put_switch(node_bootstrap, &switch)?;
+    units::prepare(host, node_bootstrap, &program).await?;
+    let unit = units::switch(node_bootstrap);
+    // One of an earlier attempt counts as running until it is stopped.
+    host.systemd.stop(&unit).await?.await?;
+    host.systemd.start(&unit).await?.await
+}
+
+/// An attempt as asked for: nothing is known of it yet. `retry`: see [`Switch::retry`].
+pub fn asked(
+    request: &Request,
+    node: String,
+    permit: Disruption,
+    health: Option<&Health>,
+    retry: &str,
+) -> Switch {
+    Switch {
+        revision: begun(request),
+        previous: None,
+        node,
+        permit,
+        leave: request.leave.clone(),
+        timeout: Health::timeout(health).duration().as_secs(),
+        stable_for: Health::stable_for(health).duration().as_secs(),
+        retry: retry.to_owned(),
+        stage: Stage::Asked,
+        restarts: BTreeSet::new(),
+        before: kubelet::Health::default(),
+        interruptions: 0,
+        cause: None,
+        changes: Vec::new(),
+    }
+}
+
+fn begun(request: &Request) -> Begun {
+    Begun { name: request.name.clone(), created: request.created.clone(), revision: request.revision.clone() }
+}
+
+/// Waits until an attempt is over; what came of it. `None`: there is none, or `stop` was called, which ends only the wait.
+///
+/// # Errors
+/// If its file cannot be read.
+pub async fn wait(
+    host: &Host,
+    node_bootstrap: &str,
+    stop: &CancellationToken,
+) -> Result<Option<Switch>, HostError> {
+    loop {
+        let Some(switch) = host.state.switch(node_bootstrap)? else { return Ok(None) };
+        if !switch.stage.is_open() {
+            return Ok(Some(switch));
+        }
+        // What was never begun, and is not under way, never will be.
+        if switch.stage == Stage::Asked && !runs(host, &units::switch(node_bootstrap)).await {
+            let lock = host.state.lock(|| {}).await?;
+            if let Some(mut switch) =
+                host.state.switch(node_bootstrap)?.filter(|now| now.stage == Stage::Asked)
+            {
+                let unit = units::switch(node_bootstrap);
+                switch.stage = Stage::Refused;
+                switch.cause = Some(Cause {
+                    reason: "NotBegun".to_owned(),
+                    message: format!("{unit} ended before it began: see journalctl -u {unit} on the host"),
+                });
+                host.state.put_switch(node_bootstrap, &switch)?;
+            }
+            drop(lock);
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WAIT_STEP) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// Whether the process of a unit runs; of one that has ended `RemainAfterExit=yes` says no more.
+async fn runs(host: &Host, unit: &str) -> bool {
+    let units = [unit.to_owned()];
+    let states = host.systemd.observe(&units).await;
+    states
+        .is_ok_and(|states| states.get(unit).is_some_and(|state| state.is_running() && state.sub != "exited"))
+}
+
+/// Carries out what is asked for: on the host, in a process of its own.
+///
+/// # Errors
+/// In words, if it cannot be told how it ended in `switch.json`.
+pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationToken) -> Result<(), String> {
+    let words = |error: HostError| error.to_string();
+    let lock = host.state.lock(|| {}).await.map_err(words)?;
+    let Some(mut switch) = host.state.switch(node_bootstrap).map_err(words)? else {
+        return Err(format!("nothing was asked for the NodeBootstrap {node_bootstrap}"));
+    };
+    if switch.stage != Stage::Asked {
+        return Ok(());
+    }
+    let request = Request {
+        name: switch.revision.name.clone(),
+        created: switch.revision.created.clone(),
+        revision: switch.revision.revision.clone(),
+        payload: host.state.payload(node_bootstrap).map_err(words)?,
+        // It is no pod that would be ended in the middle.
+        from_pod: false,
+        leave: switch.leave.clone(),
+    };
+    let plan = match begin(host, &request, &mut switch).await {
+        Ok(plan) => plan,
+        Err(failure) => {
+            switch.stage = Stage::Refused;
+            switch.cause = Some(Cause { reason: failure.reason, message: failure.message });
+            let _ = units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await;
+            return host.state.put_switch(node_bootstrap, &switch).map_err(words);
+        }
+    };
+    let begun = std::time::Instant::now();
+    let outcome = engine::apply(host, &request, &plan, lock, &Logged, stop).await;
+    if stop.is_cancelled() {
+        // Whoever stops this rolls back.
+        return Ok(());
+    }
+    let proven = match outcome {
+        Ok(made) => {
+            switch.changes = made.iter().take(MAX_KEPT).map(ChangeSummary::from).collect();
+            healthy(host, &switch, switch.timeout().saturating_sub(begun.elapsed()), stop)
+                .await
+                .map(|()| made)
+        }
+        Err(failure) => Err(Cause { reason: failure.reason, message: failure.message }),
+    };
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    match proven {
+        Ok(made) => {
+            let lock = host.state.lock(|| {}).await.map_err(words)?;
+            // First this: from here on it is not rolled back, whatever happens.
+            switch.stage = Stage::Confirmed;
+            host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
+            rollback::confirm(host, &request, &plan, &made).map_err(words)?;
+            drop(lock);
+            tracing::info!(revision = switch.revision.name, "confirmed");
+            units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words)
+        }
+        Err(cause) => {
+            tracing::warn!(reason = cause.reason, cause.message, "rolled back");
+            switch.cause = Some(with_journal(cause, &switch).await);
+            host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
+            // It stops this process.
+            let unit = units::rollback(node_bootstrap);
+            let started = host.systemd.start(&unit).await.map_err(words)?;
+            started.await.map_err(words)
+        }
+    }
+}
+
+/// Looks whether it can be begun, and arms the dead-man.
+async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Plan, Failure> {
+    let node_bootstrap = &request.revision.node_bootstrap;
+    let failure = |error: HostError| Failure::from(&error);
+    let refused =
+        |reason: &str, message: String| Failure { reason: reason.to_owned(), message, made: Vec::new() };
+    let mut plan = engine::plan(host, request).await.map_err(failure)?;
+    if let Some(failure) = Failure::of_problems(&plan.problems) {
+        return Err(failure);
+    }
+    if !is_permitted(plan.disruption(), switch.permit) {
+        let message = format!("the changes need a permit for {:?} by now", plan.disruption());
+        return Err(refused("NeedsPermit", message));
+    }
+    if plan.has_downloads(host).map_err(failure)? {
+        return Err(refused("NotFetched", "what was fetched is gone from the cache".to_owned()));
+    }
+    plan.held = true;
+    switch.restarts = plan.steps.iter().filter_map(Step::unit).map(str::to_owned).collect();
+    switch.before = kubelet::look(&host.root, &switch.node, &mut None).await;
+    switch.previous = host.state.begun(node_bootstrap).map_err(failure)?;
+    let program = host.state.keep_program().map_err(failure)?;
+    units::arm(host, node_bootstrap, &program, switch.timeout).await.map_err(failure)?;
+    switch.stage = Stage::Armed;
+    host.state.put_switch(node_bootstrap, switch).map_err(failure)?;
+    Ok(plan)
+}
+
+/// Waits until the node has been as good as before for long enough.
+async fn healthy(
+    host: &Host,
+    switch: &Switch,
+    within: Duration,
+    stop: &CancellationToken,
+) -> Result<(), Cause> {
+    let since = Timestamp::now();
+    let deadline = tokio::time::Instant::now() + within;
+    let stable = Duration::from_secs(switch.stable_for);
+    let mut good_since = None;
+    let mut last: Option<Kubelet> = None;
+    loop {
+        let now = kubelet::look(&host.root, &switch.node, &mut last).await;
+        let worse = worse(&switch.before, &now, since);
+        let at = tokio::time::Instant::now();
+        if worse.is_empty() {
+            if at.duration_since(*good_since.get_or_insert(at)) >= stable {
+                return Ok(());
+            }
+        } else {
+            good_since = None;
+        }
+        if at >= deadline {
+            let (reason, message) = match worse.as_slice() {
+                [] => {
+                    ("NotStable", format!("the node was not as good as before for {} s", switch.stable_for))
+                }
+                worse => ("Unhealthy", worse.join("; ")),
+            };
+            let message = format!("within {} s: {message}", switch.timeout);
+            return Err(Cause { reason: reason.to_owned(), message });
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// The cause, with what the units wrote last.
+async fn with_journal(cause: Cause, switch: &Switch) -> Cause {
+    let mut message = cause.message;
+    let since =
+        Timestamp::now().as_second().saturating_sub(i64::try_from(switch.timeout).unwrap_or(i64::MAX));
+    for unit in switch.restarts.iter().filter(|unit| is_node_unit(unit)) {
+        let lines = journal::last_lines(unit, since, LINES).await;
+        if !lines.is_empty() {
+            let lines: Vec<String> = lines.iter().map(|line| line.chars().take(MAX_LINE).collect()).collect();
+            message = format!("{message}; {unit} wrote: {}", lines.join(" | "));
+        }
+    }
+    Cause { message, ..cause }
+}
+
+/// Puts back what was not confirmed, and sees whether the node is as before with that: on the host, in a process of its own.
+///
+/// # Errors
+/// In words; it is tried again by systemd.
+pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationToken) -> Result<(), String> {
+    let words = |error: HostError| error.to_string();
+    let lock = host.state.lock(|| {}).await.map_err(words)?;
+    let Some(mut switch) = host.state.switch(node_bootstrap).map_err(words)? else { return Ok(()) };
+    match switch.stage {
+        Stage::Armed => {}
+        Stage::Confirmed => {
+            rollback::finish(host, node_bootstrap).map_err(words)?;
+            drop(lock);
+            return units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words);
+        }
+        Stage::Asked | Stage::RolledBack | Stage::Unproven | Stage::Refused => {
+            drop(lock);
+            return units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words);
+        }
+    }
+    if switch.cause.is_none() {
+        // The process that was to judge did not.
+        switch.cause = Some(Cause {
+            reason: "NotConfirmed".to_owned(),
+            message: format!("nothing confirmed it within {} s", switch.timeout),
+        });
+        host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
+    }
+    put_back(host, &switch, false, lock, stop).await?;
+    // With what was there before it must be as before; else the node cannot tell what was wrong.
+    let back = healthy(host, &Switch { stable_for: 0, ..switch.clone() }, switch.timeout(), stop).await;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    let now = kubelet::look(&host.root, &switch.node, &mut None).await;
+    let is_away = switch.before.api.is_none() && now.api.is_some();
+    if let (Some(cause), Err(still)) = (&mut switch.cause, &back) {
+        cause.message = format!("{}; with what was there before, {}", cause.message, still.message);
+    }
+    let _lock = host.state.lock(|| {}).await.map_err(words)?;
+    switch.stage = if is_away { Stage::Unproven } else { Stage::RolledBack };
+    host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
+    units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words)
+}
+
+/// Puts back the files of all that a boot interrupted, before the kubelet starts; units are systemd's to start.
+///
+/// # Errors
+/// In words, if something could not be put back.
+pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> {
+    let words = |error: HostError| error.to_string();
+    for node_bootstrap in host.state.known().map_err(words)? {
+        let lock = host.state.lock(|| {}).await.map_err(words)?;
+        let Some(mut switch) = host.state.switch(&node_bootstrap).map_err(words)? else { continue };
+        match switch.stage {
+            Stage::Armed => {
+                put_back(host, &switch, true, lock, stop).await?;
+                switch.interrupted();
+            }
+            // What asked for it asks again.
+            Stage::Asked => switch.stage = Stage::Unproven,
+            Stage::Confirmed => rollback::finish(host, &node_bootstrap).map_err(words)?,
+            Stage::RolledBack | Stage::Unproven | Stage::Refused => {}
+        }
+        host.state.put_switch(&node_bootstrap, &switch).map_err(words)?;
+    }
+    units::disarm(host, "", true).await.map_err(words)
+}
+
+async fn put_back(
+    host: &Host,
+    switch: &Switch,
+    at_boot: bool,
+    lock: Lock,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    let node_bootstrap = &switch.revision.revision.node_bootstrap;
+    let words = |error: HostError| error.to_string();
+    let plan = rollback::plan(host, node_bootstrap, &switch.restarts, at_boot).await.map_err(words)?;
+    let previous = switch.previous.as_ref();
+    let made = rollback::run(host, node_bootstrap, &plan, previous, lock, &Logged, stop).await;
+    let made = made.map_err(|failure| failure.message)?;
+    for change in made.iter().filter(|change| change.is_left()) {
+        tracing::warn!(resource = change.resource, change = change.change, "not put back");
+    }
+    Ok(())
+}
+
+/// Whether no other NodeBootstrap has an attempt under way here.
+fn is_last(host: &Host, node_bootstrap: &str) -> bool {
+    let others = host.state.known().unwrap_or_default();
+    let is_open = |name: &String| {
+        host.state.switch(name).ok().flatten().is_some_and(|switch| switch.stage == Stage::Armed)
+    };
+    !others.iter().filter(|name| *name != node_bootstrap).any(is_open)
+}

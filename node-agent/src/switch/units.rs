@@ -1,0 +1,104 @@
+//! The units of an attempt: the process that carries it out, the one that rolls it back, the timer that starts that if the
+//! first dies or hangs, and the guard that does it at a boot. All but the guard lie in /run and are gone at a boot.
+
+use crate::host::write::Ids;
+use crate::host::{Host, HostError};
+
+use super::NODE_UNITS;
+
+const RUNTIME: &str = "/run/systemd/system";
+const GUARD: &str = "/etc/systemd/system/nodebootstrap-guard.service";
+const GUARD_LINK: &str = "/etc/systemd/system/multi-user.target.wants/nodebootstrap-guard.service";
+
+/// The unit that carries an attempt out.
+pub(super) fn switch(node_bootstrap: &str) -> String {
+    format!("nodebootstrap-switch-{node_bootstrap}.service")
+}
+
+/// The unit that rolls it back.
+pub(super) fn rollback(node_bootstrap: &str) -> String {
+    format!("nodebootstrap-rollback-{node_bootstrap}.service")
+}
+
+/// The dead-man.
+pub(super) fn dead_man(node_bootstrap: &str) -> String {
+    format!("nodebootstrap-rollback-{node_bootstrap}.timer")
+}
+
+/// Writes the unit that carries an attempt out.
+pub(super) async fn prepare(host: &Host, node_bootstrap: &str, program: &str) -> Result<(), HostError> {
+    let text = format!(
+        "[Unit]\nDescription=nodebootstrap: bring the NodeBootstrap {node_bootstrap} to this node\n\
+         [Service]\nType=exec\nRemainAfterExit=yes\nExecStart={program} switch {node_bootstrap}\n"
+    );
+    write(host, &format!("{RUNTIME}/{}", switch(node_bootstrap)), &text)?;
+    host.systemd.reload().await
+}
+
+/// Arms the dead-man: in `seconds` at the latest what is not confirmed is rolled back, or at a boot before that.
+pub(super) async fn arm(
+    host: &Host,
+    node_bootstrap: &str,
+    program: &str,
+    seconds: u64,
+) -> Result<(), HostError> {
+    let (switch, rollback) = (switch(node_bootstrap), rollback(node_bootstrap));
+    let before: Vec<String> = NODE_UNITS.iter().map(|name| format!("{name}.service")).collect();
+    let guard = format!(
+        "[Unit]\nDescription=nodebootstrap: put back what a restart of the machine interrupted\n\
+         RequiresMountsFor=/var/lib/nodebootstrap\nAfter=dbus.service\nBefore={}\n\
+         [Service]\nType=oneshot\nExecStart={program} guard\n[Install]\nWantedBy=multi-user.target\n",
+        before.join(" ")
+    );
+    // The first that is started stops the other: only one of them works at a time.
+    let rolls_back = format!(
+        "[Unit]\nDescription=nodebootstrap: put back what the NodeBootstrap {node_bootstrap} had before\n\
+         Conflicts={switch}\nAfter={switch}\nStartLimitIntervalSec=0\n\
+         [Service]\nType=exec\nExecStart={program} rollback {node_bootstrap}\nRestart=on-failure\nRestartSec=2\n"
+    );
+    // systemd's own default would have it a minute late.
+    let timer = format!(
+        "[Unit]\nDescription=nodebootstrap: the NodeBootstrap {node_bootstrap} is confirmed by then, or rolled back\n\
+         [Timer]\nOnActiveSec={seconds}\nAccuracySec=100ms\nRemainAfterElapse=no\n"
+    );
+    write(host, GUARD, &guard)?;
+    let place = host.root.locate(GUARD_LINK)?;
+    for parent in place.missing_paths() {
+        host.root.make_directory(&host.root.locate(&parent)?, Ids::root(0o755))?;
+    }
+    host.root.replace_link(&host.root.locate(GUARD_LINK)?, GUARD, (0, 0))?;
+    write(host, &format!("{RUNTIME}/{rollback}"), &rolls_back)?;
+    write(host, &format!("{RUNTIME}/{}", dead_man(node_bootstrap)), &timer)?;
+    host.systemd.reload().await?;
+    host.systemd.start(&dead_man(node_bootstrap)).await?.await
+}
+
+/// Takes all of it away again, but what runs now.
+pub(super) async fn disarm(host: &Host, node_bootstrap: &str, is_last: bool) -> Result<(), HostError> {
+    let timer = dead_man(node_bootstrap);
+    // At a boot there is none.
+    if let Ok(stopped) = host.systemd.stop(&timer).await {
+        let _ = stopped.await;
+    }
+    for unit in [switch(node_bootstrap), rollback(node_bootstrap), timer] {
+        remove(host, &format!("{RUNTIME}/{unit}"))?;
+    }
+    if is_last {
+        remove(host, GUARD_LINK)?;
+        remove(host, GUARD)?;
+    }
+    host.systemd.reload().await
+}
+
+fn write(host: &Host, path: &str, text: &str) -> Result<(), HostError> {
+    let place = host.root.locate(path)?;
+    for parent in place.missing_paths() {
+        host.root.make_directory(&host.root.locate(&parent)?, Ids::root(0o755))?;
+    }
+    host.root.write(&host.root.locate(path)?, text.as_bytes(), Ids::root(0o644)).map(drop)
+}
+
+fn remove(host: &Host, path: &str) -> Result<(), HostError> {
+    let place = host.root.locate(path)?;
+    if place.look()?.is_some() { host.root.remove_file(&place) } else { Ok(()) }
+}

@@ -1,0 +1,75 @@
+//! What a run made is confirmed, or put back as it was before that run: not before everything.
+
+use std::collections::BTreeSet;
+
+use node_agent::engine::rollback;
+use serde_json::json;
+
+use crate::support::{Machine, lines, request};
+
+const UNIT: &str = "/etc/systemd/system/kubelet.service";
+
+#[tokio::test]
+async fn what_was_there_before_that_run_is_there_again_and_runs() {
+    let machine = Machine::new();
+    machine.write("/etc/motd", "theirs");
+    let spec = |content: &str, extra: &str| {
+        let text = format!("[Service]\nExecStart=/{content}\n");
+        request(json!({
+            "files": [{"path": "/etc/motd", "content": content}, {"path": extra, "content": content}],
+            "units": [{"name": "kubelet.service", "content": text, "active": true}],
+        }))
+    };
+    machine.apply(&spec("first", "/etc/gone")).await.expect("applied");
+    machine.systemd.take_asked();
+    let (tree, ledger) = (machine.tree(), machine.read("/var/lib/nodebootstrap/workers/ledger.json"));
+    let previous = machine.host().state.begun("workers").expect("a file");
+
+    machine.apply_held(&spec("second", "/etc/new"), usize::MAX).await.expect("applied");
+    assert!(
+        machine.read(UNIT).contains("second")
+            && machine.is_there("/etc/new")
+            && !machine.is_there("/etc/gone")
+    );
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart kubelet.service"]);
+
+    let host = machine.host();
+    let restarts = BTreeSet::from(["kubelet.service".to_owned()]);
+    let plan = rollback::plan(&host, "workers", &restarts, false).await.expect("a plan");
+    assert_eq!(
+        lines(plan.changes()),
+        [
+            "file /etc/gone: content, root:root 0644 as before",
+            "file /etc/motd: content, root:root 0644 as before",
+            "file /etc/new: remove",
+            "file /etc/systemd/system/kubelet.service: content, root:root 0644 as before",
+            "systemd: read unit files again (daemon-reload)",
+            "unit kubelet.service: restart, because of file /etc/systemd/system/kubelet.service, put back and 1 more",
+        ]
+    );
+    // At a boot systemd starts units by itself.
+    let at_boot = rollback::plan(&host, "workers", &restarts, true).await.expect("a plan");
+    assert!(at_boot.changes().all(|change| !change.resource.starts_with("unit ")));
+    drop(host);
+    machine.roll_back("workers", previous.as_ref(), usize::MAX).await.expect("rolled back");
+    assert_eq!(machine.systemd.take_asked(), ["reload", "restart kubelet.service"]);
+    assert_eq!(machine.tree(), tree);
+    assert_eq!(machine.read("/var/lib/nodebootstrap/workers/ledger.json"), ledger);
+    machine.revert_by_hand("workers").await.expect("reverted");
+    assert_eq!(machine.read("/etc/motd"), "theirs");
+}
+
+#[tokio::test]
+async fn what_is_confirmed_is_not_rolled_back() {
+    let machine = Machine::new();
+    machine.write("/etc/motd", "theirs");
+    machine
+        .apply_held(&request(json!({"files": [{"path": "/etc/motd", "content": "ours"}]})), usize::MAX)
+        .await
+        .unwrap();
+    rollback::finish(&machine.host(), "workers").expect("confirmed");
+    assert_eq!(machine.roll_back("workers", None, usize::MAX).await.expect("nothing to do").len(), 0);
+    assert_eq!(machine.read("/etc/motd"), "ours");
+    machine.revert("workers").await.expect("reverted");
+    assert_eq!(machine.read("/etc/motd"), "theirs");
+}
