@@ -38,7 +38,7 @@ pub struct Health {
 }
 
 /// How the kubelet runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kubelet {
     flags: Vec<String>,
 }
@@ -96,7 +96,7 @@ pub async fn look(root: &Root, node: &str, last: &mut Option<Kubelet>) -> Health
         *last = Some(now);
     }
     let Some(kubelet) = last else {
-        let none = Some("no kubelet runs".to_owned());
+        let none = Some("no kubelet has run".to_owned());
         return Health { kubelet: none.clone(), api: none, ..Health::default() };
     };
     let (healthz, api) = tokio::join!(healthz(root, kubelet), of_api(root, kubelet, node));

@@ -6,6 +6,7 @@
 //! does not run.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -122,6 +123,9 @@ pub trait Systemd {
     }
 }
 
+/// What restarts from now on is not watched for [`STABLE`]: somebody else judges it.
+fn watch_briefly(&self) {}
+
 /// The running systemd of a host.
 #[derive(Debug)]
 pub struct Bus {
@@ -130,6 +134,8 @@ pub struct Bus {
     connection: Mutex<Option<Connection>>,
     // What is listened to at rest.
     signals: Mutex<Option<Signals>>,
+    /// See [`Systemd::watch_briefly`].
+    briefly: AtomicBool,
 }
 
 /// What a job does.
@@ -156,7 +162,12 @@ impl Verb {
 impl Bus {
     /// The systemd whose bus lies below this root. Nothing is connected yet.
     pub fn of(root: &Root) -> Self {
-        Self { address: root.outside(SOCKET), connection: Mutex::new(None), signals: Mutex::new(None) }
+        Self {
+            address: root.outside(SOCKET),
+            connection: Mutex::new(None),
+            signals: Mutex::new(None),
+            briefly: AtomicBool::new(false),
+        }
     }
 
     async fn manager(&self) -> Result<ManagerProxy<'static>, HostError> {
@@ -232,6 +243,7 @@ impl Bus {
         let watch = match verb {
             // It ends when its work is done.
             Verb::Load => Duration::ZERO,
+            _ if self.briefly.load(Ordering::Relaxed) => SETTLE,
             Verb::Restart => STABLE,
             _ if before.active == "failed" || waits_for_restart => STABLE,
             _ => SETTLE,
@@ -376,6 +388,10 @@ async fn state_of(unit: &str, proxy: &UnitProxy<'static>) -> Result<UnitState, H
 impl Systemd for Bus {
     fn is_running(&self) -> bool {
         true
+    }
+
+    fn watch_briefly(&self) {
+        self.briefly.store(true, Ordering::Relaxed);
     }
 
     fn observe<'a>(&'a self, units: &'a [String]) -> Answer<'a, BTreeMap<String, UnitState>> {

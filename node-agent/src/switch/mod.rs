@@ -74,6 +74,9 @@ pub struct Switch {
     /// Units that run with what was made.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub restarts: BTreeSet<String>,
+    /// How the kubelet ran before: its credential is used also while none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet: Option<Kubelet>,
     /// How the node was before.
     #[serde(default)]
     pub before: Health,

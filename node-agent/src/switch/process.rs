@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cause, Stage, Switch, is_node_unit, units, worse};
 use crate::engine::{self, Failure, Observer, Plan, Request, rollback};
-use crate::host::kubelet::{self, Kubelet};
+use crate::host::kubelet;
 use crate::host::state::{Begun, Lock};
 use crate::host::{Host, HostError, journal};
 use crate::report::is_permitted;
@@ -73,6 +73,7 @@ pub fn asked(
         retry: retry.to_owned(),
         stage: Stage::Asked,
         restarts: BTreeSet::new(),
+        kubelet: None,
         before: kubelet::Health::default(),
         interruptions: 0,
         cause: None,
@@ -136,6 +137,7 @@ async fn runs(host: &Host, unit: &str) -> bool {
 /// In words, if it cannot be told how it ended in `switch.json`.
 pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationToken) -> Result<(), String> {
     let words = |error: HostError| error.to_string();
+    host.systemd.watch_briefly();
     let lock = host.state.lock(|| {}).await.map_err(words)?;
     let Some(mut switch) = host.state.switch(node_bootstrap).map_err(words)? else {
         return Err(format!("nothing was asked for the NodeBootstrap {node_bootstrap}"));
@@ -194,10 +196,8 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
             tracing::warn!(reason = cause.reason, cause.message, "rolled back");
             switch.cause = Some(with_journal(cause, &switch).await);
             host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
-            // It stops this process.
-            let unit = units::rollback(node_bootstrap);
-            let started = host.systemd.start(&unit).await.map_err(words)?;
-            started.await.map_err(words)
+            // It starts when this process has ended, so that is not waited for.
+            host.systemd.start(&units::rollback(node_bootstrap)).await.map(drop).map_err(words)
         }
     }
 }
@@ -221,7 +221,7 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     }
     plan.held = true;
     switch.restarts = plan.steps.iter().filter_map(Step::unit).map(str::to_owned).collect();
-    switch.before = kubelet::look(&host.root, &switch.node, &mut None).await;
+    switch.before = kubelet::look(&host.root, &switch.node, &mut switch.kubelet).await;
     switch.previous = host.state.begun(node_bootstrap).map_err(failure)?;
     let program = host.state.keep_program().map_err(failure)?;
     units::arm(host, node_bootstrap, &program, switch.timeout).await.map_err(failure)?;
@@ -241,9 +241,9 @@ async fn healthy(
     let deadline = tokio::time::Instant::now() + within;
     let stable = Duration::from_secs(switch.stable_for);
     let mut good_since = None;
-    let mut last: Option<Kubelet> = None;
+    let mut kubelet = switch.kubelet.clone();
     loop {
-        let now = kubelet::look(&host.root, &switch.node, &mut last).await;
+        let now = kubelet::look(&host.root, &switch.node, &mut kubelet).await;
         let worse = worse(&switch.before, &now, since);
         let at = tokio::time::Instant::now();
         if worse.is_empty() {
@@ -291,6 +291,7 @@ async fn with_journal(cause: Cause, switch: &Switch) -> Cause {
 /// In words; it is tried again by systemd.
 pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationToken) -> Result<(), String> {
     let words = |error: HostError| error.to_string();
+    host.systemd.watch_briefly();
     let lock = host.state.lock(|| {}).await.map_err(words)?;
     let Some(mut switch) = host.state.switch(node_bootstrap).map_err(words)? else { return Ok(()) };
     match switch.stage {
@@ -319,7 +320,7 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     if stop.is_cancelled() {
         return Ok(());
     }
-    let now = kubelet::look(&host.root, &switch.node, &mut None).await;
+    let now = kubelet::look(&host.root, &switch.node, &mut switch.kubelet.clone()).await;
     let is_away = switch.before.api.is_none() && now.api.is_some();
     if let (Some(cause), Err(still)) = (&mut switch.cause, &back) {
         cause.message = format!("{}; with what was there before, {}", cause.message, still.message);

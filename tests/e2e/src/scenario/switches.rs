@@ -22,7 +22,7 @@ fn yaml(name: &str, node: Option<&str>, unit: &str, drop_in: &str, more: &str) -
     let drop_in: String = drop_in.lines().map(|line| format!("        {line}\n")).collect();
     format!(
         "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: {name}}}\nspec:\n  {selector}\n  \
-         deletionPolicy: Revert\n  health: {{timeout: 30s, stableFor: 2s}}\n  units:\n  - name: {unit}\n    active: true\n    \
+         deletionPolicy: Revert\n  health: {{timeout: 15s, stableFor: 2s}}\n  units:\n  - name: {unit}\n    active: true\n    \
          dropIns:\n    - name: 20-switch.conf\n      content: |\n{drop_in}{more}"
     )
 }
@@ -170,7 +170,7 @@ pub(crate) async fn what_cannot_be_proven_is_put_back_and_tried_again(lab: &Lab)
     let node = lab.expendable_worker().await?;
     let name = "unproven";
     let text = yaml(name, Some(node), "kubelet.service", "[Service]\nEnvironment=SWITCH=2\n", "")
-        .replace("timeout: 30s, stableFor: 2s", "timeout: 15s, stableFor: 8s");
+        .replace("stableFor: 2s", "stableFor: 6s");
     lab.apply(&text).await?;
     wait_for("the attempt to be begun", PATIENCE, || async {
         Ok((stage(lab, node, name).await.unwrap_or_default() == "Armed").then_some(()))
