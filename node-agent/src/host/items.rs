@@ -10,6 +10,7 @@ use super::state::MAX_PRIORS;
 use super::systemd::UnitState;
 use super::write::Ids;
 use super::{Host, HostError, Kind};
+use crate::anchor;
 use crate::ledger::{Item, Shape};
 
 /// How a thing is. `units`: the states of those that are asked for.
@@ -33,6 +34,18 @@ pub fn look(
         Item::Masked(name) => Shape::Is(host.root.is_masked(name)?),
         Item::Enabled(name) => Shape::Is(unit(name).is_enabled()),
         Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
+        Item::Part(path, anchor) => {
+            let read = host.root.locate(path).and_then(|place| place.read(anchor::MAX_FILE));
+            match read.map(|read| read.map(|(bytes, _)| anchor::find(&bytes, anchor))) {
+                Ok(None | Some(Ok(None))) => Shape::Absent,
+                Ok(Some(Ok(Some(found)))) => Shape::Text(found.text),
+                // It can neither be ours nor be told from what is.
+                Ok(Some(Err(_))) | Err(HostError::TooLarge { .. } | HostError::Changed { .. }) => {
+                    Shape::Other
+                }
+                Err(error) => return Err(error),
+            }
+        }
         // What is inside is looked at one by one.
         Item::Inside(_) => Shape::Other,
         Item::Path(path) => {
@@ -69,6 +82,7 @@ pub fn units<'a>(items: impl Iterator<Item = &'a Item>) -> impl Iterator<Item = 
         | Item::Locked(_)
         | Item::Sysctl(_)
         | Item::Path(_)
+        | Item::Part(..)
         | Item::Inside(_) => None,
     })
 }

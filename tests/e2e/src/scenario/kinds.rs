@@ -1,5 +1,6 @@
-//! Links, drop-ins, masks, memberships, comments, locks and kernel settings: made, repaired, and put back, on a real systemd and
-//! a real kernel. The machines share one kernel, so that only a setting of their own network namespaces is touched.
+//! Links, parts of files, modes inside directories, drop-ins, masks, memberships, comments, locks and kernel settings: made,
+//! repaired, and put back, on a real systemd and a real kernel. The machines share one kernel, so that only a setting of
+//! their own network namespaces is touched.
 
 use anyhow::{Result, ensure};
 
@@ -20,6 +21,11 @@ spec:
   groups: [{name: extra}]
   users: [{name: games, groups: [extra], comment: ours, locked: true}]
   symlinks: [{path: /opt/kinds, target: ../etc/issue}]
+  fileParts:
+  - {path: /etc/hosts, name: kinds, block: "10.96.0.50 registry.kinds\n"}
+  - {path: /etc/kinds/theirs, name: kinds, line: "A=ours", replaces: "A="}
+  directories:
+  - {path: /etc/kinds, group: games, recursive: true, inside: {fileMode: "0640", directoryMode: "0750"}}
   units:
   - name: kinds.service
     content: |
@@ -34,9 +40,15 @@ spec:
 /// What of them a machine shows, in one line.
 const SHOWN: &str = "readlink /opt/kinds; getent group extra | cut -d: -f4; getent passwd games | cut -d: -f5; \
     grep -c '^games:!' /etc/shadow; systemctl show -P Nice kinds.service; \
-    systemctl is-enabled systemd-tmpfiles-clean.timer; cat /proc/sys/net/ipv4/conf/all/log_martians";
+    systemctl is-enabled systemd-tmpfiles-clean.timer; getent hosts registry.kinds; paste -s -d, /etc/kinds/theirs; \
+    stat -c '%G %a' /etc/kinds/theirs /etc/kinds/folder | paste -s -d,; cat /proc/sys/net/ipv4/conf/all/log_martians";
 
 pub(crate) async fn each_kind_is_made_repaired_and_put_back(lab: &Lab) -> Result<()> {
+    let theirs = "mkdir -p -m 0711 /etc/kinds/folder; printf 'A=theirs\\nB=theirs\\n' > /etc/kinds/theirs; \
+                  chmod 0604 /etc/kinds/theirs";
+    for node in lab.nodes()? {
+        lab.host(&node, &["sh", "-c", theirs]).await?;
+    }
     let before = looks(lab).await?;
     let mut settings = Vec::new();
     for node in lab.nodes()? {
@@ -46,7 +58,8 @@ pub(crate) async fn each_kind_is_made_repaired_and_put_back(lab: &Lab) -> Result
 
     lab.apply(YAML).await?;
     lab.ready("kinds").await?;
-    let made = "../etc/issue\ngames\nours\n1\n7\nmasked\n1";
+    let made = "../etc/issue\ngames\nours\n1\n7\nmasked\n10.96.0.50      registry.kinds\nA=ours,B=theirs\n\
+                games 640,games 750\n1";
     for node in lab.nodes()? {
         lab.wait_host(&node, &["sh", "-c", SHOWN], made).await?;
     }
@@ -55,6 +68,7 @@ pub(crate) async fn each_kind_is_made_repaired_and_put_back(lab: &Lab) -> Result
     let drift = format!(
         "echo 0 > {SETTING}; systemctl unmask systemd-tmpfiles-clean.timer; sed -i 's/^games:!/games:/' /etc/shadow; \
          sed -i 's/:ours:/:theirs:/' /etc/passwd; sed -i '/^extra:/s/games//' /etc/group; \
+         sed -i s/registry.kinds/other.kinds/ /etc/hosts; sed -i s/A=ours/A=theirs/ /etc/kinds/theirs; chmod 0666 /etc/kinds/theirs; \
          rm /etc/systemd/system/kinds.service.d/10-nice.conf; ln -sfn /nowhere /opt/kinds"
     );
     for node in lab.nodes()? {
@@ -69,6 +83,9 @@ pub(crate) async fn each_kind_is_made_repaired_and_put_back(lab: &Lab) -> Result
     same(&before, &looks(lab).await?)?;
     for (node, setting) in lab.nodes()?.iter().zip(settings) {
         ensure!(lab.host(node, &["cat", SETTING]).await? == setting, "{node}");
+    }
+    for node in lab.nodes()? {
+        lab.host(&node, &["rm", "-r", "/etc/kinds"]).await?;
     }
     let now = lab.host("worker1", &["systemctl", "show", "-P", "ActiveState", TIMER]).await?;
     ensure!(now == timer, "{now}, before: {timer}");
