@@ -197,7 +197,8 @@ pub struct Drift {
     /// what lies below recursive directories. At least 10s. Default: 30s. Example: 5m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Timeout>,
-    /// Paths, and names of units, users and groups, that are treated as by CreateOnly whatever the policy. * stands for
+    /// Paths, parts of files as /etc/hosts#registry, and names of units, users and groups, that are treated as by CreateOnly
+    /// whatever the policy. * stands for
     /// anything but a slash, ** for anything, ? for one character. At most 32. Example: [/etc/motd, "*.timer"].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]

@@ -503,6 +503,13 @@ impl Ledger {
         }
     }
 
+    /// Notes how a thing is that will be made of another that this run makes first.
+    pub fn found_as(&mut self, item: &Item, found: Shape) {
+        if let Some(entry) = self.entries.get_mut(item) {
+            entry.was = Some(found);
+        }
+    }
+
     /// Notes units that are restarted when the content of a thing changes.
     pub fn restarts(&mut self, item: &Item, units: impl Iterator<Item = String>) {
         if let Some(entry) = self.entries.get_mut(item) {
@@ -640,6 +647,15 @@ mod tests {
         ledger.intend_inside("/d", file_of("/d/g", 5), to(6));
         assert_eq!(ledger.get(&path("/d/g")).map(|entry| entry.made.clone()), Some(file(1, 6)));
         assert_eq!(owners(&ledger).len(), 1);
+    }
+
+    #[test]
+    fn what_stands_in_older_ledgers_is_written_still_as_it_was() {
+        let owner = Inside { uid: 5, gid: 6, ..Inside::default() };
+        assert_eq!(serde_json::to_string(&Shape::given(owner)).unwrap(), "{\"owned\":[5,6]}");
+        let modes: Shape =
+            serde_json::from_str("{\"given\":{\"uid\":5,\"gid\":6,\"fileMode\":416}}").unwrap();
+        assert_eq!(modes.inside().and_then(|inside| inside.mode(Kind::File)), Some(0o640));
     }
 
     #[test]

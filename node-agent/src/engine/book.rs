@@ -82,13 +82,19 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         if !is_ours {
             continue;
         }
-        let mut found = look(&item)?;
+        let looked = look(&item)?;
+        let mut found = looked.clone();
         let bare = without_parts(host, plan, &item)?;
-        if let (Some(bare), Shape::File { digest, .. }) = (&bare, &mut found) {
-            *digest = digest_of(bare);
+        match (&bare, &item, &mut found) {
+            (Some(bare), _, Shape::File { digest, .. }) => *digest = digest_of(bare),
+            (Some(bare), Item::Part(_, anchor), found) => *found = items::part(bare, anchor),
+            _ => {}
         }
         let made = made_by(&step.action, &found);
         ledger.intend(item.clone(), before_others(&others, &ledger, &item, found.clone()), made.clone());
+        if bare.is_some() {
+            ledger.found_as(&item, looked);
+        }
         keep(host, node_bootstrap, &ledger, &item, (&found, bare), &made)?;
     }
     for item in &notes.claimed {
@@ -164,27 +170,26 @@ fn before_others(others: &[Ledger], ledger: &Ledger, item: &Item, mut found: Sha
     found
 }
 
-/// The content of a file that is about to be replaced as a whole, without the parts of ours that this run takes out of it
-/// before; `None`: there are none.
+/// The content of a file without the parts of ours that this run takes out of it, before it makes anything of the file or
+/// in it; `None`: there are none.
 fn without_parts(host: &Host, plan: &Plan, item: &Item) -> Result<Option<Vec<u8>>, HostError> {
-    let Item::Path(of) = item else { return Ok(None) };
-    let mut bare = None;
-    for step in plan.steps.iter().filter(|step| step.undoes.is_some()) {
-        let Action::EditPart { path, anchor, text } = &step.action else { continue };
-        if path != of {
-            continue;
+    let (Item::Path(of) | Item::Part(of, _)) = item else { return Ok(None) };
+    let taken_out = |step: &Step| match &step.action {
+        Action::EditPart { path, anchor, text } if step.undoes.is_some() && path == of => {
+            Some((anchor.clone(), text.clone()))
         }
-        let content = match bare {
-            Some(content) => content,
-            None => match host.root.locate(path)?.read(anchor::MAX_FILE)? {
-                Some((content, _)) => content,
-                None => return Ok(None),
-            },
-        };
-        let edited = anchor::edit(&content, anchor, text.as_ref().map(|text| &*text.0));
-        bare = Some(edited.map_err(|unclear| HostError::Part { path: path.clone(), unclear })?);
+        _ => None,
+    };
+    let taken_out: Vec<_> = plan.steps.iter().filter_map(taken_out).collect();
+    if taken_out.is_empty() {
+        return Ok(None);
     }
-    Ok(bare)
+    let Some((mut content, _)) = host.root.locate(of)?.read(anchor::MAX_FILE)? else { return Ok(None) };
+    for (anchor, text) in taken_out {
+        content = anchor::edit(&content, &anchor, text.as_ref().map(|text| &*text.0))
+            .map_err(|unclear| HostError::Part { path: of.clone(), unclear })?;
+    }
+    Ok(Some(content))
 }
 
 /// Keeps the content of a file that is about to be replaced, if it is what was there before: what is there now, or

@@ -203,6 +203,7 @@ fn remedy(errno: Errno) -> &'static str {
         Errno::ROFS => ": choose a path on a disk that can be written to",
         Errno::PERM => ": is it immutable (lsattr), or the agent not root?",
         Errno::ACCESS => ": run as root",
+        Errno::BUSY => ": is something mounted on it?",
         _ => "",
     }
 }

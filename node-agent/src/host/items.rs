@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use crds::revision::Anchor;
+
 use super::accounts::Accounts;
 use super::kernel;
 use super::state::MAX_PRIORS;
@@ -36,13 +38,10 @@ pub fn look(
         Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
         Item::Part(path, anchor) => {
             let read = host.root.locate(path).and_then(|place| place.read(anchor::MAX_FILE));
-            match read.map(|read| read.map(|(bytes, _)| anchor::find(&bytes, anchor))) {
-                Ok(None | Some(Ok(None))) => Shape::Absent,
-                Ok(Some(Ok(Some(found)))) => Shape::Text(found.text),
-                // It can neither be ours nor be told from what is.
-                Ok(Some(Err(_))) | Err(HostError::TooLarge { .. } | HostError::Changed { .. }) => {
-                    Shape::Other
-                }
+            match read {
+                Ok(Some((bytes, _))) => part(&bytes, anchor),
+                Ok(None) => Shape::Absent,
+                Err(HostError::TooLarge { .. } | HostError::Changed { .. }) => Shape::Other,
                 Err(error) => return Err(error),
             }
         }
@@ -69,6 +68,16 @@ pub fn look(
             }
         }
     })
+}
+
+/// How a part of a file with this content is.
+pub fn part(bytes: &[u8], anchor: &Anchor) -> Shape {
+    match anchor::find(bytes, anchor) {
+        Ok(Some(found)) => Shape::Text(found.text),
+        Ok(None) => Shape::Absent,
+        // It can neither be ours nor be told from what is.
+        Err(_) => Shape::Other,
+    }
 }
 
 /// The units whose state is needed to look at these.

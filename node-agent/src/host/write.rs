@@ -497,10 +497,10 @@ impl Root {
         }
     }
 
-    /// Gives an entry of whatever kind back its owner and its mode, if nobody has changed them since they were given:
-    /// `gave` and `gave_mode` tell, this `None` if no mode was given; whether it has both now. Set-uid and set-gid bits of a file, which a change of owner
-    /// takes with it, come back if `is_same` says that its content is what it was: asked when nobody but its owner before
-    /// can write to it any more.
+    /// Gives an entry of whatever kind back its owner and its mode, if nobody has changed them since they were given; whether
+    /// it has both now. `gave` and `gave_mode` tell what was given; this says `None` if no mode was. Set-uid and set-gid
+    /// bits of a file, which a change of owner takes with it, come back if `is_same` says that its content is what it was:
+    /// asked when nobody but its owner before can write to it any more.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -533,9 +533,14 @@ impl Root {
         let now = place.look()?.map_or(meta.mode, |meta| meta.mode);
         let lost = meta.kind == Kind::File && now & !0o6000 == before.mode & !0o6000;
         if now != before.mode && (lost || mode_is_given == Some(true)) {
-            let has_bits = meta.kind == Kind::File && before.mode & 0o6000 != 0;
-            let mode = if has_bits && !is_same() { before.mode & !0o6000 } else { before.mode };
-            self.set_access(place, meta.kind, Ids { mode, ..before })?;
+            let plain = if meta.kind == Kind::File { before.mode & !0o6000 } else { before.mode };
+            // First without those bits: the mode that was given may let others write to it.
+            if now != plain {
+                self.set_access(place, meta.kind, Ids { mode: plain, ..before })?;
+            }
+            if plain != before.mode && is_same() {
+                self.set_access(place, meta.kind, before)?;
+            }
         }
         sync_directory(place)?;
         Ok(mode_is_given != Some(false) || now == before.mode || lost)

@@ -187,14 +187,17 @@ async fn several_have_parts_of_one_file_but_not_the_same_and_not_beside_the_whol
 #[tokio::test]
 async fn a_part_that_becomes_the_whole_file_leaves_no_trace_in_what_is_put_back() {
     let whole = || request(json!({"files": [{"path": "/etc/hosts", "content": "ours\n"}]}));
-    for killed_after in 0..4 {
+    for (killed_after, goes_on) in [(0, true), (1, true), (0, false), (1, false), (2, false)] {
         let machine = machine();
         let before = machine.tree();
         machine.apply(&request(hosts("10.0.0.1 a"))).await.unwrap();
         let _ = machine.apply_until(&whole(), killed_after).await;
-        machine.apply(&whole()).await.unwrap();
-        assert_eq!(machine.read("/etc/hosts"), "ours\n");
-        machine.revert("workers").await.unwrap();
+        if goes_on {
+            machine.apply(&whole()).await.unwrap();
+            assert_eq!(machine.read("/etc/hosts"), "ours\n");
+        }
+        let made = machine.revert("workers").await.unwrap();
+        assert!(!made.iter().any(|change| change.is_left()), "{killed_after}: {made:?}");
         assert_eq!(machine.tree(), before, "{killed_after}");
     }
     // The other way round it takes two steps, and says so.
@@ -224,6 +227,13 @@ async fn an_edit_of_its_name_comment_or_kind_leaves_nothing_of_it_behind() {
         let ours = machine.read("/etc/hosts").replace(HOSTS, "");
         assert!(ours.matches('x').count() == 1, "{ours:?}");
     }
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+
+    // A line that comes back, and is wanted so from then on, was never ours.
+    machine.apply(&request(no_proxy("NO_PROXY=x"))).await.unwrap();
+    let theirs = json!({"fileParts": [{"path": "/etc/env", "name": "a", "line": " NO_PROXY=theirs"}]});
+    machine.apply(&request(theirs)).await.unwrap();
     machine.revert("workers").await.unwrap();
     assert_eq!(machine.tree(), before);
 }
