@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::RunMode;
 use crate::value::{
-    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    NoProxy, ProxyUrl, Sha256, SysctlValue, Timeout, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, BlockText, CommentSign, DropInName, HostPath,
+    LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, ProxyUrl, Sha256, SysctlValue,
+    Timeout, UnitName, Url,
 };
 
-/// The most entries of each list of a spec but binaries and symlinks. What bounds it is how much the API server lets CEL cost.
+/// The most entries of each list of a spec but binaries, symlinks and parts of files. What bounds it is how much the API server lets CEL cost.
 pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
@@ -37,9 +38,11 @@ pub const MAX_DROP_INS: usize = 8;
 pub const MAX_GROUPS: usize = 32;
 /// The most symbolic links of a spec.
 pub const MAX_SYMLINKS: usize = 100;
+/// The most parts of files of a spec.
+pub const MAX_FILE_PARTS: usize = 100;
 
-/// The state that selected nodes shall have: groups, users, directories, files, binaries, symbolic links and systemd
-/// units. When an entry leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
+/// The state that selected nodes shall have: groups, users, directories, files, parts of files, binaries, symbolic links
+/// and systemd units. When an entry leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "nodebootstrap.io",
@@ -68,6 +71,10 @@ pub const MAX_SYMLINKS: usize = 100;
     validation = Rule::new("!has(self.symlinks) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and directories: leave it in one of them"),
     validation = Rule::new("!has(self.symlinks) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and files: leave it in one of them"),
     validation = Rule::new("!has(self.symlinks) || !has(self.binaries) || [self.binaries.transformMapEntry(i, b, {b.path: true})].all(m, self.symlinks.all(l, !(l.path in m)))").message("a path is in both symlinks and binaries: leave it in one of them"),
+    validation = Rule::new("!has(self.fileParts) || !has(self.directories) || [self.directories.transformMapEntry(i, d, {d.path: true})].all(m, self.fileParts.all(p, !(p.path in m)))").message("a path is in both fileParts and directories: leave it in one of them"),
+    validation = Rule::new("!has(self.fileParts) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.fileParts.all(p, !(p.path in m)))").message("a path is in both fileParts and files: leave it in files, with all that shall be in it"),
+    validation = Rule::new("!has(self.fileParts) || !has(self.binaries) || [self.binaries.transformMapEntry(i, b, {b.path: true})].all(m, self.fileParts.all(p, !(p.path in m)))").message("a path is in both fileParts and binaries: leave it in one of them"),
+    validation = Rule::new("!has(self.fileParts) || !has(self.symlinks) || [self.symlinks.transformMapEntry(i, l, {l.path: true})].all(m, self.fileParts.all(p, !(p.path in m)))").message("a path is in both fileParts and symlinks: name the path that the link leads to"),
     validation = Rule::new("!has(self.symlinks) || !has(self.units) || [self.symlinks.transformMapEntry(i, l, {l.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and symlinks: leave it in one of them"),
     validation = Rule::new("!has(self.units) || !has(self.files) || [self.files.transformMapEntry(i, f, {f.path: true})].all(m, self.units.all(u, !(('/etc/systemd/system/' + u.name) in m)))").message("a unit's own file is in both units and files: leave it in units")
 )]
@@ -114,6 +121,14 @@ pub struct NodeBootstrapSpec {
     #[schemars(length(max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub files: Vec<File>,
+
+    /// Parts of files that the host or others own: lines of yours between two marker lines, or one line. All else in such
+    /// a file stays as it is, byte for byte, and so do its owner and mode. The file must be there. At most 100. Example:
+    /// [{path: /etc/hosts, name: registry, block: "10.0.0.1 registry.local\n"}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into(), "name".into()]))]
+    pub file_parts: Vec<FilePart>,
 
     /// Programs to download, each verified by its digest before it becomes executable. At most 100. Example:
     /// [{path: /usr/local/sbin/kubelet, url: "https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet",
@@ -188,7 +203,8 @@ pub struct Drift {
     /// what lies below recursive directories. At least 10s. Default: 30s. Example: 5m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Timeout>,
-    /// Paths, and names of units, users and groups, that are treated as by CreateOnly whatever the policy. * stands for
+    /// Paths, parts of files as /etc/hosts#registry, and names of units, users and groups, that are treated as by CreateOnly
+    /// whatever the policy. * stands for
     /// anything but a slash, ** for anything, ? for one character. At most 32. Example: [/etc/motd, "*.timer"].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
@@ -394,6 +410,7 @@ pub struct User {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new(r"!has(self.recursive) || !self.recursive || !self.path.matches(r'^/(bin|boot|etc|home|lib|lib32|lib64|libx32|lost\+found|media|mnt|opt|root|run|sbin|srv|tmp|usr|var)$|^/usr/(bin|lib|lib32|lib64|libexec|libx32|local|sbin|share)$|^/usr/local/(bin|lib|sbin)$|^/var/(cache|lib|log|run|spool|tmp)$|^/etc/systemd(/system)?$')").message("recursive would change a top-level folder of the system: name the folder below it that is yours, as /etc/kubernetes"))]
+#[x_kube(validation = Rule::new("!has(self.inside) || (has(self.recursive) && self.recursive)").message("inside is for what is inside a directory that is recursive: write recursive: true too, or leave it out"))]
 pub struct Directory {
     /// Where it is: an absolute path. Example: /etc/kubernetes.
     pub path: HostPath,
@@ -407,9 +424,32 @@ pub struct Directory {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// true: owner and group also of everything inside, as chown -R does; links are not followed, other file
-    /// systems not entered, and an entry of its own in this spec wins. Modes of what is inside stay. Default: false.
+    /// systems not entered, and an entry of its own in this spec wins. Modes of what is inside stay, unless inside gives
+    /// others; but a file that gets another owner loses its set-uid and set-gid bits. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recursive: Option<bool>,
+    /// The modes of what is inside, if recursive. Default: they stay. Example: {fileMode: "0640", directoryMode: "0750"}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
+}
+
+/// The modes of all that is inside a recursive directory and has no entry of its own. A mode that leaves the spec stays
+/// where it was given, until the directory's entry leaves it too.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.fileMode) || has(self.directoryMode)").message("give fileMode, directoryMode or both"),
+    validation = Rule::new("!has(self.fileMode) || self.fileMode.matches(r'^0?[0-7]{3}$')").message("inside.fileMode has no set-uid, set-gid or sticky bit, which whoever puts a file there would get too: write three digits, as in: \"0640\""),
+    validation = Rule::new("!has(self.directoryMode) || self.directoryMode.matches(r'^[0-3]?[0-7]{3}$')").message("inside.directoryMode has no set-uid bit, which means nothing: write \"0750\", or \"2750\" for set-gid")
+)]
+pub struct Inside {
+    /// Permission bits of each regular file, octal, in quotes; programs too, so that 0640 takes their right to be
+    /// executed. Default: they stay. Example: "0640".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<Mode>,
+    /// Permission bits of each directory, octal, in quotes. Default: they stay. Example: "0750".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_mode: Option<Mode>,
 }
 
 /// A file that shall exist with this content.
@@ -440,6 +480,42 @@ pub struct File {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<KeyRef>,
     /// What happens after the content changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnChange>,
+}
+
+/// A part of a file that the host or others own. No secret belongs in it: its text stands in the revision.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.block) != has(self.line)").message("a part of a file is a block or a line: give one of them"),
+    validation = Rule::new("!has(self.comment) || has(self.block)").message("comment begins the lines that mark a block; a line has none: leave it out"),
+    validation = Rule::new("!has(self.replaces) || (has(self.line) && self.line.startsWith(self.replaces))").message("replaces is how line itself begins, or it would be added again and again, as in: {line: NO_PROXY=10.0.0.0/8, replaces: NO_PROXY=}")
+)]
+pub struct FilePart {
+    /// The file: an absolute path. It must be there, and be a file of at most 1 MiB; one that shall be made is listed in
+    /// files. Example: /etc/hosts.
+    pub path: HostPath,
+    /// What tells it from other parts of the same file. It stands in the lines that mark a block. Example: registry.
+    pub name: PartName,
+    /// Lines, added at the end of the file between two marker lines, as # BEGIN nodebootstrap registry and # END
+    /// nodebootstrap registry. Wherever somebody moves all of them to, they stay there. At most 50 lines, together at
+    /// most 4096 characters. Example: "10.0.0.1 registry.local\n".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockText>,
+    /// Exactly one line, without marker lines. If the file has no such line it is added at the end. At most 1024
+    /// characters. Example: NO_PROXY=10.0.0.0/8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<LineText>,
+    /// How the line begins that line takes the place of, literally; spaces before it do not count. If no line begins so, line
+    /// is added at the end; two that do are an error on that node, since only the program that reads them knows which
+    /// counts. Lines of blocks do not count. Default: line is added unless the very same is there. Example: NO_PROXY=.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<LineStart>,
+    /// What begins a comment in this file: with that the marker lines of a block begin. Default: "#". Example: ";".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<CommentSign>,
+    /// What happens after the part changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_change: Option<OnChange>,
 }

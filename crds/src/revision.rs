@@ -19,7 +19,7 @@ use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy};
 use crate::validate;
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    Sha256, SysctlName, SysctlValue, UnitName, Url,
+    PartName, Sha256, SysctlName, SysctlValue, UnitName, Url,
 };
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
@@ -112,6 +112,8 @@ pub enum Resource {
     Module(Module),
     /// A setting of the running kernel.
     Sysctl(Sysctl),
+    /// A part of a file that others own.
+    Part(Part),
 }
 
 /// A group that shall exist.
@@ -181,6 +183,21 @@ pub struct Directory {
     pub access: Access,
     /// Whether owner and group are also those of what is inside.
     pub recursive: bool,
+    /// The modes of what is inside; `None`: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
+}
+
+/// The modes of what is inside a recursive directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inside {
+    /// That of regular files; `None`: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<Mode>,
+    /// That of directories; `None`: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_mode: Option<Mode>,
 }
 
 /// A file that shall exist.
@@ -267,6 +284,76 @@ pub struct Sysctl {
     pub value: SysctlValue,
 }
 
+/// A part of a file that others own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    /// The file.
+    pub path: HostPath,
+    /// The path and its name, as `/etc/hosts#registry`: how users know it.
+    pub shown: String,
+    /// How it is found in the file.
+    pub anchor: Anchor,
+    /// Its lines, without the end of the last.
+    pub text: String,
+    /// Units to restart, if they run, after it changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<UnitName>,
+}
+
+/// How a part of a file is found in it. It stands in ledgers too, and so is plain text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Anchor {
+    /// The lines between two that mark them.
+    Block {
+        /// What the marker lines begin with.
+        comment: String,
+        /// The name in them.
+        name: String,
+    },
+    /// The one line that begins so, spaces before it aside.
+    Begins(String),
+    /// The line that is so.
+    Is(String),
+}
+
+impl Anchor {
+    /// Whether a line is the part, or would be taken for it.
+    pub fn is_of(&self, line: &[u8]) -> bool {
+        match self {
+            Self::Block { .. } => false,
+            Self::Begins(start) => line.trim_ascii_start().starts_with(start.as_bytes()),
+            Self::Is(text) => line == text.as_bytes(),
+        }
+    }
+
+    /// The two lines that mark a block.
+    pub fn markers(comment: &str, name: &str) -> (String, String) {
+        (format!("{comment}{BEGIN}{name}"), format!("{comment}{END}{name}"))
+    }
+}
+
+/// What stands in the line before a block, between the comment sign and the name.
+pub const BEGIN: &str = " BEGIN nodebootstrap ";
+/// What stands in the line behind a block.
+pub const END: &str = " END nodebootstrap ";
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "part {}", self.shown)
+    }
+}
+
+impl Part {
+    /// Whether two parts of one file would take each other's place.
+    pub fn touches(&self, other: &Self) -> bool {
+        self.anchor == other.anchor
+            || self.anchor.is_of(other.text.as_bytes())
+            || other.anchor.is_of(self.text.as_bytes())
+    }
+}
+
 /// A systemd unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -289,6 +376,15 @@ pub struct Unit {
 
 /// The kind of claims by which paths are claimed, whatever lies there.
 pub const PATH: &str = "path";
+/// The kind of claims by which parts of files are claimed, as [`Part::shown`].
+const PART: &str = "part";
+
+/// The claim of a whole file, of that of a part: who has the one leaves nothing for the other.
+pub fn whole_of((kind, part): &(&'static str, String)) -> Option<(&'static str, String)> {
+    // A name has no `#` in it; a path may have.
+    let (path, _) = part.rsplit_once('#').filter(|_| *kind == PART)?;
+    Some((PATH, path.to_owned()))
+}
 
 impl Unit {
     /// Where the unit file of a name is written.
@@ -315,6 +411,7 @@ impl Resource {
             Self::Symlink(_) => "symlink",
             Self::Module(_) => "module",
             Self::Sysctl(_) => "sysctl",
+            Self::Part(_) => "part",
         }
     }
 
@@ -330,6 +427,7 @@ impl Resource {
             Self::Symlink(symlink) => symlink.path.as_str(),
             Self::Module(module) => module.name.as_str(),
             Self::Sysctl(sysctl) => sysctl.name.as_str(),
+            Self::Part(part) => part.shown.as_str(),
         }
     }
 
@@ -342,6 +440,16 @@ impl Resource {
             Self::Group(_) | Self::User(_) | Self::Sysctl(_) => vec![(self.kind(), self.name().to_owned())],
             Self::Directory(_) | Self::File(_) | Self::Binary(_) | Self::Symlink(_) => {
                 vec![(PATH, self.name().to_owned())]
+            }
+            Self::Part(part) => {
+                let named = (PART, part.shown.clone());
+                // A line has a name for people only: what two fight for is the line.
+                let line = match &part.anchor {
+                    Anchor::Block { .. } => None,
+                    Anchor::Begins(start) => Some(("line", format!("{}#{start}", part.path))),
+                    Anchor::Is(text) => Some(("line", format!("{}#{text}", part.path))),
+                };
+                std::iter::once(named).chain(line).collect()
             }
             Self::Unit(unit) => {
                 let own = ("unit", unit.name.to_string());
@@ -532,6 +640,10 @@ pub fn render(
             path: directory.path.clone(),
             access: access(&directory.owner, &directory.group, directory.mode, 0o755),
             recursive: directory.recursive.unwrap_or(false),
+            inside: directory
+                .inside
+                .as_ref()
+                .map(|inside| Inside { file_mode: inside.file_mode, directory_mode: inside.directory_mode }),
         })
     }));
     for file in &spec.files {
@@ -566,6 +678,7 @@ pub fn render(
     resources.extend(spec.symlinks.iter().map(|symlink| {
         Resource::Symlink(Symlink { path: symlink.path.clone(), target: symlink.target.clone() })
     }));
+    resources.extend(spec.file_parts.iter().map(|part| Resource::Part(render_part(part))));
     if let Some(kernel) = &spec.kernel {
         resources.extend(render_kernel(&identity.node_bootstrap, kernel));
     }
@@ -643,6 +756,32 @@ fn drop_ins(unit: &nodebootstrap::Unit) -> impl Iterator<Item = File> {
             restart: vec![unit.name.clone()],
         })
     })
+}
+
+/// A part of a file. That it has exactly one text was made sure of before.
+pub(crate) fn render_part(part: &nodebootstrap::FilePart) -> Part {
+    let line = part.line.as_ref().map(ToString::to_string);
+    let anchor = match (&line, &part.replaces) {
+        (Some(_), Some(start)) => Anchor::Begins(start.to_string()),
+        (Some(line), None) => Anchor::Is(line.clone()),
+        (None, _) => {
+            let comment = part.comment.as_ref().map_or("#", |comment| comment.as_str()).to_owned();
+            Anchor::Block { comment, name: part.name.to_string() }
+        }
+    };
+    let block = || part.block.as_ref().map(|block| block.as_str()).unwrap_or_default();
+    Part {
+        path: part.path.clone(),
+        shown: shown_part(&part.path, &part.name),
+        anchor,
+        text: line.unwrap_or_else(|| block().strip_suffix('\n').unwrap_or(block()).to_owned()),
+        restart: restart(part.on_change.as_ref()),
+    }
+}
+
+/// A part of a file, as users know it.
+pub(crate) fn shown_part(path: &HostPath, name: &PartName) -> String {
+    format!("{path}#{name}")
 }
 
 /// The kernel's modules and settings, and the files by which they are there after a boot.

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, Health, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS,
-    MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL, NodeBootstrapSpec,
+    Directory, Health, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES,
+    MAX_FILE_PARTS, MAX_GROUPS, MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS,
+    MIN_INTERVAL, NodeBootstrapSpec,
 };
-use crate::revision::{Unit, references};
+use crate::revision::{Part, Unit, references, render_part, shown_part};
 use crate::value::{SysctlName, Timeout};
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
@@ -63,6 +64,7 @@ pub fn problems(spec: &NodeBootstrapSpec) -> Vec<String> {
     lists(spec, &mut problems);
     paths(spec, &mut problems);
     entries(spec, &mut problems);
+    parts(spec, &mut problems);
     drift(spec, &mut problems);
     health(spec, &mut problems);
     trust(spec, &mut problems);
@@ -161,13 +163,15 @@ fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 
 fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let bundles = spec.trust.iter().flat_map(|trust| &trust.ca_bundles);
-    let names: [(&str, Vec<&str>); 8] = [
+    let parts: Vec<String> = spec.file_parts.iter().map(|part| shown_part(&part.path, &part.name)).collect();
+    let names: [(&str, Vec<&str>); 9] = [
         ("groups", spec.groups.iter().map(|group| group.name.as_str()).collect()),
         ("users", spec.users.iter().map(|user| user.name.as_str()).collect()),
         ("directories", spec.directories.iter().map(|directory| directory.path.as_str()).collect()),
         ("files", spec.files.iter().map(|file| file.path.as_str()).collect()),
         ("binaries", spec.binaries.iter().map(|binary| binary.path.as_str()).collect()),
         ("symlinks", spec.symlinks.iter().map(|symlink| symlink.path.as_str()).collect()),
+        ("fileParts", parts.iter().map(String::as_str).collect()),
         ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
         ("trust.caBundles", bundles.map(|bundle| bundle.name.as_str()).collect()),
     ];
@@ -175,6 +179,7 @@ fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         let most = match list {
             "binaries" => MAX_BINARIES,
             "symlinks" => MAX_SYMLINKS,
+            "fileParts" => MAX_FILE_PARTS,
             "trust.caBundles" => MAX_CA_BUNDLES,
             _ => MAX_ENTRIES,
         };
@@ -208,7 +213,8 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         .chain(spec.binaries.iter().map(|binary| (binary.path.to_string(), "binaries")))
         .chain(spec.symlinks.iter().map(|symlink| (symlink.path.to_string(), "symlinks")))
         .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")))
-        .chain(drop_ins.map(|path| (path.to_string(), "units")));
+        .chain(drop_ins.map(|path| (path.to_string(), "units")))
+        .chain(spec.file_parts.iter().map(|part| (part.path.to_string(), "fileParts")));
     for (path, list) in all {
         match files.get(&path) {
             Some(other) if *other != list => {
@@ -233,6 +239,40 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     }
 }
 
+fn parts(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    let mut before: Vec<Part> = Vec::new();
+    for part in &spec.file_parts {
+        let shown = shown_part(&part.path, &part.name);
+        if part.block.is_some() == part.line.is_some() {
+            problems.push(format!("{shown}: a part of a file is a block or a line: give one of them"));
+            continue;
+        }
+        if part.comment.is_some() && part.block.is_none() {
+            problems.push(format!(
+                "{shown}: comment begins the lines that mark a block; a line has none: leave it out"
+            ));
+        }
+        let begins_so = |start: &str| part.line.as_ref().is_some_and(|line| line.as_str().starts_with(start));
+        if let Some(start) = part.replaces.as_ref().filter(|start| !begins_so(start.as_str())) {
+            problems.push(format!(
+                "{shown}: replaces is how line itself begins, or it would be added again and again, and {:?} is not: write both alike",
+                start.as_str()
+            ));
+        }
+        let part = render_part(part);
+        if let Some(other) = before
+            .iter()
+            .find(|other| other.path == part.path && other.shown != shown && other.touches(&part))
+        {
+            problems.push(format!(
+                "{shown}: it and {} would take each other's place in the file: leave one of them, or write a longer replaces",
+                other.shown
+            ));
+        }
+        before.push(part);
+    }
+}
+
 /// The folders above a path, the nearest first, without `/`.
 fn parents(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(path.rsplit_once('/').map(|(parent, _)| parent), |path| {
@@ -242,6 +282,27 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
+    for Directory { path, recursive, inside, .. } in &spec.directories {
+        let Some(inside) = inside else { continue };
+        if !recursive.unwrap_or(false) {
+            problems.push(format!(
+                "{path}: inside is for what is inside a directory that is recursive: write recursive: true too, or leave it out"
+            ));
+        }
+        if inside.file_mode.is_none() && inside.directory_mode.is_none() {
+            problems.push(format!("{path}: inside: give fileMode, directoryMode or both"));
+        }
+        if inside.file_mode.is_some_and(|mode| mode.bits() & 0o7000 != 0) {
+            problems.push(format!(
+                "{path}: inside.fileMode has no set-uid, set-gid or sticky bit, which whoever puts a file there would get too: write three digits, as in: \"0640\""
+            ));
+        }
+        if inside.directory_mode.is_some_and(|mode| mode.bits() & 0o4000 != 0) {
+            problems.push(format!(
+                "{path}: inside.directoryMode has no set-uid bit, which means nothing: write \"0750\", or \"2750\" for set-gid"
+            ));
+        }
+    }
     for Directory { path, recursive, .. } in &spec.directories {
         if recursive.unwrap_or(false) && TOP_LEVEL.contains(&path.as_str()) {
             problems.push(format!(
@@ -279,6 +340,7 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     }
     let changes = spec.files.iter().map(|file| (file.path.as_str(), &file.on_change));
     let changes = changes.chain(spec.binaries.iter().map(|binary| (binary.path.as_str(), &binary.on_change)));
+    let changes = changes.chain(spec.file_parts.iter().map(|part| (part.path.as_str(), &part.on_change)));
     for (path, on_change) in changes {
         let mut units = on_change.iter().flat_map(|on_change| &on_change.restart);
         if let Some(unit) = units.find(|unit| unit.is_template()) {
@@ -407,6 +469,45 @@ mod tests {
             ("symlinks: [{path: /a, target: b}]\nfiles: [{path: /a/b, content: ''}]", "/a/b lies below /a"),
             ("files: [{path: /a}]", "/a: a file has exactly one source"),
             (
+                "files: [{path: /a, content: ''}]\nfileParts: [{path: /a, name: p, block: x}]",
+                "/a is in both files and fileParts",
+            ),
+            (
+                "units: [{name: a.service, content: x}]\nfileParts: [{path: /etc/systemd/system/a.service, name: p, line: x}]",
+                "in both units and fileParts",
+            ),
+            (
+                "directories: [{path: /a}]\nfileParts: [{path: /a, name: p, block: x}]",
+                "/a is in both directories and fileParts",
+            ),
+            (
+                "fileParts: [{path: /a, name: p, block: x}, {path: /a, name: p, line: y}]",
+                "fileParts: /a#p is there twice",
+            ),
+            ("fileParts: [{path: /a, name: p}]", "/a#p: a part of a file is a block or a line"),
+            ("fileParts: [{path: /a, name: p, line: x, block: x}]", "/a#p: a part of a file is a block or"),
+            ("fileParts: [{path: /a, name: p, line: x, comment: ;}]", "/a#p: comment begins the lines"),
+            (
+                "fileParts: [{path: /a, name: p, line: x=1, replaces: y=}]",
+                "/a#p: replaces is how line itself",
+            ),
+            (
+                "fileParts: [{path: /a, name: p, block: x=1, replaces: x=}]",
+                "/a#p: replaces is how line itself",
+            ),
+            (
+                "fileParts: [{path: /a, name: p, line: x=1, replaces: x}, {path: /a, name: q, line: x=2, replaces: x=}]",
+                "/a#q: it and /a#p would take each other's place",
+            ),
+            (
+                "fileParts: [{path: /a, name: p, line: x=1, replaces: x=}, {path: /a, name: q, line: x=2}]",
+                "/a#q: it and /a#p would take each other's place",
+            ),
+            (
+                "fileParts: [{path: /a, name: p, line: x, onChange: {restart: [t@.service]}}]",
+                "/a: t@.service is a template",
+            ),
+            (
                 "files: [{path: /etc/a, secretRef: {name: nodebootstrap-hmac-key, key: key}}]",
                 "the operator's own",
             ),
@@ -422,6 +523,16 @@ mod tests {
                 "in both files and units",
             ),
             ("directories: [{path: /etc, recursive: true}]", "/etc: recursive"),
+            ("directories: [{path: /a, inside: {fileMode: '0640'}}]", "/a: inside is for what is inside"),
+            ("directories: [{path: /a, recursive: true, inside: {}}]", "/a: inside: give fileMode"),
+            (
+                "directories: [{path: /a, recursive: true, inside: {fileMode: '4755'}}]",
+                "/a: inside.fileMode has no set-uid",
+            ),
+            (
+                "directories: [{path: /a, recursive: true, inside: {directoryMode: '4755'}}]",
+                "/a: inside.directoryMode has no set-uid",
+            ),
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),

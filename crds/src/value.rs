@@ -251,6 +251,44 @@ text_type! {
 }
 
 text_type! {
+    /// Name of a part of a file: a-z, 0-9 and `-`, at most 63 characters. Example: `registry`.
+    PartName, max 63, PART_NAME_RULES = [
+        must(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "a part's name has a-z, 0-9 and - only, as in: registry"),
+    ]
+}
+
+text_type! {
+    /// What begins a line that a program passes over, at most 8 characters. Example: `#`.
+    CommentSign, max 8, COMMENT_SIGN_RULES = [
+        must(r"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$", "a comment sign is what begins a comment in this file, without a space before it, as in: \"#\""),
+    ]
+}
+
+text_type! {
+    /// One or more lines of a file, at most 4096 characters and 50 lines. Example: `"10.0.0.1 registry.local\n"`.
+    BlockText, max 4096, BLOCK_RULES = [
+        must(r"^[^\x00-\x08\x0b-\x1f\x7f]+$", "a block has lines of text in it, without control characters"),
+        must_not(r"(BEGIN|END) nodebootstrap ", "the lines that mark a block are written for you: give those between them"),
+        must(r"^([^\n]*\n){0,49}[^\n]*\n?$", "a block has at most 50 lines: put what is longer into a file of its own"),
+    ]
+}
+
+text_type! {
+    /// One line of a file, at most 1024 characters. Example: `NO_PROXY=10.0.0.0/8`.
+    LineText, max 1024, LINE_RULES = [
+        must(r"^[^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*$", "a line is one line of text, without control characters; several are a block"),
+        must_not(r"(BEGIN|END) nodebootstrap ", "the lines that mark a block are written for you: give those between them as a block"),
+    ]
+}
+
+text_type! {
+    /// How a line begins, without the spaces before it, at most 256 characters. Example: `NO_PROXY=`.
+    LineStart, max 256, LINE_START_RULES = [
+        must(r"^[^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*$", "write how the line begins, without a space before it, as in: NO_PROXY="),
+    ]
+}
+
+text_type! {
     /// Name of a kernel module, no alias. Example: `br_netfilter`.
     ModuleName, max 64, MODULE_RULES = [
         must(r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", "a module's name has letters, digits, _ and - only, as in: br_netfilter"),
@@ -549,6 +587,11 @@ const ALL_RULES: &[&[Rule]] = &[
     ACCOUNT_REF_RULES,
     UNIT_RULES,
     DROP_IN_RULES,
+    PART_NAME_RULES,
+    COMMENT_SIGN_RULES,
+    BLOCK_RULES,
+    LINE_RULES,
+    LINE_START_RULES,
     MODULE_RULES,
     SYSCTL_RULES,
     SYSCTL_VALUE_RULES,
@@ -712,6 +755,25 @@ mod tests {
         for bad in ["", "*", "*.example.com", "a,b", "example.com:80", "a b", "http:"] {
             assert!(bad.parse::<NoProxy>().is_err(), "{bad:?}");
         }
+        for good in ["a", "a\n", "a\tb\n\nc", &"a\n".repeat(50), " # BEGIN", "\n"] {
+            assert!(good.parse::<BlockText>().is_ok(), "{good:?}");
+        }
+        for bad in
+            ["", "a\r\n", "a\0", "# BEGIN nodebootstrap x\n", "; END nodebootstrap x", &"a\n".repeat(51)]
+        {
+            assert!(bad.parse::<BlockText>().is_err(), "{bad:?}");
+        }
+        for good in ["a", " a", "a\tb ", "NO_PROXY=10.0.0.0/8"] {
+            assert!(good.parse::<LineText>().is_ok(), "{good:?}");
+        }
+        for bad in ["", "  ", "a\nb", "a\n", "a\r", "# END nodebootstrap x"] {
+            assert!(bad.parse::<LineText>().is_err(), "{bad:?}");
+        }
+        assert!(["", " a", "\ta", "a\n"].iter().all(|bad| bad.parse::<LineStart>().is_err()));
+        assert!(["#", "//", "--", "rem "].iter().all(|good| good.parse::<CommentSign>().is_ok()));
+        assert!(["", " #", "#\n"].iter().all(|bad| bad.parse::<CommentSign>().is_err()));
+        assert!(["a", "a-1"].iter().all(|good| good.parse::<PartName>().is_ok()));
+        assert!(["", "-a", "a-", "A", "a b", "a#b"].iter().all(|bad| bad.parse::<PartName>().is_err()));
         for (text, seconds) in [("90s", 90), ("10m", 600), ("2h", 7200)] {
             assert_eq!(
                 text.parse::<Timeout>().map(|t| (t.duration().as_secs(), t.to_string())),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crds::revision::{Content, Resource, Revision};
 use similar::TextDiff;
 
+use crate::anchor;
 use crate::engine::{Plan, Request, Step};
 use crate::host::Host;
 use crate::ledger::Item;
@@ -28,9 +29,17 @@ pub fn of_plan(host: &Host, request: &Request, plan: &Plan) -> Vec<Option<String
     let secrets = secrets(host, request);
     let known = known(host);
     let of_step = |step: &Step| {
-        let Action::WriteFile { path, content, .. } = &step.action else { return None };
-        let is_secret = secrets.contains(&step.change.resource) || known.contains(path.as_str());
-        of_file(host, path, &content.0, is_secret)
+        let is_secret =
+            |path: &String| secrets.contains(&step.change.resource) || known.contains(path.as_str());
+        match &step.action {
+            Action::WriteFile { path, content, .. } => of_file(host, path, &content.0, is_secret(path)),
+            Action::EditPart { path, anchor, text } => {
+                let (old, _) = host.root.locate(path).and_then(|place| place.read(MAX_BYTES)).ok()??;
+                let new = anchor::edit(&old, anchor, text.as_ref().map(|text| &*text.0)).ok()?;
+                of_file(host, path, &new, is_secret(path))
+            }
+            _ => None,
+        }
     };
     plan.steps.iter().map(of_step).collect()
 }

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::resource::{Change, Payload, Problem, Step};
 
+use crate::anchor;
 use crate::host::error::HARD_LINKED;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
@@ -35,7 +36,7 @@ use crate::host::{Host, HostError, Place, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
 use crate::resource::{
-    Action, Planner, binary, directory, disk, file, group, kernel, path_of, removal, symlink, unit, user,
+    Action, Planner, binary, directory, disk, file, group, kernel, part, removal, symlink, unit, user,
 };
 
 use book::Notes;
@@ -263,7 +264,8 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             | Resource::Unit(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => {}
+            | Resource::Sysctl(_)
+            | Resource::Part(_) => {}
         }
     }
     group::plan(&groups, &mut planner);
@@ -290,6 +292,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             symlink::plan(symlink, &mut planner);
         }
     }
+    part::plan(resources, &mut planner);
     kernel::plan(resources, &mut planner);
     let written = unit::plan_files(resources, &mut planner);
     if answers {
@@ -302,13 +305,15 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     }
     planner.warn_of_exposure();
     let restarts = resources.iter().filter_map(|resource| {
-        let units = match resource {
-            Resource::File(file) => &file.restart,
-            Resource::Binary(binary) => &binary.restart,
+        let (item, units) = match resource {
+            Resource::File(file) => (Item::Path(planner.real(file.path.as_str())?), &file.restart),
+            Resource::Binary(binary) => (Item::Path(planner.real(binary.path.as_str())?), &binary.restart),
+            Resource::Part(part) => {
+                (Item::Part(planner.real(part.path.as_str())?, part.anchor.clone()), &part.restart)
+            }
             _ => return None,
         };
-        let path = planner.real(&path_of(resource)?)?;
-        Some((Item::Path(path), units.iter().map(ToString::to_string).collect()))
+        Some((item, units.iter().map(ToString::to_string).collect()))
     });
     let secrets = resources.iter().filter_map(|resource| match resource {
         Resource::File(file) if matches!(file.content, Content::Secret { .. }) => {
@@ -633,6 +638,7 @@ fn owed_by(plan: &Plan) -> Owed {
             | Action::WriteFile { path, .. }
             | Action::Download { path, .. }
             | Action::Link { path, .. }
+            | Action::EditPart { path, .. }
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
             Action::AddGroup { .. } | Action::RemoveGroup { .. } | Action::SetMember { .. } => {
@@ -726,9 +732,9 @@ async fn step_by<'a>(
         Action::SetAccess { path, kind, ids } => {
             root.locate(path).and_then(|place| root.set_access(&place, *kind, *ids)).map_err(refused)?;
         }
-        Action::OwnBelow { path, owner, skip } => {
+        Action::OwnBelow { path, inside, skip } => {
             root.locate(path)
-                .and_then(|place| root.sweep(&place, *owner, &|path| skip.of(path), true))
+                .and_then(|place| root.sweep(&place, *inside, &|path| skip.of(path), true))
                 .map_err(refused)?;
         }
         Action::WriteFile { path, content, ids } => {
@@ -742,6 +748,14 @@ async fn step_by<'a>(
         }
         Action::Link { path, target, owner } => {
             root.locate(path).and_then(|place| root.replace_link(&place, target, *owner)).map_err(refused)?;
+        }
+        Action::EditPart { path, anchor, text } => {
+            let text = text.as_ref().map(|text| &*text.0);
+            let edit = |old: &[u8]| {
+                let edited = anchor::edit(old, anchor, text);
+                edited.map_err(|unclear| HostError::Part { path: path.clone(), unclear })
+            };
+            root.locate(path).and_then(|place| root.edit(&place, anchor::MAX_FILE, edit)).map_err(refused)?;
         }
         Action::LoadModules => return put_off(step, host.systemd.load_modules(), stop, jobs).await,
         Action::SetSysctl { name, value } => crate::host::kernel::set(root, name, value).map_err(refused)?,
@@ -775,8 +789,8 @@ async fn step_by<'a>(
             let place = root.locate(path).map_err(refused)?;
             if !root.remove_directory(&place).map_err(refused)? {
                 left = Some("something else is in it".to_owned());
-                if let (Some((uid, gid)), Ok(Some(meta))) = (otherwise, place.look()) {
-                    let ids = write::Ids { uid: *uid, gid: *gid, mode: meta.mode };
+                if let (Some(inside), Ok(Some(meta))) = (otherwise, place.look()) {
+                    let ids = inside.ids(meta.kind, meta.mode);
                     root.set_access(&place, crate::host::Kind::Directory, ids).map_err(refused)?;
                 }
             }
@@ -799,7 +813,8 @@ async fn step_by<'a>(
                         let now = host.digests.of(&place).ok().flatten();
                         before.digest.is_some() && now == before.digest
                     };
-                    root.give_back(&place, &|owner| entry.gave(owner), before.ids, &is_same)
+                    let gave_mode = |kind, mode| entry.gave_mode(kind, mode);
+                    root.give_back(&place, &|owner| entry.gave(owner), &gave_mode, before.ids, &is_same)
                 };
                 if !root.locate(path).and_then(give).unwrap_or(false) {
                     kept.push(path.as_str());
@@ -809,7 +824,7 @@ async fn step_by<'a>(
                 let of =
                     if kept.len() == 1 { String::new() } else { format!(" and {} more", kept.len() - 1) };
                 left = Some(format!(
-                    "{first}{of} inside keeps its owner: other hard links lead to it, or something else has changed it since"
+                    "{first}{of} inside keeps its owner or mode: other hard links lead to it, or something else has changed it since"
                 ));
             }
         }
@@ -864,6 +879,7 @@ impl Action {
             Self::WriteFile { .. }
             | Self::Download { .. }
             | Self::Link { .. }
+            | Self::EditPart { .. }
             | Self::LoadModules
             | Self::SetSysctl { .. }
             | Self::Reload
@@ -891,6 +907,7 @@ impl Action {
             Self::RemoveFile { .. }
                 | Self::PutBack { .. }
                 | Self::Link { .. }
+                | Self::EditPart { .. }
                 | Self::RemoveGroup { .. }
                 | Self::RemoveUser(_)
         );

@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::Sha256;
+use crds::revision::Anchor;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
+use crate::host::Kind;
 use crate::host::accounts::User;
-use crate::host::write::Ids;
+use crate::host::write::{Ids, Inside};
 
 /// The format that this build writes. One with a higher number is refused, not misread.
 pub const FORMAT: u32 = 1;
@@ -34,7 +36,9 @@ pub enum Item {
     Sysctl(String),
     /// What lies at a path, links resolved.
     Path(String),
-    /// Owner and group of all that is inside a directory.
+    /// A part of the file at a path, links resolved.
+    Part(String, Anchor),
+    /// Owner, group and mode of all that is inside a directory.
     Inside(String),
     /// Whether nothing can start a unit. Comes before the next: a unit that is masked cannot be enabled.
     Masked(String),
@@ -75,9 +79,11 @@ pub enum Shape {
     },
     /// What is inside a directory has this owner and group.
     Owned(u32, u32),
-    /// What was inside a directory, by real path, as it was before each got another owner.
+    /// What is inside a directory has this owner, group and modes.
+    Given(Inside),
+    /// What was inside a directory, by real path, as it was before each got another owner or mode.
     Owners(BTreeMap<String, Before>),
-    /// A comment, or the value of a setting.
+    /// A comment, the value of a setting, or the lines of a part of a file.
     Text(String),
     /// Whether it is so.
     Is(bool),
@@ -85,7 +91,7 @@ pub enum Shape {
     Other,
 }
 
-/// How an entry inside a directory was before it got another owner.
+/// How an entry inside a directory was before it got another owner or mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Before {
@@ -104,6 +110,33 @@ impl Shape {
         match self {
             Self::Directory(ids) | Self::File { ids, .. } => Some(*ids),
             Self::Link { owner: (uid, gid), .. } => Some(Ids { uid: *uid, gid: *gid, mode: 0o777 }),
+            _ => None,
+        }
+    }
+
+    /// What kind of entry it is; `None`: none of a file system, or one that is never made.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Directory(_) => Some(Kind::Directory),
+            Self::File { .. } => Some(Kind::File),
+            Self::Link { .. } => Some(Kind::Link),
+            _ => None,
+        }
+    }
+
+    /// That what is inside a directory has this.
+    fn given(inside: Inside) -> Self {
+        match inside {
+            Inside { uid, gid, file_mode: None, directory_mode: None } => Self::Owned(uid, gid),
+            inside => Self::Given(inside),
+        }
+    }
+
+    /// What all that is inside a directory has.
+    fn inside(&self) -> Option<Inside> {
+        match self {
+            Self::Owned(uid, gid) => Some(Inside { uid: *uid, gid: *gid, ..Inside::default() }),
+            Self::Given(inside) => Some(*inside),
             _ => None,
         }
     }
@@ -143,11 +176,11 @@ impl Shape {
             && (mode(first.mode) || mode(last.mode))
     }
 
-    /// Gives a file, directory or link to an owner.
-    pub fn give_to(&mut self, (uid, gid): (u32, u32)) {
+    /// Gives a file or directory owner, group and mode; a link has no mode of its own.
+    pub fn give(&mut self, new: Ids) {
         match self {
-            Self::Directory(ids) | Self::File { ids, .. } => (ids.uid, ids.gid) = (uid, gid),
-            Self::Link { owner, .. } => *owner = (uid, gid),
+            Self::Directory(ids) | Self::File { ids, .. } => *ids = new,
+            Self::Link { owner, .. } => *owner = (new.uid, new.gid),
             _ => {}
         }
     }
@@ -208,8 +241,38 @@ impl Entry {
 
     /// Whether what is inside a directory was given to this owner, by this run or the one before.
     pub fn gave(&self, owner: (u32, u32)) -> bool {
-        let given = Shape::Owned(owner.0, owner.1);
-        self.made == given || self.was.as_ref() == Some(&given)
+        self.given().any(|inside| inside.owner() == owner)
+    }
+
+    /// Whether what is of this kind inside a directory was given this mode, by this run or the one before; `None`: it was
+    /// given none.
+    pub fn gave_mode(&self, kind: Kind, mode: u32) -> Option<bool> {
+        let modes: Vec<u32> = self.given().filter_map(|inside| inside.mode(kind)).collect();
+        (!modes.is_empty()).then(|| modes.contains(&mode))
+    }
+
+    /// Whether what is inside a directory was given a mode.
+    pub fn gave_modes(&self) -> bool {
+        self.given().any(|inside| inside.file_mode.is_some() || inside.directory_mode.is_some())
+    }
+
+    fn given(&self) -> impl Iterator<Item = Inside> {
+        [Some(&self.made), self.was.as_ref()].into_iter().flatten().filter_map(Shape::inside)
+    }
+
+    /// What a path inside a directory had before this entry gave it what it has `now`: of owner and mode what nobody has
+    /// changed since. Not its set-uid bits: its owner between may have written anything.
+    fn before(&self, path: &str, kind: Kind, now: Ids) -> Option<Ids> {
+        let Provenance::Modified(Shape::Owners(owners)) = &self.provenance else { return None };
+        let before = owners.get(path)?.ids;
+        let mut first = now;
+        if self.gave((now.uid, now.gid)) {
+            (first.uid, first.gid) = (before.uid, before.gid);
+        }
+        if self.gave_mode(kind, now.mode) == Some(true) {
+            first.mode = if kind == Kind::File { before.mode & !0o6000 } else { before.mode };
+        }
+        Some(first)
     }
 }
 
@@ -385,38 +448,47 @@ impl Ledger {
             .insert(item, Entry { provenance, made, done: false, was, secret, given_up: false, restart });
     }
 
-    /// What is found, with the owner that it had before a recursive change gave it another; from here on it has an entry
-    /// of its own.
+    /// What is found, with the owner and mode that it had before a recursive change gave it others; from here on it has an
+    /// entry of its own.
     fn before_recursion(&mut self, item: &Item, mut found: Shape) -> Shape {
-        if let (Item::Path(path), Some(ids)) = (item, found.ids())
-            && let Some(before) = self.take_owner(path, ids)
+        if let (Item::Path(path), Some(kind), Some(ids)) = (item, found.kind(), found.ids())
+            && let Some(before) = self.take_before(path, kind, ids)
         {
-            found.give_to(before);
+            found.give(before);
         }
         found
     }
 
-    /// Forgets who owned a path before recursive changes; tells it, if nobody changed the owner since.
-    fn take_owner(&mut self, path: &str, now: Ids) -> Option<(u32, u32)> {
+    /// Forgets what a path had before recursive changes; tells it, as far as nobody has changed it since.
+    fn take_before(&mut self, path: &str, kind: Kind, now: Ids) -> Option<Ids> {
         let mut first = None;
         for entry in self.entries.values_mut() {
-            let is_given = entry.gave((now.uid, now.gid));
-            if let Provenance::Modified(Shape::Owners(owners)) = &mut entry.provenance
-                && let Some(before) = owners.remove(path)
-                && is_given
-            {
-                first = Some((before.ids.uid, before.ids.gid));
+            let before = entry.before(path, kind, now).filter(|before| *before != now);
+            if let Provenance::Modified(Shape::Owners(owners)) = &mut entry.provenance {
+                owners.remove(path);
             }
+            first = before.or(first);
         }
         first
     }
 
-    /// Notes that what is inside a directory will be given to an owner: `found` is what differs, by real path. What has
-    /// an entry of its own is remembered there.
-    pub fn intend_inside(&mut self, directory: &str, found: BTreeMap<String, Before>, owner: (u32, u32)) {
+    /// Notes that what is inside a directory will get an owner, and may be modes: `found` is what differs, by real path.
+    /// What has an entry of its own is remembered there.
+    pub fn intend_inside(
+        &mut self,
+        directory: &str,
+        found: BTreeMap<String, (Kind, Before)>,
+        inside: Inside,
+    ) {
         let item = Item::Inside(directory.to_owned());
-        let made = Shape::Owned(owner.0, owner.1);
         let old = self.entries.remove(&item);
+        // A mode that was given once, and is not any more, stays where it is.
+        let before = old.as_ref().and_then(|old| old.made.inside()).unwrap_or_default();
+        let made = Shape::given(Inside {
+            file_mode: inside.file_mode.or(before.file_mode),
+            directory_mode: inside.directory_mode.or(before.directory_mode),
+            ..inside
+        });
         // Of two edits the first of which was not done, what the host has is the first's.
         let was = old
             .as_ref()
@@ -425,17 +497,27 @@ impl Ledger {
             Some(Provenance::Modified(Shape::Owners(owners))) => owners,
             _ => BTreeMap::new(),
         };
-        for (path, mut before) in found {
+        let had_no_mode = |kind| {
+            let earlier = was.as_ref().and_then(Shape::inside);
+            earlier.is_some_and(|earlier| earlier.mode(kind).is_none()) && inside.mode(kind).is_some()
+        };
+        for (path, (kind, mut before)) in found {
             match self.entries.get_mut(&Item::Path(path.clone())) {
                 Some(entry) => {
                     entry.was = Some(entry.made.clone());
-                    entry.made.give_to(owner);
+                    let mode = entry.made.ids().map_or(before.ids.mode, |ids| ids.mode);
+                    entry.made.give(inside.ids(kind, mode));
                 }
                 None => {
-                    if let Some(first) = self.take_owner(&path, before.ids) {
-                        (before.ids.uid, before.ids.gid) = first;
+                    if let Some(first) = self.take_before(&path, kind, before.ids) {
+                        before.ids = first;
                     }
-                    owners.entry(path).or_insert(before);
+                    let known = owners.entry(path).or_insert(before);
+                    // So far it was answered for its owner alone, and whoever changed its mode did so rightly.
+                    let lost = before.ids.mode == known.ids.mode & !0o6000;
+                    if had_no_mode(kind) && !lost {
+                        (known.ids.mode, known.digest) = (before.ids.mode, before.digest);
+                    }
                 }
             }
         }
@@ -452,21 +534,25 @@ impl Ledger {
         self.entries.insert(item, entry);
     }
 
-    /// Who owned a path before a recursive directory gave it to this owner.
-    pub fn owner_before(&self, path: &str, now: (u32, u32)) -> Option<(u32, u32)> {
-        self.entries.values().filter(|entry| entry.gave(now)).find_map(|entry| match &entry.provenance {
-            Provenance::Modified(Shape::Owners(owners)) => {
-                owners.get(path).map(|before| (before.ids.uid, before.ids.gid))
-            }
-            _ => None,
-        })
+    /// What a path had before a recursive directory gave it what it has now; of owner and mode what nobody has changed
+    /// since.
+    pub fn before(&self, path: &str, kind: Kind, now: Ids) -> Option<Ids> {
+        let mut known = self.entries.values().filter_map(|entry| entry.before(path, kind, now));
+        known.find(|before| *before != now)
     }
 
-    /// Notes who owned a path before, which a recursive directory is answerable for from now on.
+    /// Notes what a path had before, which a recursive directory is answerable for from now on.
     pub fn remember_inside(&mut self, directory: &str, path: &str, before: Before) {
         let above = self.entries.get_mut(&Item::Inside(directory.to_owned()));
         if let Some(Entry { provenance: Provenance::Modified(Shape::Owners(owners)), .. }) = above {
             owners.entry(path.to_owned()).or_insert(before);
+        }
+    }
+
+    /// Notes how a thing is that will be made of another that this run makes first.
+    pub fn found_as(&mut self, item: &Item, found: Shape) {
+        if let Some(entry) = self.entries.get_mut(item) {
+            entry.was = Some(found);
         }
     }
 
@@ -499,9 +585,9 @@ impl Ledger {
     }
 
     /// A thing lies at another path from now on.
-    pub fn moved(&mut self, from: &str, to: &str) {
-        if let Some(entry) = self.entries.remove(&Item::Path(from.to_owned())) {
-            self.entries.entry(Item::Path(to.to_owned())).or_insert(entry);
+    pub fn moved(&mut self, from: &Item, to: &Item) {
+        if let Some(entry) = self.entries.remove(from) {
+            self.entries.entry(to.clone()).or_insert(entry);
         }
     }
 
@@ -591,7 +677,9 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let mut ledger = Ledger::default();
-        ledger.intend_inside("/d", BTreeMap::from([("/d/f".to_owned(), ids(7))]), (5, 5));
+        let to = |id| Inside { uid: id, gid: id, ..Inside::default() };
+        let file_of = |path: &str, id| BTreeMap::from([(path.to_owned(), (Kind::File, ids(id)))]);
+        ledger.intend_inside("/d", file_of("/d/f", 7), to(5));
         ledger.settle();
         // An entry of its own takes it over, and gives it back.
         ledger.intend(path("/d/f"), file(1, 5), file(2, 0));
@@ -602,16 +690,27 @@ mod tests {
         assert_eq!(owners(&ledger), BTreeMap::from([("/d/f".to_owned(), ids(7))]));
         // What we made ourselves is ours with another owner too.
         ledger.intend(path("/d/g"), Shape::Absent, file(1, 5));
-        ledger.intend_inside("/d", BTreeMap::from([("/d/g".to_owned(), ids(5))]), (6, 6));
+        ledger.intend_inside("/d", file_of("/d/g", 5), to(6));
         assert_eq!(ledger.get(&path("/d/g")).map(|entry| entry.made.clone()), Some(file(1, 6)));
         assert_eq!(owners(&ledger).len(), 1);
+    }
+
+    #[test]
+    fn what_stands_in_older_ledgers_is_written_still_as_it_was() {
+        let owner = Inside { uid: 5, gid: 6, ..Inside::default() };
+        assert_eq!(serde_json::to_string(&Shape::given(owner)).unwrap(), "{\"owned\":[5,6]}");
+        let modes: Shape =
+            serde_json::from_str("{\"given\":{\"uid\":5,\"gid\":6,\"fileMode\":416}}").unwrap();
+        assert_eq!(modes.inside().and_then(|inside| inside.mode(Kind::File)), Some(0o640));
     }
 
     #[test]
     fn a_ledger_that_cannot_be_trusted_is_refused() {
         let mut ledger = Ledger { cluster: "c".to_owned(), ..Ledger::default() };
         ledger.intend(path("/f"), file(9, 7), file(1, 0));
-        ledger.intend_inside("/d", BTreeMap::new(), (5, 5));
+        ledger.intend_inside("/d", BTreeMap::new(), Inside { uid: 5, gid: 5, ..Inside::default() });
+        let modes = Inside { file_mode: Some(0o640), ..Inside::default() };
+        ledger.intend_inside("/e", BTreeMap::new(), modes);
         let bytes = ledger.encode();
         assert_eq!(Ledger::decode(&bytes), Ok(ledger));
         for length in 0..bytes.len() {

@@ -11,6 +11,7 @@
 //! | [`cli`] | arguments ► an exit code |
 //! | [`pod`] | this node's Report ► the host, and the Report's status |
 //! | [`engine`] | a host and a revision ► a plan, the changes that were made |
+//! | [`anchor`] | the bytes of a file ► where a part of it is, and the file with another (pure) |
 //! | [`ledger`] | what was found and what is made ► what can be put back (pure) |
 //! | [`resource`] | one file a kind: what is, what shall be ► the steps between |
 //! | [`host`] | files, accounts, units, downloads |
@@ -20,6 +21,7 @@
 //! | [`diff`] | a plan ► how the content of files would change |
 //! | [`output`] | plans and outcomes ► text or JSON (pure, but for printing) |
 
+pub mod anchor;
 pub mod cli;
 pub mod diff;
 pub mod drift;

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::report::{Conflict, MAX_CONFLICTS};
-use crds::revision::Resource;
+use crds::revision::{Resource, whole_of};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::observed::Node;
@@ -37,11 +37,13 @@ impl Claims {
 
     /// The resources of `self` that claim what `other` claims too.
     fn shared_with(&self, other: &Self) -> BTreeSet<&str> {
-        self.0
-            .iter()
-            .filter(|(claim, _)| other.0.contains_key(*claim))
-            .map(|(_, resource)| resource.as_str())
-            .collect()
+        let in_parts: BTreeSet<_> = other.0.keys().filter_map(whole_of).collect();
+        let is_shared = |claim: &(&'static str, String)| {
+            other.0.contains_key(claim)
+                || in_parts.contains(claim)
+                || whole_of(claim).is_some_and(|whole| other.0.contains_key(&whole))
+        };
+        self.0.iter().filter(|(claim, _)| is_shared(claim)).map(|(_, resource)| resource.as_str()).collect()
     }
 }
 
@@ -175,6 +177,41 @@ mod tests {
                     by_node(me, &shuffled, nodes.iter().rev())
                 );
             }
+        }
+    }
+
+    #[test]
+    fn parts_of_one_file_are_for_many_but_not_beside_who_has_the_whole() {
+        use crds::revision::{Anchor, Part};
+        let part = |name: &str, anchor: Anchor| {
+            Resource::Part(Part {
+                path: "/etc/a#b".parse().unwrap(),
+                shown: format!("/etc/a#b#{name}"),
+                anchor,
+                text: String::new(),
+                restart: Vec::new(),
+            })
+        };
+        let block = |name: &str| part(name, Anchor::Block { comment: "#".to_owned(), name: name.to_owned() });
+        let line = |name: &str| part(name, Anchor::Begins("x=".to_owned()));
+        let whole = |path: &str| {
+            Resource::Symlink(crds::revision::Symlink {
+                path: path.parse().unwrap(),
+                target: "x".parse().unwrap(),
+            })
+        };
+        for (one, other, clash) in [
+            (block("p"), block("q"), false),
+            (block("p"), block("p"), true),
+            (line("p"), line("q"), true),
+            (block("p"), line("q"), false),
+            (block("p"), whole("/etc/a#b"), true),
+            (line("p"), whole("/etc/a#b"), true),
+            (line("p"), whole("/etc/a"), false),
+        ] {
+            let (one, other) = (Claims::of(&[one]), Claims::of(&[other]));
+            assert_eq!(!one.shared_with(&other).is_empty(), clash, "{one:?} {other:?}");
+            assert_eq!(!other.shared_with(&one).is_empty(), clash, "{other:?} {one:?}");
         }
     }
 

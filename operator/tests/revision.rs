@@ -65,6 +65,12 @@ fn fuller() -> Value {
     spec["users"][0]["groups"] = json!(["others"]);
     spec["users"][0]["comment"] = json!("Kubernetes");
     spec["users"][0]["locked"] = json!(true);
+    spec["directories"][1]["recursive"] = json!(true);
+    spec["directories"][1]["inside"] = json!({"fileMode": "0640", "directoryMode": "0750"});
+    spec["fileParts"] = json!([
+        {"path": "/etc/hosts", "name": "a", "block": "1.1.1.1 a\n", "comment": ";", "onChange": {"restart": ["a.service"]}},
+        {"path": "/etc/environment", "name": "b", "line": "x=1", "replaces": "x="},
+    ]);
     spec
 }
 
@@ -132,6 +138,17 @@ fn every_input_is_in_the_name() {
         ("/users/0/comment", json!("")),
         ("/users/0/comment", Value::Null),
         ("/users/0/locked", Value::Null),
+        ("/directories/1/inside", Value::Null),
+        ("/directories/1/inside/fileMode", json!("0600")),
+        ("/directories/1/inside/directoryMode", Value::Null),
+        ("/fileParts/0/path", json!("/etc/hosts.allow")),
+        ("/fileParts/0/name", json!("c")),
+        ("/fileParts/0/block", json!("1.1.1.1 b\n")),
+        ("/fileParts/0/comment", Value::Null),
+        ("/fileParts/0/onChange", Value::Null),
+        ("/fileParts/1/line", json!("x=2")),
+        ("/fileParts/1/replaces", Value::Null),
+        ("/fileParts/1/replaces", json!("x")),
         ("/groups", json!([])),
         ("/units", json!([])),
     ];
@@ -181,6 +198,10 @@ fn what_is_no_input_of_a_host_is_not_in_the_name() {
     spec["files"][1]["mode"] = json!("0644");
     spec["files"][2]["mode"] = json!("0600");
     assert_eq!(name_of(&spec), base);
+    // So is how the last line of a block ends.
+    let mut spec = fuller();
+    spec["fileParts"][0]["block"] = json!("1.1.1.1 a");
+    assert_eq!(name_of(&spec), name_of(&fuller()));
 }
 
 #[test]

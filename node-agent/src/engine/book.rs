@@ -6,10 +6,11 @@ use crds::Sha256;
 use sha2::Digest;
 
 use super::{Change, Plan, Request};
+use crate::anchor;
 use crate::host::accounts::Accounts;
 use crate::host::state::MAX_PRIORS;
 use crate::host::systemd::UnitState;
-use crate::host::write::Ids;
+use crate::host::write::{Ids, Inside};
 use crate::host::{Host, HostError, Kind, items};
 use crate::ledger::{Before, Item, Ledger, Provenance, Shape};
 use crate::resource::{Action, Step};
@@ -23,16 +24,16 @@ pub(crate) struct Notes {
     pub(crate) claimed: BTreeSet<Item>,
     /// The resources all of whose entries are done.
     pub(crate) made: BTreeSet<String>,
-    /// Its recursive directories, and who gets what is inside.
-    pub(crate) recursive: BTreeMap<String, (u32, u32)>,
+    /// Its recursive directories, and what all gets that is inside.
+    pub(crate) recursive: BTreeMap<String, Inside>,
     /// Units that are restarted for the content of a thing.
     pub(crate) restarts: Vec<(Item, Vec<String>)>,
     /// Entries that are done with.
     pub(crate) settled: Vec<Item>,
     /// Owners that a recursive directory is answerable for from now on.
     pub(crate) handed: Vec<(String, String, Before)>,
-    /// Paths that lie elsewhere now: from, to.
-    pub(crate) moved: Vec<(String, String)>,
+    /// What lies elsewhere now: from, to.
+    pub(crate) moved: Vec<(Item, Item)>,
     /// What holds a secret value.
     pub(crate) secrets: Vec<Item>,
     /// The states of units.
@@ -57,25 +58,22 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         ledger.moved(from, to);
     }
     let others = host.state.other_ledgers(node_bootstrap)?;
-    for (directory, owner) in &notes.recursive {
-        ledger.intend_inside(directory, BTreeMap::new(), *owner);
+    for (directory, inside) in &notes.recursive {
+        ledger.intend_inside(directory, BTreeMap::new(), *inside);
     }
     for (directory, path, before) in &notes.handed {
         ledger.remember_inside(directory, path, *before);
     }
     for step in plan.steps.iter().filter(|step| step.undoes.is_none()) {
-        if let Action::OwnBelow { path, owner, skip } = &step.action {
+        if let Action::OwnBelow { path, inside, skip } = &step.action {
             let place = host.root.locate(path)?;
-            let swept = host.root.sweep(&place, *owner, &|path| skip.of(path), false)?;
-            let differ = swept.differ.into_iter().map(|(path, ids)| {
-                let digest = digest_before(host, &path, ids)?;
-                let mut ids = ids;
-                if let Some(first) = first_owner(&others, &path, ids) {
-                    (ids.uid, ids.gid) = first;
-                }
-                Ok((path, Before { ids, digest }))
+            let swept = host.root.sweep(&place, *inside, &|path| skip.of(path), false)?;
+            let differ = swept.differ.into_iter().map(|(path, meta)| {
+                let digest = digest_before(host, &path, meta.into())?;
+                let ids = before(&others, &path, meta.kind, meta.into()).unwrap_or(meta.into());
+                Ok((path, (meta.kind, Before { ids, digest })))
             });
-            ledger.intend_inside(path, differ.collect::<Result<_, HostError>>()?, *owner);
+            ledger.intend_inside(path, differ.collect::<Result<_, HostError>>()?, *inside);
             continue;
         }
         let Some(item) = item_of(step) else { continue };
@@ -84,12 +82,22 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         if !is_ours {
             continue;
         }
-        let found = look(&item)?;
+        let looked = look(&item)?;
+        let mut found = looked.clone();
+        let bare = without_parts(host, plan, &item)?;
+        match (&bare, &item, &mut found) {
+            (Some(bare), _, Shape::File { digest, .. }) => *digest = digest_of(bare),
+            (Some(bare), Item::Part(_, anchor), found) => *found = items::part(bare, anchor),
+            _ => {}
+        }
         let made = made_by(&step.action, &found);
         ledger.intend(item.clone(), before_others(&others, &ledger, &item, found.clone()), made.clone());
-        keep(host, node_bootstrap, &ledger, &item, &found, &made)?;
+        if bare.is_some() {
+            ledger.found_as(&item, looked.clone());
+        }
+        keep(host, node_bootstrap, &ledger, &item, (&found, bare), &made)?;
         if plan.held {
-            keep_found(host, node_bootstrap, &item, &found, &made)?;
+            keep_found(host, node_bootstrap, &item, &looked, &made)?;
         }
     }
     let undone = plan.steps.iter().filter(|step| plan.held && !step.change.is_left());
@@ -112,7 +120,7 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
             ledger.intend(item.clone(), before_others(&others, &ledger, item, found.clone()), found);
         }
     }
-    // Only now: what a recursive directory knows of owners may have been asked for above.
+    // Only now: what a recursive directory knows of what was before may have been asked for above.
     // What may be rolled back is ours until then; and what was not made by a run that was killed is now.
     let made: BTreeSet<Item> = plan.steps.iter().filter_map(item_of).collect();
     for item in notes.settled.iter().filter(|item| !plan.held && !made.contains(*item)) {
@@ -164,29 +172,53 @@ fn digest_before(host: &Host, path: &str, ids: Ids) -> Result<Option<Sha256>, Ho
     }
 }
 
-/// Who owned a path before a recursive directory of another NodeBootstrap got it.
-fn first_owner(others: &[Ledger], path: &str, now: Ids) -> Option<(u32, u32)> {
-    others.iter().find_map(|ledger| ledger.owner_before(path, (now.uid, now.gid)))
+/// What a path had before a recursive directory of another NodeBootstrap got it.
+fn before(others: &[Ledger], path: &str, kind: Kind, now: Ids) -> Option<Ids> {
+    others.iter().find_map(|ledger| ledger.before(path, kind, now))
 }
 
-/// What is found, with the owner that it had before another NodeBootstrap's recursive directory got it; that of what is
+/// What is found, with the owner and mode that it had before another NodeBootstrap's recursive directory got it; what is
 /// known already stays as it is found.
 fn before_others(others: &[Ledger], ledger: &Ledger, item: &Item, mut found: Shape) -> Shape {
-    if let (Item::Path(path), Some(ids), None) = (item, found.ids(), ledger.get(item))
-        && let Some(first) = first_owner(others, path, ids)
+    if let (Item::Path(path), Some(kind), Some(ids), None) =
+        (item, found.kind(), found.ids(), ledger.get(item))
+        && let Some(first) = before(others, path, kind, ids)
     {
-        found.give_to(first);
+        found.give(first);
     }
     found
 }
 
-/// Keeps the content of a file that is about to be replaced, if it is what was there before.
+/// The content of a file without the parts of ours that this run takes out of it, before it makes anything of the file or
+/// in it; `None`: there are none.
+fn without_parts(host: &Host, plan: &Plan, item: &Item) -> Result<Option<Vec<u8>>, HostError> {
+    let (Item::Path(of) | Item::Part(of, _)) = item else { return Ok(None) };
+    let taken_out = |step: &Step| match &step.action {
+        Action::EditPart { path, anchor, text } if step.undoes.is_some() && path == of => {
+            Some((anchor.clone(), text.clone()))
+        }
+        _ => None,
+    };
+    let taken_out: Vec<_> = plan.steps.iter().filter_map(taken_out).collect();
+    if taken_out.is_empty() {
+        return Ok(None);
+    }
+    let Some((mut content, _)) = host.root.locate(of)?.read(anchor::MAX_FILE)? else { return Ok(None) };
+    for (anchor, text) in taken_out {
+        content = anchor::edit(&content, &anchor, text.as_ref().map(|text| &*text.0))
+            .map_err(|unclear| HostError::Part { path: of.clone(), unclear })?;
+    }
+    Ok(Some(content))
+}
+
+/// Keeps the content of a file that is about to be replaced, if it is what was there before: what is there now, or
+/// what that is without parts of ours.
 fn keep(
     host: &Host,
     node_bootstrap: &str,
     ledger: &Ledger,
     item: &Item,
-    found: &Shape,
+    (found, bare): (&Shape, Option<Vec<u8>>),
     made: &Shape,
 ) -> Result<(), HostError> {
     let digest = |shape: &Shape| match shape {
@@ -206,7 +238,11 @@ fn keep(
     }
     match (item, digest(found)) {
         (Item::Path(path), Some(now)) if Some(now) == prior && digest(made) != prior => {
-            host.state.keep_prior(node_bootstrap, &host.root.locate(path)?, now)
+            let place = host.root.locate(path)?;
+            match bare {
+                Some(bare) => host.state.keep_prior_of(node_bootstrap, &place, &bare, now),
+                None => host.state.keep_prior(node_bootstrap, &place, now),
+            }
         }
         _ => Ok(()),
     }
@@ -229,6 +265,10 @@ fn keep_found(
     }
 }
 
+fn digest_of(content: &[u8]) -> Sha256 {
+    Sha256::from_bytes(sha2::Sha256::digest(content).into())
+}
+
 fn item_of(step: &Step) -> Option<Item> {
     Some(match &step.action {
         Action::AddGroup { name, .. } => Item::Group(name.clone()),
@@ -241,6 +281,7 @@ fn item_of(step: &Step) -> Option<Item> {
         | Action::WriteFile { path, .. }
         | Action::Download { path, .. }
         | Action::Link { path, .. } => Item::Path(path.clone()),
+        Action::EditPart { path, anchor, .. } => Item::Part(path.clone(), anchor.clone()),
         Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
         Action::Mask { unit, .. } => Item::Masked(unit.clone()),
         Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
@@ -272,11 +313,10 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
         (Action::MakeDirectory { ids, .. }, _)
         | (Action::SetAccess { ids, kind: Kind::Directory, .. }, _) => Shape::Directory(*ids),
         (Action::SetAccess { ids, .. }, Shape::File { digest, .. }) => file(*ids, *digest),
-        (Action::WriteFile { content, ids, .. }, _) => {
-            file(*ids, Sha256::from_bytes(sha2::Sha256::digest(&content.0).into()))
-        }
+        (Action::WriteFile { content, ids, .. }, _) => file(*ids, digest_of(&content.0)),
         (Action::Download { digest, ids, .. }, _) => file(*ids, *digest),
         (Action::Link { target, owner, .. }, _) => Shape::Link { target: target.clone(), owner: *owner },
+        (Action::EditPart { text: Some(text), .. }, _) => Shape::Text(text.0.to_string()),
         (Action::Mask { masked, .. }, _) => Shape::Is(*masked),
         (Action::Enable { .. } | Action::Start { .. }, _) => Shape::Is(true),
         (Action::Disable { .. } | Action::Stop { .. }, _) => Shape::Is(false),

@@ -3,6 +3,8 @@
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::anchor::Unclear;
+
 /// Why the machine refused something.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HostError {
@@ -147,6 +149,14 @@ pub enum HostError {
         /// What is kept already.
         kept: u64,
     },
+    /// Nobody can tell where in a file a part of it is.
+    #[error("{path}: {unclear}")]
+    Part {
+        /// The file.
+        path: String,
+        /// Why.
+        unclear: Unclear,
+    },
     /// The machine is none that we know.
     #[error("{0}")]
     Unsupported(String),
@@ -179,6 +189,7 @@ impl HostError {
             Self::Ledger { .. } => "LedgerDamaged",
             Self::PriorsFull { .. } => "PriorsFull",
             Self::LedgerFull { .. } => "TooLarge",
+            Self::Part { unclear, .. } => unclear.reason(),
             Self::Unsupported(_) => "Unsupported",
         }
     }
@@ -192,6 +203,7 @@ fn remedy(errno: Errno) -> &'static str {
         Errno::ROFS => ": choose a path on a disk that can be written to",
         Errno::PERM => ": is it immutable (lsattr), or the agent not root?",
         Errno::ACCESS => ": run as root",
+        Errno::BUSY => ": is something mounted on it?",
         _ => "",
     }
 }

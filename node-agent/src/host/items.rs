@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use crds::revision::Anchor;
+
 use super::accounts::Accounts;
 use super::kernel;
 use super::state::MAX_PRIORS;
 use super::systemd::UnitState;
 use super::write::Ids;
 use super::{Host, HostError, Kind};
+use crate::anchor;
 use crate::ledger::{Item, Shape};
 
 /// How a thing is. `units`: the states of those that are asked for.
@@ -33,6 +36,15 @@ pub fn look(
         Item::Masked(name) => Shape::Is(host.root.is_masked(name)?),
         Item::Enabled(name) => Shape::Is(unit(name).is_enabled()),
         Item::Active(name) => Shape::Is(!unit(name).has_stopped()),
+        Item::Part(path, anchor) => {
+            let read = host.root.locate(path).and_then(|place| place.read(anchor::MAX_FILE));
+            match read {
+                Ok(Some((bytes, _))) => part(&bytes, anchor),
+                Ok(None) => Shape::Absent,
+                Err(HostError::TooLarge { .. } | HostError::Changed { .. }) => Shape::Other,
+                Err(error) => return Err(error),
+            }
+        }
         // What is inside is looked at one by one.
         Item::Inside(_) => Shape::Other,
         Item::Path(path) => {
@@ -58,6 +70,16 @@ pub fn look(
     })
 }
 
+/// How a part of a file with this content is.
+pub fn part(bytes: &[u8], anchor: &Anchor) -> Shape {
+    match anchor::find(bytes, anchor) {
+        Ok(Some(found)) => Shape::Text(found.text),
+        Ok(None) => Shape::Absent,
+        // It can neither be ours nor be told from what is.
+        Err(_) => Shape::Other,
+    }
+}
+
 /// The units whose state is needed to look at these.
 pub fn units<'a>(items: impl Iterator<Item = &'a Item>) -> impl Iterator<Item = String> {
     items.filter_map(|item| match item {
@@ -69,6 +91,7 @@ pub fn units<'a>(items: impl Iterator<Item = &'a Item>) -> impl Iterator<Item = 
         | Item::Locked(_)
         | Item::Sysctl(_)
         | Item::Path(_)
+        | Item::Part(..)
         | Item::Inside(_) => None,
     })
 }

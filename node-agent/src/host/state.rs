@@ -425,18 +425,48 @@ impl State {
             expected: "as it was when it was looked at".to_owned(),
         };
         let (fd, meta) = place.open(Kind::File)?.ok_or_else(|| changed("missing"))?;
-        let kept = self.kept()?;
-        if kept.saturating_add(meta.size) > MAX_PRIORS {
-            return Err(HostError::PriorsFull { path: place.real.clone(), size: meta.size, kept });
-        }
-        self.root.make_own_directory(&priors(node_bootstrap))?;
-        let mut staged = Staged::begin(&self.root.locate(&prior(node_bootstrap, digest))?)?;
+        let mut staged = self.begin_prior(node_bootstrap, place, meta.size, digest)?;
         // Whoever owns the file may write to it meanwhile.
         let file = File::from(fd).take(meta.size.saturating_add(1));
         if read_through(file, &place.real, &mut |piece| staged.append(piece))? != digest {
             return Err(changed("different from a moment ago"));
         }
         staged.install(Ids::root(0o600)).map(drop)
+    }
+
+    /// Keeps a content that a file has when a part of it was taken out.
+    ///
+    /// # Errors
+    /// If more than [`MAX_PRIORS`] would be kept.
+    pub fn keep_prior_of(
+        &self,
+        node_bootstrap: &str,
+        place: &Place,
+        content: &[u8],
+        digest: Sha256,
+    ) -> Result<(), HostError> {
+        if self.has_prior(node_bootstrap, digest)? {
+            return Ok(());
+        }
+        let mut staged = self.begin_prior(node_bootstrap, place, content.len() as u64, digest)?;
+        staged.append(content)?;
+        staged.install(Ids::root(0o600)).map(drop)
+    }
+
+    /// Begins the file of a prior, if there is room for so many bytes.
+    fn begin_prior(
+        &self,
+        node_bootstrap: &str,
+        place: &Place,
+        size: u64,
+        digest: Sha256,
+    ) -> Result<Staged, HostError> {
+        let kept = self.kept()?;
+        if kept.saturating_add(size) > MAX_PRIORS {
+            return Err(HostError::PriorsFull { path: place.real.clone(), size, kept });
+        }
+        self.root.make_own_directory(&priors(node_bootstrap))?;
+        Staged::begin(&self.root.locate(&prior(node_bootstrap, digest))?)
     }
 
     /// Opens a content that was kept.

@@ -98,6 +98,8 @@ impl UnitState {
 pub trait Systemd {
     /// Whether units can be started here, and not only written and enabled.
     fn is_running(&self) -> bool;
+    /// What restarts from now on is not watched for [`STABLE`]: somebody else judges it.
+    fn watch_briefly(&self) {}
     /// The states of units; one that is not known has an entry that says so. No templates.
     fn observe<'a>(&'a self, units: &'a [String]) -> Answer<'a, BTreeMap<String, UnitState>>;
     /// Reads all unit files again.
@@ -122,9 +124,6 @@ pub trait Systemd {
         Box::pin(std::future::pending())
     }
 }
-
-/// What restarts from now on is not watched for [`STABLE`]: somebody else judges it.
-fn watch_briefly(&self) {}
 
 /// The running systemd of a host.
 #[derive(Debug)]

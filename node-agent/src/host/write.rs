@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
@@ -41,6 +41,49 @@ impl Ids {
     }
 }
 
+impl From<Meta> for Ids {
+    fn from(meta: Meta) -> Self {
+        Self { uid: meta.uid, gid: meta.gid, mode: meta.mode }
+    }
+}
+
+/// What all that is inside a directory gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inside {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Permission bits of regular files; `None`: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<u32>,
+    /// Permission bits of directories; `None`: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_mode: Option<u32>,
+}
+
+impl Inside {
+    /// The user and the group.
+    pub const fn owner(self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
+    /// The permission bits of such an entry, if they are given.
+    pub const fn mode(self, kind: Kind) -> Option<u32> {
+        match kind {
+            Kind::File => self.file_mode,
+            Kind::Directory => self.directory_mode,
+            Kind::Link | Kind::Special => None,
+        }
+    }
+
+    /// What such an entry with these permission bits gets.
+    pub fn ids(self, kind: Kind, mode: u32) -> Ids {
+        Ids { uid: self.uid, gid: self.gid, mode: self.mode(kind).unwrap_or(mode) }
+    }
+}
+
 /// The most entries that a recursive change looks at.
 pub const MAX_ENTRIES: usize = 100_000;
 /// Where nothing is searched for that belongs to an account: what is gone after a boot, what is the agent's own, and what
@@ -62,6 +105,9 @@ const MAX_SEARCHED: usize = 3_000_000;
 /// overlay, tmpfs. A search of others may never end.
 const LOCAL: [u64; 7] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x794c_7630, 0x0102_1994];
+
+/// How often an edit begins anew when somebody else writes to the file meanwhile.
+const MAX_EDITS: usize = 5;
 
 /// The longest file name that Linux takes.
 const MAX_NAME: usize = 255;
@@ -159,11 +205,13 @@ impl Staged {
     ///
     /// # Errors
     /// See [`Staged::install`].
-    pub fn install_with(
-        mut self,
-        ids: Ids,
-        attributes: &BTreeMap<String, String>,
-    ) -> Result<Meta, HostError> {
+    pub fn install_with(self, ids: Ids, attributes: &BTreeMap<String, String>) -> Result<Meta, HostError> {
+        self.finish(ids, attributes)?;
+        self.put()
+    }
+
+    /// Gives it owner, mode and extended attributes, and sees all of it to the disk.
+    fn finish(&self, ids: Ids, attributes: &BTreeMap<String, String>) -> Result<(), HostError> {
         let at = |action| HostError::io(&self.place.real, action);
         // chown clears set-uid bits and capabilities, so it comes first.
         reach();
@@ -172,10 +220,14 @@ impl Staged {
         reach();
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(ids.mode)).map_err(at("set the mode"))?;
         reach();
-        rustix::fs::fsync(&self.file).map_err(at("write to the disk"))?;
+        rustix::fs::fsync(&self.file).map_err(at("write to the disk"))
+    }
+
+    /// Puts what is finished in the place of the target.
+    fn put(mut self) -> Result<Meta, HostError> {
         reach();
         rustix::fs::renameat(self.place.fd(), self.name.as_str(), self.place.fd(), self.place.name.as_str())
-            .map_err(at("put it in place"))?;
+            .map_err(HostError::io(&self.place.real, "put it in place"))?;
         self.installed = true;
         sync_directory(&self.place)?;
         Ok(rustix::fs::fstat(&self.file).map_err(HostError::io(&self.place.real, "look"))?.into())
@@ -200,6 +252,44 @@ impl Root {
         let mut staged = Staged::begin(place)?;
         staged.append(content)?;
         staged.install(ids)
+    }
+
+    /// Writes a file that others own anew, atomically, with what `edit` makes of its content. Owner, group, mode and extended
+    /// attributes stay.
+    ///
+    /// # Errors
+    /// If `edit` refuses, the file has other names, or somebody writes to it all the time: what they wrote is then untouched.
+    pub fn edit(
+        &self,
+        place: &Place,
+        max: u64,
+        edit: impl Fn(&[u8]) -> Result<Vec<u8>, HostError>,
+    ) -> Result<(), HostError> {
+        let changed = |found: &str, expected: &str| HostError::Changed {
+            path: place.real.clone(),
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+        };
+        for _ in 0..MAX_EDITS {
+            let (old, meta) = place.read(max)?.ok_or_else(|| changed("missing", Kind::File.words()))?;
+            let new = edit(&old)?;
+            if new == old {
+                return Ok(());
+            }
+            if meta.links > 1 {
+                return Err(changed("a file with other names", "a file with one"));
+            }
+            let attributes = self.attributes(place)?;
+            let mut staged = Staged::begin(place)?;
+            staged.append(&new)?;
+            staged.finish(meta.into(), &attributes)?;
+            // At the last moment: who writes after it can only have the old file open, or the new one. The times of files are
+            // coarse, so that the content is looked at too.
+            if place.read(max)?.is_some_and(|now| now == (old, meta)) {
+                return staged.put().map(drop);
+            }
+        }
+        Err(changed("written to by something else", "at rest for a moment"))
     }
 
     /// Makes one directory. It is seen under its name only when its owner and mode are right.
@@ -407,23 +497,29 @@ impl Root {
         }
     }
 
-    /// Gives an entry of whatever kind back its owner, if nobody has changed it since it was `made` so; whether it has it
-    /// now. Set-uid and set-gid bits, which a change of owner takes with it, come back if `is_same` says that its content
-    /// is what it was: asked when nobody but its owner before can write to it any more.
+    /// Gives an entry of whatever kind back its owner and its mode, if nobody has changed them since they were given; whether
+    /// it has both now. `gave` and `gave_mode` tell what was given; this says `None` if no mode was. Set-uid and set-gid
+    /// bits of a file, which a change of owner takes with it, come back if `is_same` says that its content is what it was:
+    /// asked when nobody but its owner before can write to it any more.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn give_back(
         &self,
         place: &Place,
-        made: &dyn Fn((u32, u32)) -> bool,
+        gave: &dyn Fn((u32, u32)) -> bool,
+        gave_mode: &dyn Fn(Kind, u32) -> Option<bool>,
         before: Ids,
         is_same: &dyn Fn() -> bool,
     ) -> Result<bool, HostError> {
         let Some(meta) = place.look()? else { return Ok(true) };
         let (now, then) = ((meta.uid, meta.gid), (before.uid, before.gid));
+        let mode_is_given = gave_mode(meta.kind, meta.mode);
+        if (now != then || mode_is_given == Some(true)) && check_links(place, &meta).is_err() {
+            return Ok(false);
+        }
         if now != then {
-            if !made(now) || check_links(place, &meta).is_err() {
+            if !gave(now) {
                 return Ok(false);
             }
             let at = |action| HostError::io(&place.real, action);
@@ -435,12 +531,19 @@ impl Root {
                 .map_err(at("set the owner"))?;
         }
         let now = place.look()?.map_or(meta.mode, |meta| meta.mode);
-        let lost = now != before.mode && now & !0o6000 == before.mode & !0o6000;
-        if meta.kind == Kind::File && lost && is_same() {
-            self.set_access(place, Kind::File, before)?;
+        let lost = meta.kind == Kind::File && now & !0o6000 == before.mode & !0o6000;
+        if now != before.mode && (lost || mode_is_given == Some(true)) {
+            let plain = if meta.kind == Kind::File { before.mode & !0o6000 } else { before.mode };
+            // First without those bits: the mode that was given may let others write to it.
+            if now != plain {
+                self.set_access(place, meta.kind, Ids { mode: plain, ..before })?;
+            }
+            if plain != before.mode && is_same() {
+                self.set_access(place, meta.kind, before)?;
+            }
         }
         sync_directory(place)?;
-        Ok(true)
+        Ok(mode_is_given != Some(false) || now == before.mode || lost)
     }
 
     /// The first path found that belongs to a user, or, without one, to a group; `None` if nothing does. Only file
@@ -580,7 +683,7 @@ impl Root {
         sync_directory(place)
     }
 
-    /// Looks at everything inside a directory, and, if `change`, gives it the owner and group.
+    /// Looks at everything inside a directory, and, if `change`, gives it owner, group and modes.
     ///
     /// `skip` is asked for each real path. Other file systems are not entered.
     ///
@@ -589,7 +692,7 @@ impl Root {
     pub fn sweep(
         &self,
         place: &Place,
-        owner: (u32, u32),
+        inside: Inside,
         skip: &dyn Fn(&str) -> Skip,
         change: bool,
     ) -> Result<Swept, HostError> {
@@ -646,17 +749,14 @@ impl Root {
                 if meta.inode.0 != top_meta.inode.0 || is_mount(&fd) {
                     continue;
                 }
-                if skip == Skip::Nothing && (meta.uid, meta.gid) != owner {
+                if skip == Skip::Nothing && Ids::from(meta) != inside.ids(meta.kind, meta.mode) {
                     if meta.kind == Kind::File && meta.links > 1 && directory_meta.writer(None).is_some() {
                         // Its other name may lie anywhere: a user could so be given any file of the disk.
                         swept.left.push(below.clone());
                     } else {
-                        let ids = Ids { uid: meta.uid, gid: meta.gid, mode: meta.mode };
-                        swept.differ.insert(below.clone(), ids);
+                        swept.differ.insert(below.clone(), meta);
                         if change {
-                            reach();
-                            rustix::fs::chownat(&fd, "", uid(owner.0), gid(owner.1), AtFlags::EMPTY_PATH)
-                                .map_err(at("set the owner"))?;
+                            give(&fd, &meta, inside, &below)?;
                         }
                     }
                 }
@@ -688,8 +788,8 @@ pub enum Skip {
 pub struct Swept {
     /// Entries looked at.
     pub seen: usize,
-    /// Entries that had another owner, by real path.
-    pub differ: BTreeMap<String, Ids>,
+    /// Entries that had another owner or mode, by real path.
+    pub differ: BTreeMap<String, Meta>,
     /// Files that were left because of their hard links.
     pub left: Vec<String>,
 }
@@ -752,6 +852,25 @@ fn is_mount(fd: impl AsFd) -> bool {
     // Where the kernel cannot tell (below 5.8), the device of the entry has to do.
     rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::empty())
         .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Gives an entry that is open by its path alone what all inside its directory gets.
+fn give(fd: &OwnedFd, meta: &Meta, inside: Inside, path: &str) -> Result<(), HostError> {
+    let ids = inside.ids(meta.kind, meta.mode);
+    // A change of owner takes set-uid bits with it, so it comes first.
+    if (meta.uid, meta.gid) != inside.owner() {
+        reach();
+        rustix::fs::chownat(fd, "", uid(ids.uid), gid(ids.gid), AtFlags::EMPTY_PATH)
+            .map_err(HostError::io(path, "set the owner"))?;
+    }
+    if inside.mode(meta.kind).is_some() && ids.mode != meta.mode {
+        reach();
+        // Such a descriptor takes no other way (below Linux 6.6); it is the very entry, whatever lies at its path by now.
+        let open = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        rustix::fs::chmod(open.as_str(), Mode::from_raw_mode(ids.mode))
+            .map_err(HostError::io(path, "set the mode"))?;
+    }
+    Ok(())
 }
 
 /// Removes a file or an empty directory, if it is there.

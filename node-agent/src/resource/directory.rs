@@ -1,10 +1,11 @@
-//! Directories: owner, group and mode, and, if recursive, owner and group of all that is inside.
+//! Directories: owner, group and mode, and, if recursive, those of all that is inside.
 
+use crds::Mode;
 use crds::report::Disruption;
 use crds::revision::Directory;
 
 use super::{Action, Change, Planner};
-use crate::host::write::Ids;
+use crate::host::write::{Ids, Inside};
 use crate::host::{Kind, Place};
 
 pub(crate) fn plan(directories: &[&Directory], planner: &mut Planner<'_>) {
@@ -32,9 +33,21 @@ pub(crate) fn announce(directories: &[&Directory], planner: &mut Planner<'_>) {
     for directory in directories {
         let Some(place) = planner.place(directory.path.as_str()) else { continue };
         if let Some(ids) = planner.ids(format_args!("directory {}", directory.path), &directory.access) {
-            planner.announce(&place.real, ids, directory.recursive);
+            planner.announce(&place.real, ids, inside_of(directory, ids));
         }
     }
+}
+
+/// What all gets that is inside a directory with this owner; `None`: nothing.
+fn inside_of(directory: &Directory, Ids { uid, gid, .. }: Ids) -> Option<Inside> {
+    let modes = directory.inside.unwrap_or_default();
+    let bits = |mode: Option<Mode>| mode.map(Mode::bits);
+    directory.recursive.then(|| Inside {
+        uid,
+        gid,
+        file_mode: bits(modes.file_mode),
+        directory_mode: bits(modes.directory_mode),
+    })
 }
 
 fn plan_one(directory: &Directory, place: &Place, ids: Ids, planner: &mut Planner<'_>) {
@@ -54,9 +67,9 @@ fn plan_one(directory: &Directory, place: &Place, ids: Ids, planner: &mut Planne
         }
         Ok(Some(meta)) if meta.kind == Kind::Directory => {
             planner.will_have_directory(&place.real);
-            if directory.recursive {
+            if let Some(inside) = inside_of(directory, ids) {
                 // Before its own owner changes: until then nobody else can put anything there.
-                plan_inside(&resource, place, ids, planner);
+                plan_inside(&resource, place, inside, planner);
             }
             let differences = planner.differences(&meta, ids);
             if !differences.is_empty() {
@@ -75,16 +88,15 @@ fn plan_one(directory: &Directory, place: &Place, ids: Ids, planner: &mut Planne
     }
 }
 
-fn plan_inside(resource: &str, place: &Place, ids: Ids, planner: &mut Planner<'_>) {
-    let owner = (ids.uid, ids.gid);
+fn plan_inside(resource: &str, place: &Place, inside: Inside, planner: &mut Planner<'_>) {
     let skip = planner.skip();
-    let swept = match planner.host.root.sweep(place, owner, &|path| skip.of(path), false) {
+    let swept = match planner.host.root.sweep(place, inside, &|path| skip.of(path), false) {
         Ok(swept) => swept,
         Err(error) => return planner.refused(resource, &error),
     };
     if let Some(first) = swept.left.first() {
         planner.warn(format!(
-            "{resource}: {} files in it keep their owner, because other hard links lead to them, as {first}: remove them if they do not belong there",
+            "{resource}: {} files in it keep their owner and mode, because other hard links lead to them, as {first}: remove them if they do not belong there",
             swept.left.len()
         ));
     }
@@ -93,12 +105,17 @@ fn plan_inside(resource: &str, place: &Place, ids: Ids, planner: &mut Planner<'_
             1 => "1 entry".to_owned(),
             more => format!("{more} entries"),
         };
+        let modes: String = [("files", inside.file_mode), ("directories", inside.directory_mode)]
+            .into_iter()
+            .filter_map(|(what, mode)| Some(format!(", {what} {:04o}", mode?)))
+            .collect();
+        let what = if modes.is_empty() { "owner" } else { "owner or mode" };
         let change = Change {
             resource: resource.to_owned(),
-            change: format!("owner of {entries} inside to {}", planner.shown_owner(owner)),
-            found: format!("had {entries} inside with another owner"),
+            change: format!("{what} of {entries} inside to {}{modes}", planner.shown_owner(inside.owner())),
+            found: format!("had {entries} inside with another {what}"),
             disruption: Disruption::None,
         };
-        planner.step(change, Action::OwnBelow { path: place.real.clone(), owner, skip });
+        planner.step(change, Action::OwnBelow { path: place.real.clone(), inside, skip });
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn check(planner: &mut Planner<'_>) {
             Ok((disk, locked)) => {
                 let load = loads.entry(disk.device).or_default();
                 load.disk = Some(disk);
-                // The account files are replaced again and again.
+                // The account files are replaced again and again, and so is a file with several parts.
                 if counted.insert(path) {
                     load.add(resource, touch, &place);
                 }
@@ -88,19 +88,21 @@ pub(crate) fn check(planner: &mut Planner<'_>) {
 /// What a step touches: its resource, the path, and how.
 fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&'a str, String, Touch)> {
     let resource = step.change.resource.as_str();
-    let mut account_file = |path: &str| {
+    // Written anew, more or less as it is.
+    let mut anew = |path: &str| {
         let size = finder.locate(path).and_then(|place| place.look()).ok().flatten().map(|meta| meta.size);
         (resource, path.to_owned(), Touch::Replace(size.unwrap_or_default()))
     };
     match &step.action {
         Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
-            ["/etc/group", "/etc/gshadow"].map(&mut account_file).into()
+            ["/etc/group", "/etc/gshadow"].map(&mut anew).into()
         }
-        Action::SetMember { .. } => ["/etc/group", "/etc/gshadow"].map(&mut account_file).into(),
-        Action::SetComment { .. } => vec![account_file("/etc/passwd")],
-        Action::SetLocked { .. } => vec![account_file("/etc/shadow")],
+        Action::SetMember { .. } => ["/etc/group", "/etc/gshadow"].map(&mut anew).into(),
+        Action::SetComment { .. } => vec![anew("/etc/passwd")],
+        Action::SetLocked { .. } => vec![anew("/etc/shadow")],
+        Action::EditPart { path, .. } => vec![anew(path)],
         Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
-            ["/etc/passwd", "/etc/shadow"].map(&mut account_file).into()
+            ["/etc/passwd", "/etc/shadow"].map(&mut anew).into()
         }
         Action::MakeDirectory { path, .. } => vec![(resource, path.clone(), Touch::Make)],
         Action::SetAccess { path, .. } | Action::PutBack { path, content: None, .. } => {

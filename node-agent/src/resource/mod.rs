@@ -10,6 +10,7 @@ pub(crate) mod disk;
 pub(crate) mod file;
 pub(crate) mod group;
 pub(crate) mod kernel;
+pub(crate) mod part;
 pub(crate) mod removal;
 pub(crate) mod symlink;
 pub(crate) mod unit;
@@ -21,7 +22,7 @@ use std::rc::Rc;
 
 use crds::names::STATE_DIR;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{Access, PATH, Resource};
+use crds::revision::{Access, Anchor, PATH, Part, Resource};
 use crds::{AccountRef, HostPath, Sha256};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,7 @@ use crate::host::accounts::{self, Accounts};
 use crate::host::install::UNIT_DIRECTORY;
 use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
-use crate::host::write::{Ids, Skip};
+use crate::host::write::{Ids, Inside, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
 use crate::ledger::{Before, Entry, Item};
 
@@ -148,12 +149,12 @@ pub(crate) enum Action {
     },
     OwnBelow {
         path: String,
-        owner: (u32, u32),
+        inside: Inside,
         skip: SkipList,
     },
     WriteFile {
         path: String,
-        content: Hidden,
+        content: Hidden<[u8]>,
         ids: Ids,
     },
     Download {
@@ -166,6 +167,12 @@ pub(crate) enum Action {
         path: String,
         target: String,
         owner: (u32, u32),
+    },
+    /// `text`: what the part shall be; `None`: it is taken out.
+    EditPart {
+        path: String,
+        anchor: Anchor,
+        text: Option<Hidden<str>>,
     },
     LoadModules,
     SetSysctl {
@@ -201,10 +208,10 @@ pub(crate) enum Action {
     RemoveFile {
         path: String,
     },
-    /// `otherwise`: who gets it if something is in it.
+    /// `otherwise`: what it gets if something is in it.
     RemoveDirectory {
         path: String,
-        otherwise: Option<(u32, u32)>,
+        otherwise: Option<Inside>,
     },
     /// `content`: the digest of what was there before, if that is not there now.
     PutBack {
@@ -221,10 +228,15 @@ pub(crate) enum Action {
 }
 
 /// Content that no log shows.
-#[derive(Clone)]
-pub(crate) struct Hidden(pub(crate) Rc<[u8]>);
+pub(crate) struct Hidden<T: ?Sized>(pub(crate) Rc<T>);
 
-impl fmt::Debug for Hidden {
+impl<T: ?Sized> Clone for Hidden<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Hidden<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(content)")
     }
@@ -286,12 +298,14 @@ pub(crate) struct Planner<'a> {
     /// Where the revision's paths really lie, by path as written.
     places: BTreeMap<String, Place>,
     skip: SkipList,
+    /// The parts of files that other NodeBootstraps have on this host.
+    parts_of_others: BTreeSet<Item>,
     /// Directories that steps make, by real path.
     made: BTreeSet<String>,
     /// What directories will have that have an entry of their own, by real path.
     owners: BTreeMap<String, Ids>,
     /// What recursive directories give to new entries below, by real path.
-    pub(crate) recursive: BTreeMap<String, (u32, u32)>,
+    pub(crate) recursive: BTreeMap<String, Inside>,
     /// Directories that a user owns, with what of root's lies below.
     exposed: BTreeMap<String, (u32, Vec<String>)>,
 }
@@ -317,6 +331,7 @@ impl<'a> Planner<'a> {
             restarts: BTreeMap::new(),
             places: BTreeMap::new(),
             skip: SkipList::default(),
+            parts_of_others: BTreeSet::new(),
             made: BTreeSet::new(),
             owners: BTreeMap::new(),
             recursive: BTreeMap::new(),
@@ -330,6 +345,8 @@ impl<'a> Planner<'a> {
         let own = &request.revision.resources;
         let mut skip = BTreeMap::new();
         let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();
+        // They come last, so that all whole files are known then.
+        let mut parts: Vec<(String, &Part)> = Vec::new();
         let mut finder = self.host.root.finder();
         for resource in own {
             for claim in self.names(resource) {
@@ -347,6 +364,19 @@ impl<'a> Planner<'a> {
                     let message =
                         format!("leads to {}, by way of a link on this host: {refused}", place.real);
                     self.problem(resource, "PathRefused", message);
+                }
+                Ok(place) if let Resource::Part(part) = resource => {
+                    let whole = taken.get(&(PATH, place.real.clone())).cloned();
+                    let other = part_at(&parts, &place.real, resource).map(ToString::to_string);
+                    if let Some(other) = whole.or(other) {
+                        let message = format!(
+                            "would take the place of {other} in {}, by way of a link: leave one of them",
+                            place.real
+                        );
+                        self.problem(resource, "SamePath", message);
+                    }
+                    parts.push((place.real.clone(), part));
+                    self.places.insert(path, place);
                 }
                 Ok(place) => {
                     if let Some(other) = taken.insert((PATH, place.real.clone()), resource.to_string()) {
@@ -371,15 +401,22 @@ impl<'a> Planner<'a> {
                     .names(resource)
                     .into_iter()
                     .chain(place.as_ref().map(|place| (PATH, place.real.clone())));
-                if let Some(mine) = claims.filter(|_| keeps).find_map(|claim| taken.get(&claim)) {
+                let whole = claims.filter(|_| keeps).find_map(|claim| taken.get(&claim)).cloned();
+                let at = place.as_ref().filter(|_| keeps);
+                let part = at.and_then(|place| part_at(&parts, &place.real, resource));
+                if let Some(mine) = whole.or_else(|| part.map(ToString::to_string)) {
                     let with = &other.revision.node_bootstrap;
                     let message = format!(
                         "belongs to the NodeBootstrap {with} on this host: take it out of one of them; if {with} is gone, run nodebootstrap-agent revert {with} here, or remove {STATE_DIR}/{with} if all shall stay"
                     );
-                    self.problem(mine.clone(), "Conflict", message);
+                    self.problem(mine, "Conflict", message);
                 }
-                if let Some(place) = place {
-                    skip.entry(place.real).or_insert(skip_of(resource));
+                match (place, resource) {
+                    (Some(place), Resource::Part(part)) => {
+                        self.parts_of_others.insert(Item::Part(place.real, part.anchor.clone()));
+                    }
+                    (Some(place), _) => _ = skip.entry(place.real).or_insert(skip_of(resource)),
+                    (None, _) => {}
                 }
             }
         }
@@ -438,9 +475,12 @@ impl<'a> Planner<'a> {
         Step { change, action, undoes: Some(item.clone()) }
     }
 
-    /// Whether another NodeBootstrap has a path that this one does not name.
-    pub(crate) fn is_of_others(&self, path: &str) -> bool {
-        self.skip.0.contains_key(path)
+    /// Whether another NodeBootstrap has a thing that this one does not name.
+    pub(crate) fn is_of_others(&self, item: &Item) -> bool {
+        match item {
+            Item::Path(path) => self.skip.0.contains_key(path),
+            part => self.parts_of_others.contains(part),
+        }
     }
 
     /// Whether what was at a path before is kept, unharmed.
@@ -548,15 +588,14 @@ impl<'a> Planner<'a> {
         place.missing_paths().iter().all(|path| self.made.contains(path))
     }
 
-    /// Adds steps for the directories above a place that are missing. They belong to root, or, below a recursive
-    /// directory, to whom that gives its inside.
+    /// Adds steps for the directories above a place that are missing. They belong to root, or get, below a recursive
+    /// directory, what that gives to its inside.
     pub(crate) fn make_parents(&mut self, place: &Place, wanted_by: &str) {
         for path in place.missing_paths() {
             if self.made.contains(&path) {
                 continue;
             }
-            let (uid, gid) = self.inherited(&path).unwrap_or_default();
-            let ids = Ids { uid, gid, mode: PARENT_MODE };
+            let ids = self.inherited(&path).unwrap_or_default().ids(Kind::Directory, PARENT_MODE);
             let change = Change {
                 resource: format!("directory {path}"),
                 change: format!("create above {wanted_by}, {}", self.shown(ids)),
@@ -569,10 +608,10 @@ impl<'a> Planner<'a> {
     }
 
     /// Notes what a directory will have, before anything is planned that depends on it.
-    pub(crate) fn announce(&mut self, real: &str, ids: Ids, recursive: bool) {
+    pub(crate) fn announce(&mut self, real: &str, ids: Ids, inside: Option<Inside>) {
         self.owners.insert(real.to_owned(), ids);
-        if recursive {
-            self.recursive.insert(real.to_owned(), (ids.uid, ids.gid));
+        if let Some(inside) = inside {
+            self.recursive.insert(real.to_owned(), inside);
         }
     }
 
@@ -585,15 +624,15 @@ impl<'a> Planner<'a> {
         self.made.insert(real.to_owned());
     }
 
-    /// Who gets what is inside recursive directories: of the nearest above, as its entry says.
-    pub(crate) fn inherited(&self, real: &str) -> Option<(u32, u32)> {
-        self.recursion(real).map(|(_, owner)| owner)
+    /// What an entry gets that is inside recursive directories: of the nearest above, as its entry says.
+    pub(crate) fn inherited(&self, real: &str) -> Option<Inside> {
+        self.recursion(real).map(|(_, inside)| inside)
     }
 
-    /// The nearest recursive directory above, and who gets what is inside.
-    pub(crate) fn recursion(&self, real: &str) -> Option<(String, (u32, u32))> {
+    /// The nearest recursive directory above, and what all gets that is inside.
+    pub(crate) fn recursion(&self, real: &str) -> Option<(String, Inside)> {
         let nearest = self.recursive.iter().rev().find(|(top, _)| is_below(real, top));
-        nearest.map(|(top, owner)| (top.clone(), *owner))
+        nearest.map(|(top, inside)| (top.clone(), *inside))
     }
 
     /// Takes out what is reached by a link that this very plan gives into a user's hands: it could never be verified.
@@ -604,13 +643,14 @@ impl<'a> Planner<'a> {
             let unsafe_link = place.links().iter().find_map(|followed| {
                 let mut directory = followed.directory_meta;
                 let mut link = followed.link;
-                if let Some((uid, gid)) = self.inherited(&followed.path) {
-                    (link.uid, link.gid) = (uid, gid);
+                if let Some(inside) = self.inherited(&followed.path) {
+                    (link.uid, link.gid) = inside.owner();
                 }
                 if let Some(ids) = self.owners.get(&followed.directory) {
                     (directory.uid, directory.gid, directory.mode) = (ids.uid, ids.gid, ids.mode);
-                } else if let Some((uid, gid)) = self.inherited(&followed.directory) {
-                    (directory.uid, directory.gid) = (uid, gid);
+                } else if let Some(inside) = self.inherited(&followed.directory) {
+                    let ids = inside.ids(Kind::Directory, directory.mode);
+                    (directory.uid, directory.gid, directory.mode) = (ids.uid, ids.gid, ids.mode);
                 }
                 let writer = directory.writer(Some(&link))?;
                 Some(HostError::UnsafeLink {
@@ -638,7 +678,7 @@ impl<'a> Planner<'a> {
             .chain(place.missing_paths().into_iter().map(|path| (path, 0)));
         let mut owned = None;
         for (path, uid) in ancestors {
-            let inherited = self.inherited(&path).map(|(uid, _)| uid);
+            let inherited = self.inherited(&path).map(|inside| inside.uid);
             let uid = self.owners.get(&path).map(|ids| ids.uid).or(inherited).unwrap_or(uid);
             if uid != 0 {
                 owned = Some((path, uid));
@@ -693,13 +733,20 @@ impl Differences {
     }
 }
 
-/// The path that a resource manages.
+/// The first of these parts that would get in the way of what a resource does with the file at a path.
+fn part_at<'a>(parts: &[(String, &'a Part)], real: &str, resource: &Resource) -> Option<&'a Part> {
+    let mut here = parts.iter().filter(|(path, _)| path == real).map(|(_, part)| *part);
+    here.find(|part| !matches!(resource, Resource::Part(other) if !other.touches(part)))
+}
+
+/// The path that a resource manages, or a part of what lies there.
 pub(crate) fn path_of(resource: &Resource) -> Option<String> {
     match resource {
         Resource::Group(_) | Resource::User(_) | Resource::Module(_) | Resource::Sysctl(_) => None,
         Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {
             Some(resource.name().to_owned())
         }
+        Resource::Part(part) => Some(part.path.to_string()),
         Resource::Unit(unit) => unit.content.as_ref().map(|_| crds::revision::Unit::path_of(&unit.name)),
     }
 }

@@ -5,12 +5,13 @@
 //! A whole NodeBootstrap is taken off a host in the same way: by a revision that claims nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use crds::report::Disruption;
-use crds::revision::Resource;
+use crds::revision::{Anchor, Resource};
 
 use super::unit::has_file;
-use super::{Action, Change, PARENT_MODE, Planner, Step, is_below};
+use super::{Action, Change, Hidden, PARENT_MODE, Planner, Step, is_below};
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
@@ -34,8 +35,8 @@ pub(crate) struct Removal {
     pub(crate) settled: Vec<Item>,
     /// Owners that a recursive directory of the revision is answerable for from now on: directory, path, before.
     pub(crate) handed: Vec<(String, String, Before)>,
-    /// Paths that lie elsewhere now, with what the revision names: from, to.
-    pub(crate) moved: Vec<(String, String)>,
+    /// What lies elsewhere now, with what the revision names: from, to.
+    pub(crate) moved: Vec<(Item, Item)>,
 }
 
 /// The items of a revision's resources. `real`: where a path really lies.
@@ -43,7 +44,12 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
     let mut claims = BTreeSet::new();
     for resource in resources {
         let path = super::path_of(resource).and_then(|path| real(&path));
-        claims.extend(path.clone().map(Item::Path));
+        match (resource, path.clone()) {
+            (Resource::Part(part), path) => {
+                claims.extend(path.map(|path| Item::Part(path, part.anchor.clone())));
+            }
+            (_, path) => claims.extend(path.map(Item::Path)),
+        }
         match resource {
             Resource::Group(group) => _ = claims.insert(Item::Group(group.name.to_string())),
             Resource::User(user) => {
@@ -65,7 +71,8 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
             | Resource::File(_)
             | Resource::Binary(_)
             | Resource::Symlink(_)
-            | Resource::Module(_) => {}
+            | Resource::Module(_)
+            | Resource::Part(_) => {}
         }
     }
     claims
@@ -95,8 +102,8 @@ fn is_drop_in(path: &str) -> bool {
 enum Fate {
     /// It is done with: as it was before.
     Settled,
-    /// It lies at this path now, which the revision claims.
-    Moved(String),
+    /// It lies elsewhere now, where the revision claims it.
+    Moved(Item),
     /// A directory that the revision needs: it stays, as those are that are made without an entry of their own.
     Kept(Option<(Change, Action)>),
     /// It is put back, or left and told.
@@ -149,11 +156,7 @@ pub(crate) fn plan(
     for (item, entry) in unclaimed {
         match fate(item, entry, claimed, &spared, planner, &mut removal.handed) {
             Fate::Settled => removal.settled.push(item.clone()),
-            Fate::Moved(to) => {
-                if let Item::Path(from) = item {
-                    removal.moved.push((from.clone(), to));
-                }
-            }
+            Fate::Moved(to) => removal.moved.push((item.clone(), to)),
             Fate::Kept(step) => {
                 removal.kept.push(item.clone());
                 kept.extend(step.map(|(change, action)| Step { change, action, undoes: None }));
@@ -196,11 +199,14 @@ fn fate(
         return inside.map_or(Fate::Settled, |(change, action)| Fate::Undone(When::Insides, change, action));
     }
     let Some(prior) = entry.prior() else { return Fate::Settled };
+    if let Some(taken_over) = taken_over(item, &entry.made, claimed) {
+        return Fate::Moved(taken_over);
+    }
     let elsewhere = elsewhere(item, planner);
-    if let Some(real) = &elsewhere
-        && claimed.contains(&Item::Path(real.clone()))
+    if let Some(there) = &elsewhere
+        && claimed.contains(there)
     {
-        return Fate::Moved(real.clone());
+        return Fate::Moved(there.clone());
     }
     let name = name_of(item, &entry.made);
     let left = |why: &str| Fate::Undone(When::Files, Change::left(&name, why), Action::Leave);
@@ -216,9 +222,7 @@ fn fate(
     if !entry.is_ours(&found) || elsewhere.is_some() {
         return left("something else has changed it since");
     }
-    if let Item::Path(path) = item
-        && planner.is_of_others(path)
-    {
+    if planner.is_of_others(item) {
         return left("another NodeBootstrap on this host names it");
     }
     if let Some((unit, _)) = spared.iter().find(|(unit, text)| needs(item, unit, text)) {
@@ -229,8 +233,7 @@ fn fate(
     if let (Item::Path(path), Shape::Absent, Shape::Directory(made)) = (item, prior, &entry.made)
         && is_above(path, claimed)
     {
-        let (uid, gid) = planner.inherited(path).unwrap_or_default();
-        let ids = Ids { uid, gid, mode: PARENT_MODE };
+        let ids = planner.inherited(path).unwrap_or_default().ids(Kind::Directory, PARENT_MODE);
         return Fate::Kept((*made != ids).then(|| {
             let action = Action::SetAccess { path: path.clone(), kind: Kind::Directory, ids };
             (change(&name, planner.shown(ids), "is no longer named"), action)
@@ -283,7 +286,7 @@ fn put_back(
             (When::Files, "remove".to_owned(), Action::RemoveFile { path: path.clone() })
         }
         (Item::Path(path), Shape::Directory(ids), Shape::Directory(_)) => {
-            let ids = handed_down(path, *ids, planner, handed);
+            let ids = handed_down(path, Kind::Directory, *ids, planner, handed);
             let action = Action::SetAccess { path: path.clone(), kind: Kind::Directory, ids };
             (When::Directories, format!("{} again", planner.shown(ids)), action)
         }
@@ -292,7 +295,7 @@ fn put_back(
             if !same && !planner.has_prior(*digest) {
                 return Err("what was there before was not kept");
             }
-            let ids = handed_down(path, *ids, planner, handed);
+            let ids = handed_down(path, Kind::File, *ids, planner, handed);
             if !same {
                 restart(item, entry, &name, planner);
             }
@@ -303,9 +306,20 @@ fn put_back(
         }
         (Item::Path(path), Shape::Link { target, owner: (uid, gid) }, Shape::Link { .. } | Shape::Absent) => {
             let ids = Ids { uid: *uid, gid: *gid, mode: 0 };
-            let Ids { uid, gid, .. } = handed_down(path, ids, planner, handed);
+            let Ids { uid, gid, .. } = handed_down(path, Kind::Link, ids, planner, handed);
             let action = Action::Link { path: path.clone(), target: target.clone(), owner: (uid, gid) };
             (When::Files, format!("target {target} as before"), action)
+        }
+        (Item::Part(path, anchor), Shape::Absent, _) => {
+            restart(item, entry, &name, planner);
+            let action = Action::EditPart { path: path.clone(), anchor: anchor.clone(), text: None };
+            (When::Files, "remove".to_owned(), action)
+        }
+        (Item::Part(path, anchor), Shape::Text(text), _) => {
+            restart(item, entry, &name, planner);
+            let text = Some(Hidden(Rc::from(text.as_str())));
+            let action = Action::EditPart { path: path.clone(), anchor: anchor.clone(), text };
+            (When::Files, "content, as before".to_owned(), action)
         }
         (Item::Group(group), Shape::Absent, Shape::Group(gid)) => {
             (When::Groups, unless(), Action::RemoveGroup { name: group.clone(), gid: *gid })
@@ -381,6 +395,8 @@ fn name_of(item: &Item, made: &Shape) -> String {
         (Item::Path(path), Shape::Directory(_)) | (Item::Inside(path), _) => format!("directory {path}"),
         (Item::Path(path), Shape::Link { .. }) => format!("symlink {path}"),
         (Item::Path(path), _) => format!("file {path}"),
+        (Item::Part(path, Anchor::Block { name, .. }), _) => format!("part {path}#{name}"),
+        (Item::Part(path, Anchor::Begins(line) | Anchor::Is(line)), _) => format!("part {path}#{line}"),
         (Item::Masked(name) | Item::Enabled(name) | Item::Active(name), _) => format!("unit {name}"),
     }
 }
@@ -391,23 +407,37 @@ fn is_above(path: &str, claimed: &BTreeSet<Item>) -> bool {
     next.is_some_and(|next| matches!(next, Item::Path(next) if is_below(next, path)))
 }
 
-/// What a path's owner shall be: that of a recursive directory which it lies in from now on, or the one before.
+/// What a path shall have: what a recursive directory gives which it lies in from now on, or what it had before.
 fn handed_down(
     path: &str,
+    kind: Kind,
     before: Ids,
     planner: &Planner<'_>,
     handed: &mut Vec<(String, String, Before)>,
 ) -> Ids {
-    let Some((top, (uid, gid))) = planner.recursion(path) else { return before };
+    let Some((top, inside)) = planner.recursion(path) else { return before };
     handed.push((top, path.to_owned(), Before { ids: before, digest: None }));
-    Ids { uid, gid, ..before }
+    inside.ids(kind, before.mode)
 }
 
-/// Where a path really lies, if that is not where it lay: a directory above it was moved, and a link left in its place.
-fn elsewhere(item: &Item, planner: &Planner<'_>) -> Option<String> {
-    let Item::Path(path) = item else { return None };
-    let real = planner.host.root.locate(path).ok()?.real;
-    (real != *path).then_some(real)
+/// The line that another line of the revision takes the place of: it is found in another way from now on.
+fn taken_over(item: &Item, made: &Shape, claimed: &BTreeSet<Item>) -> Option<Item> {
+    let (Item::Part(path, Anchor::Begins(_) | Anchor::Is(_)), Shape::Text(line)) = (item, made) else {
+        return None;
+    };
+    let takes = |other: &&Item| matches!(other, Item::Part(there, anchor) if there == path && anchor.is_of(line.as_bytes()));
+    claimed.iter().find(takes).cloned()
+}
+
+/// Where a thing really lies, if that is not where it lay: a directory above it was moved, and a link left in its place.
+fn elsewhere(item: &Item, planner: &Planner<'_>) -> Option<Item> {
+    let real = |path: &str| planner.host.root.locate(path).ok().map(|place| place.real);
+    let there = match item {
+        Item::Path(path) => Item::Path(real(path)?),
+        Item::Part(path, anchor) => Item::Part(real(path)?, anchor.clone()),
+        _ => return None,
+    };
+    (there != *item).then_some(there)
 }
 
 /// Plans to give back what is inside a directory that is not recursive any more.
@@ -430,10 +460,12 @@ fn inside(
         }
         let then = (before.ids.uid, before.ids.gid);
         let is_given = |meta: Meta| {
-            // Killed between the two steps, it has its owner again, but not its set-uid bit.
-            let lost = meta.mode != before.ids.mode && meta.mode & !0o6000 == before.ids.mode & !0o6000;
+            // Killed between the two steps, it has its owner again, but not its set-uid bit or its mode.
+            let differs = meta.mode != before.ids.mode;
+            let lost = meta.mode & !0o6000 == before.ids.mode & !0o6000 && before.digest.is_some();
             let now = (meta.uid, meta.gid);
-            (now != then && entry.gave(now)) || (now == then && lost && before.digest.is_some())
+            (now != then && entry.gave(now))
+                || (now == then && differs && (lost || entry.gave_mode(meta.kind, meta.mode) == Some(true)))
         };
         let meta = planner.host.root.locate(path).and_then(|place| place.look()).ok().flatten();
         if meta.is_some_and(is_given) {
@@ -444,8 +476,9 @@ fn inside(
         return None;
     }
     let entries = if back.len() == 1 { "1 entry".to_owned() } else { format!("{} entries", back.len()) };
+    let what = if entry.gave_modes() { "owner and mode" } else { "owner" };
     let change =
-        change(&format!("directory {directory}"), format!("owner of {entries} inside as before"), MADE);
+        change(&format!("directory {directory}"), format!("{what} of {entries} inside as before"), MADE);
     let entry = Box::new(Entry { provenance: Provenance::Adopted, ..entry.clone() });
     Some((change, Action::GiveBack { entry, owners: back }))
 }
@@ -494,6 +527,7 @@ fn needs(item: &Item, unit: &str, text: &str) -> bool {
     match item {
         Item::Masked(name) | Item::Enabled(name) | Item::Active(name) => name == unit,
         Item::Path(path) => unit_of(item) == Some(unit) || text.contains(path.as_str()),
+        Item::Part(path, _) => text.contains(path.as_str()),
         Item::User(name) | Item::Group(name) => text.lines().any(|line| {
             line.split_once('=')
                 .is_some_and(|(key, value)| matches!(key.trim(), "User" | "Group") && value.trim() == name)
@@ -520,7 +554,8 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             | Resource::Unit(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => continue,
+            | Resource::Sysctl(_)
+            | Resource::Part(_) => continue,
         };
         named.extend([access.owner.to_string(), access.group.to_string()]);
     }

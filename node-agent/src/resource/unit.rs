@@ -109,6 +109,7 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
         let restart = match resource {
             Resource::File(file) => &file.restart,
             Resource::Binary(binary) => &binary.restart,
+            Resource::Part(part) => &part.restart,
             Resource::Group(_)
             | Resource::User(_)
             | Resource::Directory(_)
@@ -159,6 +160,7 @@ fn plan_reload(planner: &mut Planner<'_>) {
     let writes = planner.steps.iter().any(|step| match &step.action {
         Action::WriteFile { path, .. }
         | Action::Link { path, .. }
+        | Action::EditPart { path, .. }
         | Action::RemoveFile { path }
         | Action::PutBack { path, .. } => UNIT_PATH.iter().any(|directory| is_below(path, directory)),
         _ => false,
@@ -423,6 +425,7 @@ pub(crate) fn to_observe<'a>(
             Resource::Unit(unit) if !unit.name.is_template() => _ = names.insert(unit.name.to_string()),
             Resource::File(file) => names.extend(file.restart.iter().map(ToString::to_string)),
             Resource::Binary(binary) => names.extend(binary.restart.iter().map(ToString::to_string)),
+            Resource::Part(part) => names.extend(part.restart.iter().map(ToString::to_string)),
             Resource::Unit(_)
             | Resource::Group(_)
             | Resource::User(_)

@@ -19,13 +19,17 @@ spec:
   - {name: k, home: /etc/k, groups: [staff], comment: ours}
   - {name: daemon, shell: /usr/sbin/nologin, home: /etc/k, comment: ours, locked: true}
   directories:
-  - {path: /etc/k, owner: k, group: k, recursive: true}
+  - {path: /etc/k, owner: k, group: k, recursive: true, inside: {fileMode: "0640", directoryMode: "0750"}}
   - {path: /etc/k/deep, owner: k, group: k, mode: "0700"}
   - {path: /opt, mode: "0750"}
   files:
   - {path: /etc/k/deep/f, content: x, owner: k, mode: "0600"}
   - {path: /etc/motd, content: ours}
   - {path: /etc/issue, content: theirs, mode: "0600"}
+  fileParts:
+  - {path: /etc/hosts, name: a, block: "10.0.0.1 a\n10.0.0.2 b\n"}
+  - {path: /etc/environment, name: a, line: A=ours, replaces: A=}
+  - {path: /etc/environment, name: b, line: B=ours, replaces: B=}
   binaries:
   - {path: /usr/local/sbin/kubelet, url: "URL", sha256: {amd64: "DIGEST", arm64: "DIGEST"}}
   symlinks: [{path: /opt/k, target: /etc/k}, {path: /etc/theirs, target: ours}]
@@ -46,6 +50,9 @@ fn used() -> Machine {
     machine.set("/etc/motd", 1, 50, 0o640);
     machine.write("/etc/issue", "theirs");
     machine.link("/etc/theirs", "theirs");
+    machine.write("/etc/hosts", "127.0.0.1 localhost");
+    machine.write("/etc/environment", "A=theirs\n");
+    machine.set("/etc/environment", 1, 50, 0o640);
     machine.directory("/etc/k/old");
     machine.write("/etc/k/old/data", "data");
     machine.set("/etc/k/old/data", 77, 77, 0o4755);

@@ -11,6 +11,7 @@ mod downloads;
 mod kernel;
 mod killed;
 mod links;
+mod parts;
 mod paths;
 mod plans;
 mod pods;

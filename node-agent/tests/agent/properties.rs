@@ -78,9 +78,34 @@ prop_compose! {
 prop_compose! {
     fn directory()(
         path in mostly(DIRECTORIES, PATHS), owner in mostly(OWNERS, &["x"]), group in pick(OWNERS), mode in pick(MODES),
-        recursive in any::<bool>(),
+        recursive in any::<bool>(), inside in proptest::option::weighted(0.3, (pick(&["0640", "0755"]), pick(&["0750", "2775"]))),
     ) -> Value {
-        json!({"path": path, "owner": owner, "group": group, "mode": mode, "recursive": recursive})
+        let mut directory = json!({"path": path, "owner": owner, "group": group, "mode": mode, "recursive": recursive});
+        if let (true, Some((file, folder))) = (recursive, inside) {
+            directory["inside"] = json!({"fileMode": file, "directoryMode": folder});
+        }
+        directory
+    }
+}
+
+prop_compose! {
+    fn part()(
+        name in pick(&["a", "b"]), kind in 0..3, text in "[ab]{1,2}", path in mostly(&["/etc/hosts"], &["/opt/z"]),
+        restart in any::<bool>(),
+    ) -> Value {
+        let mut part = json!({"path": path, "name": name});
+        match kind {
+            0 => part["block"] = json!(format!("{text}\n{text}\n")),
+            1 => part["line"] = json!(format!("{name}-{text}")),
+            _ => {
+                part["line"] = json!(format!("{name}={text}"));
+                part["replaces"] = json!(format!("{name}="));
+            }
+        }
+        if restart {
+            part["onChange"] = json!({"restart": ["run.service"]});
+        }
+        part
     }
 }
 
@@ -126,6 +151,7 @@ prop_compose! {
     fn spec()(
         groups in (group("k"), group("m")), users in (user("k"), user("m")), directories in some_of(directory(), 6),
         files in some_of(file(), 3), symlinks in some_of(symlink(), 2), units in some_of(unit(), 2), root in any::<bool>(),
+        parts in some_of(part(), 2),
     ) -> Value {
         let mut directories = directories;
         if root {
@@ -137,6 +163,7 @@ prop_compose! {
             "directories": without_doubles(directories, "path"),
             "files": without_doubles(files, "path"),
             "symlinks": without_doubles(symlinks, "path"),
+            "fileParts": without_doubles(parts, "name"),
             "units": without_doubles(units, "name"),
         })
     }
@@ -149,6 +176,8 @@ enum Before {
     Directory(&'static str, u32, u32),
     Link(&'static str, &'static str, u32),
     Running,
+    /// What is in /etc/hosts.
+    Hosts(String),
 }
 
 fn before() -> impl Strategy<Value = Vec<Before>> {
@@ -160,6 +189,7 @@ fn before() -> impl Strategy<Value = Vec<Before>> {
         1 => (mostly(LINKS, PATHS), pick(&["/d", "/opt", "../opt", "/nowhere"]), owner.clone()).prop_map(|(path, target, owner)| Before::Link(path, target, owner)),
         1 => (pick(PATHS), pick(&["/d", "/opt", "../opt", "/nowhere"]), owner).prop_map(|(path, target, owner)| Before::Link(path, target, owner)),
         1 => Just(Before::Running),
+        2 => "(a=[ab]|b=1|a-a|\r?\n|# BEGIN nodebootstrap c\n){0,5}".prop_map(Before::Hosts),
     ];
     proptest::collection::vec(entry, 0..6)
 }
@@ -167,6 +197,7 @@ fn before() -> impl Strategy<Value = Vec<Before>> {
 fn machine(before: &[Before]) -> Machine {
     use std::os::unix::fs::{PermissionsExt, lchown, symlink};
     let machine = Machine::new();
+    machine.write("/etc/hosts", "127.0.0.1 localhost\n");
     for directory in ["/d/a", "/e", "/u"] {
         machine.directory(directory);
     }
@@ -198,6 +229,10 @@ fn machine(before: &[Before]) -> Machine {
                 }
             }
             Before::Running => machine.systemd.set("run.service", "active"),
+            Before::Hosts(content) => {
+                machine.write("/etc/hosts", content);
+                machine.set("/etc/hosts", 1, 50, 0o640);
+            }
         }
     }
     machine
@@ -303,7 +338,7 @@ fn apply_then_revert_leaves_the_host_as_it_was() {
 
 #[test]
 fn an_entry_that_leaves_the_spec_leaves_the_host_as_if_it_had_never_been_there() {
-    let lists = ["directories", "files", "symlinks", "units"];
+    let lists = ["directories", "files", "symlinks", "fileParts", "units"];
     check((spec(), before(), any::<proptest::sample::Index>()), |(spec, before, index)| {
         let all: Vec<(&str, usize)> = lists
             .iter()

@@ -30,6 +30,18 @@ fn binary(change: Value) -> Value {
     spec(json!({"binaries": [binary]}))
 }
 
+fn part(change: Value) -> Value {
+    let mut part = json!({"path": "/a", "name": "p"});
+    if let (Some(part), Value::Object(change)) = (part.as_object_mut(), change) {
+        part.extend(change);
+    }
+    part
+}
+
+fn parts(change: Value) -> Value {
+    spec(json!({"fileParts": [part(change)]}))
+}
+
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 fn trust(trust: Value) -> Value {
@@ -81,6 +93,44 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             "in both symlinks and directories",
         ),
         (spec(json!({"symlinks": [{"path": "/a", "target": ""}]})), "without control characters"),
+        (
+            spec(json!({"files": [file("/a")], "fileParts": [part(json!({"block": "x"}))]})),
+            "in both fileParts and files",
+        ),
+        (
+            spec(json!({"directories": [{"path": "/a"}], "fileParts": [part(json!({"block": "x"}))]})),
+            "in both fileParts and directories",
+        ),
+        (
+            spec(
+                json!({"symlinks": [{"path": "/a", "target": "b"}], "fileParts": [part(json!({"block": "x"}))]}),
+            ),
+            "name the path that the link leads to",
+        ),
+        (parts(json!({})), "a part of a file is a block or a line"),
+        (parts(json!({"block": "x", "line": "x"})), "a part of a file is a block or a line"),
+        (parts(json!({"line": "x=1", "replaces": "y="})), "replaces is how line itself begins"),
+        (parts(json!({"line": "x=1", "comment": ";"})), "comment begins the lines that mark a block"),
+        (parts(json!({"line": "x\ny"})), "several are a block"),
+        (parts(json!({"block": "x\n".repeat(51)})), "a block has at most 50 lines"),
+        (parts(json!({"block": "x".repeat(4097)})), "4096"),
+        (parts(json!({"block": "x\r\n"})), "without control characters"),
+        (parts(json!({"block": "# END nodebootstrap p"})), "are written for you"),
+        (parts(json!({"block": "x", "comment": " #"})), "a comment sign is what begins a comment"),
+        (parts(json!({"block": "x", "name": "A b"})), "a part's name has a-z, 0-9 and - only"),
+        (parts(json!({"block": "x", "path": "/etc/passwd"})), "in users and groups instead"),
+        (
+            spec(json!({"directories": [{"path": "/a", "inside": {"fileMode": "0640"}}]})),
+            "inside is for what is inside a directory that is recursive",
+        ),
+        (
+            spec(json!({"directories": [{"path": "/a", "recursive": true, "inside": {}}]})),
+            "give fileMode, directoryMode or both",
+        ),
+        (
+            spec(json!({"directories": [{"path": "/a", "recursive": true, "inside": {"fileMode": "4755"}}]})),
+            "inside.fileMode has no set-uid",
+        ),
         (spec(json!({"directories": [{"path": "/a", "mode": "0888"}]})), "octal digits in quotes"),
         (spec(json!({"directories": [{"path": "/a", "mode": "rwx"}]})), "octal digits in quotes"),
         (spec(json!({"directories": [{"path": "/a", "mode": 755}]})), "must be of type string"),
@@ -262,7 +312,7 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
         ),
         (
             "directories",
-            (0..1000).map(|i| json!({"path": path("directory", i), "owner": "o".repeat(32), "mode": "0755", "recursive": true})).collect(),
+            (0..1000).map(|i| json!({"path": path("directory", i), "owner": "o".repeat(32), "mode": "0755", "recursive": true, "inside": {"fileMode": "0640", "directoryMode": "0750"}})).collect(),
         ),
         ("files", (0..1000).map(|i| json!({"path": path("file", i), "content": "x", "mode": "0644", "onChange": {"restart": ["a.service"]}})).collect()),
         (
@@ -271,6 +321,15 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
                 .map(|i| {
                     let url = format!("https://example.com/{}", "u".repeat(300));
                     json!({"path": path("binary", i), "url": url, "mirrors": vec![url.clone(); 8], "sha256": {"amd64": DIGEST, "arm64": DIGEST}})
+                })
+                .collect(),
+        ),
+        (
+            "fileParts",
+            (0..100)
+                .map(|i| match i % 2 {
+                    0 => json!({"path": path("part", i), "name": "n".repeat(63), "block": "x".repeat(4096), "comment": "#".repeat(8)}),
+                    _ => json!({"path": path("part", i), "name": "n".repeat(63), "line": "x".repeat(1024), "replaces": "x".repeat(256)}),
                 })
                 .collect(),
         ),
