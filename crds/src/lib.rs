@@ -22,6 +22,6 @@ pub mod value;
 pub use nodebootstrap::{NodeBootstrap, NodeBootstrapSpec, NodeBootstrapStatus};
 pub use report::{NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus};
 pub use value::{
-    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    NoProxy, Sha256, SysctlName, SysctlValue, Timeout, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, DropInName, HostPath, LinkTarget,
+    Mode, ModuleName, NoProxy, Sha256, SysctlName, SysctlValue, Timeout, UnitName, Url,
 };

@@ -12,7 +12,7 @@ use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 use crate::host::{Host, HostError, Kind, items};
 use crate::ledger::{Before, Item, Ledger, Provenance, Shape};
-use crate::resource::{Action, Step};
+use crate::resource::Action;
 
 /// What a plan knows for the ledger.
 #[derive(Debug, Clone, Default)]
@@ -63,8 +63,9 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     for (directory, path, before) in &notes.handed {
         ledger.remember_inside(directory, path, *before);
     }
-    for step in plan.steps.iter().filter(|step| step.undoes.is_none()) {
-        if let Action::OwnBelow { path, owner, skip } = &step.action {
+    let steps = plan.steps.iter().filter(|step| step.undoes.is_none());
+    for action in steps.flat_map(|step| step.action.parts()) {
+        if let Action::OwnBelow { path, owner, skip } = action {
             let place = host.root.locate(path)?;
             let swept = host.root.sweep(&place, *owner, &|path| skip.of(path), false)?;
             let differ = swept.differ.into_iter().map(|(path, ids)| {
@@ -78,14 +79,14 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
             ledger.intend_inside(path, differ.collect::<Result<_, HostError>>()?, *owner);
             continue;
         }
-        let Some(item) = item_of(step) else { continue };
+        let Some(item) = item_of(action) else { continue };
         // A directory above an entry is made without being named; a unit is restarted without being ours.
-        let is_ours = notes.claimed.contains(&item) || matches!(step.action, Action::MakeDirectory { .. });
+        let is_ours = notes.claimed.contains(&item) || matches!(action, Action::MakeDirectory { .. });
         if !is_ours {
             continue;
         }
         let found = look(&item)?;
-        let made = made_by(&step.action, &found);
+        let made = made_by(action, &found);
         ledger.intend(item.clone(), before_others(&others, &ledger, &item, found.clone()), made.clone());
         keep(host, node_bootstrap, &ledger, &item, &found, &made)?;
     }
@@ -193,8 +194,8 @@ fn keep(
     }
 }
 
-fn item_of(step: &Step) -> Option<Item> {
-    Some(match &step.action {
+fn item_of(action: &Action) -> Option<Item> {
+    Some(match action {
         Action::AddGroup { name, .. } => Item::Group(name.clone()),
         Action::AddUser(user) | Action::ChangeUser(user) => Item::User(user.name.clone()),
         Action::SetMember { user, group, .. } => Item::Member(user.clone(), group.clone()),
@@ -204,12 +205,14 @@ fn item_of(step: &Step) -> Option<Item> {
         | Action::SetAccess { path, .. }
         | Action::WriteFile { path, .. }
         | Action::Download { path, .. }
+        | Action::UnpackFile { path, .. }
         | Action::Link { path, .. } => Item::Path(path.clone()),
         Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
         Action::Mask { unit, .. } => Item::Masked(unit.clone()),
         Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
         Action::SetSysctl { name, .. } => Item::Sysctl(name.clone()),
         Action::OwnBelow { .. }
+        | Action::Unpack { .. }
         | Action::LoadModules
         | Action::Reload
         | Action::Restart { .. }
@@ -239,7 +242,9 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
         (Action::WriteFile { content, ids, .. }, _) => {
             file(*ids, Sha256::from_bytes(sha2::Sha256::digest(&content.0).into()))
         }
-        (Action::Download { digest, ids, .. }, _) => file(*ids, *digest),
+        (Action::Download { digest, ids, .. } | Action::UnpackFile { digest, ids, .. }, _) => {
+            file(*ids, *digest)
+        }
         (Action::Link { target, owner, .. }, _) => Shape::Link { target: target.clone(), owner: *owner },
         (Action::Mask { masked, .. }, _) => Shape::Is(*masked),
         (Action::Enable { .. } | Action::Start { .. }, _) => Shape::Is(true),

@@ -867,7 +867,8 @@ impl<'a> Agent<'a> {
         let resources = &target.revision.resources;
         let (units, links) = unit::to_watch(&self.host.root, resources);
         let own = ACCOUNT_FILES.iter().chain(&[PAUSED]).map(|path| (*path).to_owned());
-        let paths = own.chain(resources.iter().filter_map(resource::path_of)).chain(links).collect();
+        let watched = resources.iter().flat_map(|one| resource::watched(&self.host, one));
+        let paths = own.chain(watched).chain(links).collect();
         self.listen_to(units, paths);
     }
 

@@ -77,7 +77,9 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
             | Resource::File(_)
             | Resource::Binary(_)
             | Resource::Symlink(_)
-            | Resource::Module(_) => {}
+            | Resource::Module(_)
+            // What is in one is known to the planner.
+            | Resource::Archive(_) => {}
         }
     }
     claims
@@ -150,6 +152,8 @@ pub(crate) fn plan(
     let unclaimed: Vec<(&Item, &Entry)> = ledger
         .entries()
         .filter(|(item, entry)| !entry.given_up && !claimed.contains(*item))
+        // It may be in an archive; that is known when this is planned again, before anything is changed.
+        .filter(|(item, _)| !planner.is_unread(item))
         .filter(|(item, _)| !matches!(item, Item::Group(name) | Item::User(name) if named.contains(name)))
         .collect();
     let spared = spared(&unclaimed, from_pod, planner);
@@ -506,6 +510,10 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             Resource::Directory(directory) => &directory.access,
             Resource::File(file) => &file.access,
             Resource::Binary(binary) => &binary.access,
+            Resource::Archive(archive) => {
+                named.extend([archive.owner.to_string(), archive.group.to_string()]);
+                continue;
+            }
             Resource::User(user) => {
                 // Without one it has that of its own name.
                 named.extend(user.groups.iter().map(ToString::to_string));

@@ -109,6 +109,7 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
         let restart = match resource {
             Resource::File(file) => &file.restart,
             Resource::Binary(binary) => &binary.restart,
+            Resource::Archive(archive) => &archive.restart,
             Resource::Group(_)
             | Resource::User(_)
             | Resource::Directory(_)
@@ -423,6 +424,7 @@ pub(crate) fn to_observe<'a>(
             Resource::Unit(unit) if !unit.name.is_template() => _ = names.insert(unit.name.to_string()),
             Resource::File(file) => names.extend(file.restart.iter().map(ToString::to_string)),
             Resource::Binary(binary) => names.extend(binary.restart.iter().map(ToString::to_string)),
+            Resource::Archive(archive) => names.extend(archive.restart.iter().map(ToString::to_string)),
             Resource::Unit(_)
             | Resource::Group(_)
             | Resource::User(_)

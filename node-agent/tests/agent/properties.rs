@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
+use sha2::Digest;
 
+use crate::archives::Tar;
 use crate::support::{Machine, lines, try_request};
 
 /// Few paths, so that they meet: in one spec, and on the host. Those of directories and of files mostly fit together;
@@ -101,6 +103,36 @@ prop_compose! {
     }
 }
 
+/// What is in the archive that specs may have; it meets their other paths.
+fn packed() -> Vec<u8> {
+    Tar::default()
+        .file("f", "a")
+        .file("new", "n")
+        .directory("a", 0o700)
+        .file("a/h", "ab")
+        .file("a/b/deep", "d")
+        .link("s", "a/h")
+        .end()
+}
+
+prop_compose! {
+    fn archive()(
+        into in mostly(&["/d", "/opt", "/e"], DIRECTORIES), owner in mostly(OWNERS, &["x"]),
+        include in prop_oneof![Just(vec![]), Just(vec!["a/**"]), Just(vec!["*"])], strip in prop_oneof![4 => Just(0), 1 => Just(1)],
+        restart in any::<bool>(),
+    ) -> Value {
+        let digest = hex::encode(sha2::Sha256::digest(packed()));
+        let mut archive = json!({
+            "name": "packed", "url": "file:///srv/packed.tar", "sha256": {"amd64": digest, "arm64": digest},
+            "into": into, "owner": owner, "include": include, "strip": strip,
+        });
+        if restart {
+            archive["onChange"] = json!({"restart": ["run.service"]});
+        }
+        archive
+    }
+}
+
 prop_compose! {
     fn unit()(name in pick(&["run.service", "new.service"]), content in "[ab]", enabled in any::<Option<bool>>(), active in any::<Option<bool>>(), drop_in in any::<bool>()) -> Value {
         let mut unit = json!({
@@ -123,7 +155,7 @@ prop_compose! {
 prop_compose! {
     fn spec()(
         groups in (group("k"), group("m")), users in (user("k"), user("m")), directories in some_of(directory(), 6),
-        files in some_of(file(), 3), symlinks in some_of(symlink(), 2), units in some_of(unit(), 2), root in any::<bool>(),
+        files in some_of(file(), 3), symlinks in some_of(symlink(), 2), archives in some_of(archive(), 1), units in some_of(unit(), 2), root in any::<bool>(),
     ) -> Value {
         let mut directories = directories;
         if root {
@@ -135,6 +167,7 @@ prop_compose! {
             "directories": without_doubles(directories, "path"),
             "files": without_doubles(files, "path"),
             "symlinks": without_doubles(symlinks, "path"),
+            "archives": archives,
             "units": without_doubles(units, "name"),
         })
     }
@@ -165,9 +198,10 @@ fn before() -> impl Strategy<Value = Vec<Before>> {
 fn machine(before: &[Before]) -> Machine {
     use std::os::unix::fs::{PermissionsExt, lchown, symlink};
     let machine = Machine::new();
-    for directory in ["/d/a", "/e", "/u"] {
+    for directory in ["/d/a", "/e", "/u", "/srv"] {
         machine.directory(directory);
     }
+    std::fs::write(machine.path("/srv/packed.tar"), packed()).expect("write");
     for entry in before {
         // What does not fit with what is there already is left out.
         match entry {
@@ -231,6 +265,7 @@ fn apply_does_what_plan_says_and_then_nothing_is_left() {
         let Ok(request) = try_request("workers", spec, &Default::default()) else { return Ok(false) };
         let machine = machine(&before);
         run(async {
+            machine.fetch(&request).await;
             let untouched = machine.untouched();
             let plan = machine.plan(&request).await;
             prop_assert_eq!(machine.untouched(), untouched, "a plan changes nothing");
@@ -262,6 +297,8 @@ fn a_run_stopped_anywhere_is_finished_by_the_next() {
         let Ok(request) = try_request("workers", spec, &Default::default()) else { return Ok(false) };
         let (whole, parts) = (machine(&before), machine(&before));
         run(async {
+            // What is in an archive may be one of the problems.
+            whole.fetch(&request).await;
             if !whole.plan(&request).await.problems.is_empty() {
                 return Ok(false);
             }
@@ -301,7 +338,7 @@ fn apply_then_revert_leaves_the_host_as_it_was() {
 
 #[test]
 fn an_entry_that_leaves_the_spec_leaves_the_host_as_if_it_had_never_been_there() {
-    let lists = ["directories", "files", "symlinks", "units"];
+    let lists = ["directories", "files", "symlinks", "archives", "units"];
     check((spec(), before(), any::<proptest::sample::Index>()), |(spec, before, index)| {
         let all: Vec<(&str, usize)> = lists
             .iter()

@@ -308,6 +308,14 @@ impl Machine {
         engine::plan(&self.host(), request).await.expect("a plan")
     }
 
+    /// Fetches what a request needs, and changes nothing besides.
+    pub(crate) async fn fetch(&self, request: &Request) {
+        let host = self.host();
+        let plan = engine::plan(&host, request).await.expect("a plan");
+        // What fails here fails again where it is looked at.
+        let _ = engine::fetch(&host, &plan, &Quiet, &CancellationToken::new()).await;
+    }
+
     pub(crate) async fn apply(&self, request: &Request) -> Result<Vec<Change>, Failure> {
         self.apply_until(request, usize::MAX).await
     }
@@ -363,7 +371,10 @@ impl Machine {
     ) -> Result<Vec<Change>, Failure> {
         let plan = engine::plan(host, request).await.expect("a plan");
         let stop = CancellationToken::new();
+        let has_downloads = plan.has_downloads(host).expect("a cache");
         engine::fetch(host, &plan, &Quiet, &stop).await?;
+        // As whoever applies does: what is in an archive is known only now.
+        let plan = if has_downloads { engine::plan(host, request).await.expect("a plan") } else { plan };
         // A process that another test is just starting holds all locks of this one for a moment.
         let lock = host.state.lock(|| {}).await.expect("a lock");
         if changes == usize::MAX {
