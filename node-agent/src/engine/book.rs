@@ -53,6 +53,10 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     let mut ledger = notes.ledger.clone();
     let accounts = Accounts::load(&host.root)?;
     let look = |item: &Item| items::look(host, &accounts, &notes.units, item);
+    // Before anything is given away: what has no entry any more, a recursive directory remembers.
+    for item in notes.settled.iter().filter(|item| matches!(item, Item::Path(_))) {
+        ledger.release(item);
+    }
     for (from, to) in &notes.moved {
         ledger.moved(from, to);
     }
