@@ -112,6 +112,13 @@ impl Plan {
         Ok(false)
     }
 
+    /// The archives of which nobody on this host has read yet what is in them: to fetch them changes nothing, and tells
+    /// what there is to change.
+    pub fn unread(&self) -> BTreeSet<&str> {
+        let is_unread = |step: &&Step| matches!(step.action, Action::Unpack { parts: None, .. });
+        self.steps.iter().filter(is_unread).map(|step| step.change.resource.as_str()).collect()
+    }
+
     /// Whether it starts or restarts units: they may end soon after.
     pub fn has_starts(&self) -> bool {
         self.steps.iter().any(|step| step.action.starts())

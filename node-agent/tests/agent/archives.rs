@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::Digest;
 use tar::{EntryType, Header};
 
+use crate::api::{Api, with_agent};
 use crate::support::{Machine, lines, reasons, request, try_request};
 
 /// A tar with whatever name and kind.
@@ -517,6 +518,55 @@ async fn a_cache_that_was_lost_is_no_reason_to_touch_anything() {
     let plan = machine.plan(&spec).await;
     assert_eq!(plan.changes().count(), 1, "fetched again: {:?}", lines(plan.changes()));
     assert_eq!(machine.apply(&spec).await.unwrap(), [], "and found as it shall be");
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn the_agent_fetches_before_it_asks_for_a_permit_and_watches_what_it_unpacked() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.systemd.set("containerd.service", "active");
+    let more = json!({"onChange": {"restart": ["containerd.service"]}});
+    let archive = archive(&machine, "a.tgz", &gzip(&plugins().end()), more);
+    let name = api.put(&spec(archive), None);
+    // Nothing but inotify tells of drift.
+    let tell = |drift: Value, permit: &str| {
+        api.tell(json!({"revision": name, "drift": drift, "permit": {"id": 1, "disruption": permit}}));
+    };
+    let report = json!({"policy": "Report", "interval": "1h"});
+    tell(report.clone(), "None");
+    with_agent(&machine, &api, async {
+        let status = api.until_status("its plan", |status| status["reason"] == "NeedsPermit").await;
+        assert_eq!(status["changes"][1]["change"], "unpack 8 entries into /opt/cni, root:root");
+        assert!(!machine.is_there("/opt/cni"));
+        tell(report.clone(), "Restart");
+        api.until_phase("Ready").await;
+        std::fs::remove_file(machine.path("/opt/cni/bin/vlan")).unwrap();
+        let status = api.until_status("the drift", |status| status["drifted"].is_array()).await;
+        assert_eq!(status["drifted"], json!(["archive plugins lacked bin/vlan"]));
+        tell(json!({"interval": "1h"}), "Restart");
+        let is_made = |status: &Value, change: &str| {
+            let changes = status["changes"].as_array().map(Vec::as_slice).unwrap_or_default();
+            status["phase"] == "Ready" && changes.iter().any(|one| one["change"] == change)
+        };
+        let one = "unpack bin/vlan into /opt/cni, root:root";
+        api.until_status("the repair", |status| is_made(status, one)).await;
+        assert_eq!(machine.read("/opt/cni/bin/vlan"), "\x7fELF bridge");
+        std::fs::remove_dir_all(machine.path("/opt/cni")).unwrap();
+        let all = "unpack 8 entries into /opt/cni, root:root";
+        api.until_status("another", |status| is_made(status, all)).await;
+    })
+    .await;
+    // A process that finds the cache gone tells of no drift that is none.
+    std::fs::remove_dir_all(machine.path("/var/lib/nodebootstrap/.cache")).unwrap();
+    let before = machine.tree();
+    tell(report, "None");
+    with_agent(&machine, &api, async {
+        api.until("a look", |objects| objects.statuses.last().is_some_and(|s| s["permitId"] == 1)).await;
+        api.tell(json!({"revision": name, "drift": {"policy": "Report"}, "permit": {"id": 9, "disruption": "None"}}));
+        let status = api.until_status("the permit", |status| status["permitId"] == 9).await;
+        assert_eq!((&status["phase"], &status["drifted"]), (&json!("Ready"), &Value::Null), "{status}");
+    })
+    .await;
     assert_eq!(machine.tree(), before);
 }
 

@@ -123,7 +123,7 @@ prop_compose! {
     ) -> Value {
         let digest = hex::encode(sha2::Sha256::digest(packed()));
         let mut archive = json!({
-            "name": "packed", "url": "file:///srv/packed.tar", "sha256": {"amd64": digest, "arm64": digest},
+            "name": "packed", "url": "file:///var/lib/nodebootstrap-images/packed.tar", "sha256": {"amd64": digest, "arm64": digest},
             "into": into, "owner": owner, "include": include, "strip": strip,
         });
         if restart {
@@ -198,10 +198,12 @@ fn before() -> impl Strategy<Value = Vec<Before>> {
 fn machine(before: &[Before]) -> Machine {
     use std::os::unix::fs::{PermissionsExt, lchown, symlink};
     let machine = Machine::new();
-    for directory in ["/d/a", "/e", "/u", "/srv"] {
+    // The last is no part of what is compared.
+    let images = "/var/lib/nodebootstrap-images";
+    for directory in ["/d/a", "/e", "/u", images] {
         machine.directory(directory);
     }
-    std::fs::write(machine.path("/srv/packed.tar"), packed()).expect("write");
+    std::fs::write(machine.path(&format!("{images}/packed.tar")), packed()).expect("write");
     for entry in before {
         // What does not fit with what is there already is left out.
         match entry {

@@ -59,7 +59,8 @@ pub(crate) async fn each_kind_is_made_repaired_and_put_back(lab: &Lab) -> Result
         lab.wait_host(&node, &["sh", "-c", "ls /opt/tools/bin; /opt/tools/bin/tool"], "old\ntool\n1").await?;
     }
     archive("2", "tools/bin/new").await?;
-    let made = "/opt/tools:\nbin\n\n/opt/tools/bin:\nnew\ntool\n2\n../etc/issue\ngames\nours\n1\n7\nmasked\n1";
+    let made =
+        "/opt/tools:\nbin\n\n/opt/tools/bin:\nnew\ntool\n2\n../etc/issue\ngames\nours\n1\n7\nmasked\n1";
     for node in lab.nodes()? {
         lab.wait_host(&node, &["sh", "-c", SHOWN], made).await?;
     }
