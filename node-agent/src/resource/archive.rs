@@ -164,6 +164,14 @@ pub(crate) fn watched(host: &Host, archive: &Archive) -> Vec<String> {
     std::iter::once(archive.into.to_string()).chain(inside).collect()
 }
 
+/// A place in the directory that an archive goes to. Whatever its name: what counts is where it lies.
+pub(crate) fn directory(
+    archive: &Archive,
+    mut place: impl FnMut(&str) -> Result<Place, HostError>,
+) -> Result<Place, HostError> {
+    place(&format!("{}/.", archive.into))
+}
+
 /// Finds where an archive goes, and all that is unpacked of it.
 ///
 /// # Errors
@@ -174,8 +182,7 @@ pub(crate) fn locate(
     mut place: impl FnMut(&str) -> Result<Place, HostError>,
 ) -> Result<Located, (&'static str, String)> {
     let told = |error: &HostError| (error.reason(), error.to_string());
-    // Whatever its name: what counts is the directory that it lies in.
-    let into = place(&format!("{}/.", archive.into)).map_err(|error| told(&error))?;
+    let into = directory(archive, &mut place).map_err(|error| told(&error))?;
     let Some(index) = index(host, archive) else { return Ok(Located { into, placed: None }) };
     let chosen = choose(archive, &index).map_err(|refused| told(&HostError::Archive(refused.to_string())))?;
     let mut placed = Vec::new();

@@ -422,8 +422,7 @@ impl<'a> Planner<'a> {
         taken: &mut BTreeMap<(&str, String), String>,
         skip: &mut BTreeMap<String, Skip>,
     ) {
-        let is_archive = |resource: &&Resource| matches!(resource, Resource::Archive(_));
-        if !own.iter().any(|resource| is_archive(&resource)) {
+        if !own.iter().any(|resource| matches!(resource, Resource::Archive(_))) {
             return;
         }
         let mut directories = |resources: &mut dyn Iterator<Item = &Resource>| -> BTreeSet<String> {
@@ -437,7 +436,11 @@ impl<'a> Planner<'a> {
             let mut located = match archive::locate(self.host, archive, |path| finder.locate(path)) {
                 Ok(located) => located,
                 Err((reason, message)) => {
-                    self.unread.push(archive.into.to_string());
+                    // Also where its directory can be found, and something in it not.
+                    let real = archive::directory(archive, |path| finder.locate(path)).ok();
+                    let written = archive.into.to_string();
+                    self.unread
+                        .extend(real.map(|into| into.parent().to_owned()).into_iter().chain([written]));
                     self.problem(resource, reason, message);
                     continue;
                 }
