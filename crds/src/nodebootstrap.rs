@@ -16,15 +16,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::RunMode;
 use crate::value::{
-    AccountComment, AccountName, AccountPath, AccountRef, BlockText, CommentSign, DropInName, HostPath,
-    LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, ProxyUrl, Sha256, SysctlValue,
-    Timeout, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, BlockText, CommentSign, DropInName,
+    HostPath, LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, ProxyUrl, Sha256,
+    SysctlValue, Timeout, UnitName, Url,
 };
 
-/// The most entries of each list of a spec but binaries, symlinks and parts of files. What bounds it is how much the API server lets CEL cost.
+/// The most entries of each list of a spec but binaries, archives, symlinks and parts of files. What bounds it is how much the API server lets CEL cost.
 pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
+/// The most archives of a spec.
+pub const MAX_ARCHIVES: usize = 32;
+/// The most leading folders that are taken off what is in an archive.
+pub const MAX_STRIP: i64 = 16;
 /// The most CA bundles of a spec.
 pub const MAX_CA_BUNDLES: usize = 8;
 
@@ -41,7 +45,7 @@ pub const MAX_SYMLINKS: usize = 100;
 /// The most parts of files of a spec.
 pub const MAX_FILE_PARTS: usize = 100;
 
-/// The state that selected nodes shall have: groups, users, directories, files, parts of files, binaries, symbolic links
+/// The state that selected nodes shall have: groups, users, directories, files, parts of files, binaries, archives, symbolic links
 /// and systemd units. When an entry leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
@@ -137,6 +141,14 @@ pub struct NodeBootstrapSpec {
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub binaries: Vec<Binary>,
+
+    /// Archives to download and unpack, each verified by its digest before anything of it is looked at: tar, tar.gz,
+    /// tar.xz and tar.zst. At most 32. Example: [{name: cni-plugins, into: /opt/cni/bin,
+    /// url: "https://example.com/cni-plugins-linux-{arch}.tgz", sha256: {amd64: "<64 hex>"}}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub archives: Vec<Archive>,
 
     /// Symbolic links that shall exist. What they lead to need not be there. Their directory must be there or be in
     /// directories. At most 100. Example: [{path: /usr/local/bin/kubectl, target: /opt/kubernetes/bin/kubectl}].
@@ -580,6 +592,61 @@ pub struct Binary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// What happens after the content changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnChange>,
+}
+
+/// An archive that is downloaded, verified and unpacked. Each file and link of it is then kept as if it stood in the spec:
+/// repaired, and removed when the archive leaves the spec or a new version of it has no such file. Directories that are
+/// missing are made; those that are there stay as they are. An archive that holds a device, a path or link that leads out
+/// of its folder, one name twice, more than 10000 entries or more than 4 GiB is refused, and so is a zip.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.sha256) && size(self.sha256) > 0").message("sha256 is missing: give the digest for each architecture, as in sha256: {amd64: \"<64 hex digits>\"}"),
+    validation = Rule::new("!has(self.sha256) || self.sha256.all(a, a in ['amd64', 'arm64'])").message("sha256 is given for each architecture: the keys are amd64 and arm64"),
+    validation = Rule::new("!has(self.include) || !self.include.exists(p, p.startsWith('/'))").message("include: a pattern is that of a path in the archive, without a / in front, as in: bin/*")
+)]
+pub struct Archive {
+    /// What messages call it. Example: cni-plugins.
+    pub name: ArchiveName,
+    /// Where it is fetched from. {arch} stands for the node's architecture, amd64 or arm64; redirects are followed. A
+    /// file that is on the node already is taken with file:// and its path. Example: file:///opt/images/cni.tgz.
+    pub url: Url,
+    /// Other places with the same file, tried in this order when url fails. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub mirrors: Vec<Url>,
+    /// The SHA-256 digest of the archive for each architecture that is among the selected nodes, 64 hexadecimal digits. A
+    /// node whose architecture is not listed reports an error. Example: {amd64: "<64 hex>", arm64: "<64 hex>"}.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub sha256: BTreeMap<String, Sha256>,
+    /// The directory that it is unpacked into. It must be there or be in directories. Example: /opt/cni/bin.
+    pub into: HostPath,
+    /// How many leading folders are taken off each path in the archive; what has no more of them is left out. 0 to 16.
+    /// Default: 0. Example: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 16))]
+    pub strip: Option<i64>,
+    /// What of it is unpacked: patterns of whole paths in it, after strip. * stands for anything but a slash, ** for
+    /// anything, ? for one character. At most 32. Default: all of it. Example: ["bin/*"].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub include: Vec<String>,
+    /// The user that owns what is unpacked, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<AccountRef>,
+    /// The group that owns what is unpacked, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<AccountRef>,
+    /// Whether programs in it keep their set-uid and set-gid bits. Modes are else those of the archive, but nobody besides
+    /// the owner may write. Default: false, and an archive that has such a program is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setuid: Option<bool>,
+    /// What happens after content of it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_change: Option<OnChange>,
 }

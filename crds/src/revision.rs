@@ -18,8 +18,8 @@ use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy};
 use crate::validate;
 use crate::value::{
-    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    PartName, Sha256, SysctlName, SysctlValue, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, DropInName, HostPath, LinkTarget,
+    Mode, ModuleName, PartName, Sha256, SysctlName, SysctlValue, UnitName, Url,
 };
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
@@ -114,6 +114,8 @@ pub enum Resource {
     Sysctl(Sysctl),
     /// A part of a file that others own.
     Part(Part),
+    /// A downloaded archive, unpacked.
+    Archive(Archive),
 }
 
 /// A group that shall exist.
@@ -354,6 +356,40 @@ impl Part {
     }
 }
 
+/// An archive that is downloaded and unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Archive {
+    /// What messages call it.
+    pub name: ArchiveName,
+    /// The directory that it is unpacked into.
+    pub into: HostPath,
+    /// The user that owns what is unpacked.
+    pub owner: AccountRef,
+    /// The group that owns it.
+    pub group: AccountRef,
+    /// Where it comes from, in the order in which they are tried.
+    pub urls: Vec<Url>,
+    /// Its digest for each architecture.
+    pub sha256: BTreeMap<String, Sha256>,
+    /// How many leading folders are taken off.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub strip: u32,
+    /// Patterns of what is unpacked, sorted; none: all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// Whether set-uid and set-gid bits are kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub setuid: bool,
+    /// Units to restart, if they run, after content of it changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<UnitName>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A systemd unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -412,6 +448,7 @@ impl Resource {
             Self::Module(_) => "module",
             Self::Sysctl(_) => "sysctl",
             Self::Part(_) => "part",
+            Self::Archive(_) => "archive",
         }
     }
 
@@ -428,6 +465,7 @@ impl Resource {
             Self::Module(module) => module.name.as_str(),
             Self::Sysctl(sysctl) => sysctl.name.as_str(),
             Self::Part(part) => part.shown.as_str(),
+            Self::Archive(archive) => archive.name.as_str(),
         }
     }
 
@@ -435,8 +473,8 @@ impl Resource {
     /// one space, that of paths.
     pub fn claims(&self) -> Vec<(&'static str, String)> {
         match self {
-            // A module that two want is loaded for both.
-            Self::Module(_) => Vec::new(),
+            // A module that two want is loaded for both. What is in an archive is known on the host alone.
+            Self::Module(_) | Self::Archive(_) => Vec::new(),
             Self::Group(_) | Self::User(_) | Self::Sysctl(_) => vec![(self.kind(), self.name().to_owned())],
             Self::Directory(_) | Self::File(_) | Self::Binary(_) | Self::Symlink(_) => {
                 vec![(PATH, self.name().to_owned())]
@@ -591,7 +629,7 @@ pub enum RenderError {
     #[error("not found: {}: create it, or take the reference out", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Missing(Vec<Reference>),
     /// The revision is above [`MAX_BYTES`].
-    #[error("the revision has {bytes} bytes, at most {MAX_BYTES} are possible; the biggest entries: {}: make them smaller, or download them as binaries", .biggest.join(", "))]
+    #[error("the revision has {bytes} bytes, at most {MAX_BYTES} are possible; the biggest entries: {}: make them smaller, or download them as binaries or archives", .biggest.join(", "))]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -665,6 +703,7 @@ pub fn render(
             restart: restart(binary.on_change.as_ref()),
         })
     }));
+    resources.extend(spec.archives.iter().map(|archive| Resource::Archive(render_archive(archive))));
     resources.extend(spec.units.iter().map(|unit| {
         Resource::Unit(Unit {
             name: unit.name.clone(),
@@ -744,6 +783,24 @@ fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError
         proxy.no_proxy.dedup();
     }
     Ok(Trust { proxy, ca_bundles })
+}
+
+fn render_archive(archive: &nodebootstrap::Archive) -> Archive {
+    let mut include = archive.include.clone();
+    include.sort();
+    include.dedup();
+    Archive {
+        name: archive.name.clone(),
+        into: archive.into.clone(),
+        owner: archive.owner.clone().unwrap_or_else(AccountRef::root),
+        group: archive.group.clone().unwrap_or_else(AccountRef::root),
+        urls: std::iter::once(&archive.url).chain(&archive.mirrors).cloned().collect(),
+        sha256: archive.sha256.clone(),
+        strip: number(archive.strip).unwrap_or_default(),
+        include,
+        setuid: archive.setuid.unwrap_or(false),
+        restart: restart(archive.on_change.as_ref()),
+    }
 }
 
 /// A unit's drop-ins: files for which the unit is restarted.
@@ -839,9 +896,9 @@ fn render_user(user: &nodebootstrap::User) -> User {
     }
 }
 
-/// The schema's range is that of the kernel's ids, so that nothing is lost here.
-fn number(id: Option<i64>) -> Option<u32> {
-    id.and_then(|id| u32::try_from(id).ok())
+/// The schema's ranges are narrower than this type, so that nothing is lost here.
+fn number(number: Option<i64>) -> Option<u32> {
+    number.and_then(|number| u32::try_from(number).ok())
 }
 
 fn access(

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, Health, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES,
-    MAX_FILE_PARTS, MAX_GROUPS, MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS,
+    Directory, Health, LabelOperator, MAX_ARCHIVES, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES,
+    MAX_FILE_PARTS, MAX_GROUPS, MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_STRIP, MAX_SYMLINKS, MAX_SYSCTLS,
     MIN_INTERVAL, NodeBootstrapSpec,
 };
 use crate::revision::{Part, Unit, references, render_part, shown_part};
@@ -164,12 +164,13 @@ fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let bundles = spec.trust.iter().flat_map(|trust| &trust.ca_bundles);
     let parts: Vec<String> = spec.file_parts.iter().map(|part| shown_part(&part.path, &part.name)).collect();
-    let names: [(&str, Vec<&str>); 9] = [
+    let names: [(&str, Vec<&str>); 10] = [
         ("groups", spec.groups.iter().map(|group| group.name.as_str()).collect()),
         ("users", spec.users.iter().map(|user| user.name.as_str()).collect()),
         ("directories", spec.directories.iter().map(|directory| directory.path.as_str()).collect()),
         ("files", spec.files.iter().map(|file| file.path.as_str()).collect()),
         ("binaries", spec.binaries.iter().map(|binary| binary.path.as_str()).collect()),
+        ("archives", spec.archives.iter().map(|archive| archive.name.as_str()).collect()),
         ("symlinks", spec.symlinks.iter().map(|symlink| symlink.path.as_str()).collect()),
         ("fileParts", parts.iter().map(String::as_str).collect()),
         ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
@@ -178,6 +179,7 @@ fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     for (list, names) in names {
         let most = match list {
             "binaries" => MAX_BINARIES,
+            "archives" => MAX_ARCHIVES,
             "symlinks" => MAX_SYMLINKS,
             "fileParts" => MAX_FILE_PARTS,
             "trust.caBundles" => MAX_CA_BUNDLES,
@@ -231,7 +233,19 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
             ));
         }
     }
-    let below = files.keys().map(String::as_str).chain(spec.directories.iter().map(|d| d.path.as_str()));
+    for archive in &spec.archives {
+        if let Some(list) = files.get(archive.into.as_str()) {
+            problems.push(format!(
+                "archive {}: it is unpacked into {}, which is in {list} and no directory: name another one",
+                archive.name, archive.into
+            ));
+        }
+    }
+    let below = files
+        .keys()
+        .map(String::as_str)
+        .chain(spec.directories.iter().map(|directory| directory.path.as_str()))
+        .chain(spec.archives.iter().map(|archive| archive.into.as_str()));
     for path in below {
         if let Some(file) = parents(path).find(|parent| files.contains_key(*parent)) {
             problems.push(format!("{path} lies below {file}, which is no directory: move one of them"));
@@ -319,17 +333,37 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
             ));
         }
     }
-    for binary in &spec.binaries {
-        if binary.sha256.is_empty() {
+    let digests = spec.binaries.iter().map(|binary| (binary.path.to_string(), &binary.sha256));
+    let of_archives =
+        spec.archives.iter().map(|archive| (format!("archive {}", archive.name), &archive.sha256));
+    for (what, sha256) in digests.chain(of_archives) {
+        if sha256.is_empty() {
             problems.push(format!(
-                "{}: sha256 is missing: give the digest for each architecture, as in sha256: {{amd64: \"<64 hex digits>\"}}",
-                binary.path
+                "{what}: sha256 is missing: give the digest for each architecture, as in sha256: {{amd64: \"<64 hex digits>\"}}"
             ));
         }
-        if let Some(other) = binary.sha256.keys().find(|arch| !matches!(arch.as_str(), "amd64" | "arm64")) {
+        if let Some(other) = sha256.keys().find(|arch| !matches!(arch.as_str(), "amd64" | "arm64")) {
             problems.push(format!(
-                "{}: sha256 is given for each architecture: the keys are amd64 and arm64, not {other}",
-                binary.path
+                "{what}: sha256 is given for each architecture: the keys are amd64 and arm64, not {other}"
+            ));
+        }
+    }
+    for archive in &spec.archives {
+        let name = &archive.name;
+        if archive.strip.is_some_and(|strip| !(0..=MAX_STRIP).contains(&strip)) {
+            problems.push(format!("archive {name}: strip is a number from 0 to {MAX_STRIP}"));
+        }
+        if archive.include.len() > MAX_PATTERNS {
+            problems.push(format!(
+                "archive {name}: include has {} entries, at most {MAX_PATTERNS} are possible",
+                archive.include.len()
+            ));
+        }
+        let is_good =
+            |pattern: &str| (1..=MAX_PATTERN).contains(&pattern.chars().count()) && !pattern.starts_with('/');
+        if let Some(bad) = archive.include.iter().find(|pattern| !is_good(pattern)) {
+            problems.push(format!(
+                "archive {name}: include, {bad:?}: a pattern is that of a path in the archive, without a / in front, as in: bin/*"
             ));
         }
     }
@@ -341,6 +375,7 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let changes = spec.files.iter().map(|file| (file.path.as_str(), &file.on_change));
     let changes = changes.chain(spec.binaries.iter().map(|binary| (binary.path.as_str(), &binary.on_change)));
     let changes = changes.chain(spec.file_parts.iter().map(|part| (part.path.as_str(), &part.on_change)));
+    let changes = changes.chain(spec.archives.iter().map(|one| (one.name.as_str(), &one.on_change)));
     for (path, on_change) in changes {
         let mut units = on_change.iter().flat_map(|on_change| &on_change.restart);
         if let Some(unit) = units.find(|unit| unit.is_template()) {
@@ -435,6 +470,15 @@ mod tests {
         let mut spec: NodeBootstrapSpec = serde_saphyr::from_str(yaml).expect("a spec");
         spec.all_nodes.get_or_insert(true);
         spec
+    }
+
+    /// Archives of one name, with these fields besides.
+    fn archives(fields: &[&str]) -> String {
+        let digest = "0".repeat(64);
+        let one = |field: &&str| {
+            format!("{{name: a, url: 'http://a', into: /a/b, sha256: {{amd64: '{digest}'}}, {field}}}")
+        };
+        format!("archives: [{}]", fields.iter().map(one).collect::<Vec<_>>().join(", "))
     }
 
     #[test]
@@ -534,6 +578,13 @@ mod tests {
                 "/a: inside.directoryMode has no set-uid",
             ),
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
+            ("archives: [{name: a, url: 'http://a', into: /a}]", "archive a: sha256 is missing"),
+            (&archives(&["", ""]), "archives: a is there twice"),
+            (&archives(&["strip: 17"]), "archive a: strip is a number from 0 to 16"),
+            (&archives(&["include: [/bin/a]"]), "archive a: include, \"/bin/a\": a pattern"),
+            (&archives(&["onChange: {restart: [t@.service]}"]), "is a template"),
+            (&format!("files: [{{path: /a, content: ''}}]\n{}", archives(&[""])), "/a/b lies below /a"),
+            (&format!("files: [{{path: /a/b, content: ''}}]\n{}", archives(&[""])), "unpacked into /a/b"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
             ("drift: {interval: 9s}", "drift.interval: at least 10s"),

@@ -311,6 +311,13 @@ text_type! {
 }
 
 text_type! {
+    /// Name of an archive, for messages and `drift`: a-z, 0-9, `-` and `.`, at most 63 characters. Example: `cni-plugins`.
+    ArchiveName, max 63, ARCHIVE_RULES = [
+        must(r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", "an archive's name has a-z, 0-9, - and . only, and begins and ends with a letter or digit, as in: cni-plugins"),
+    ]
+}
+
+text_type! {
     /// Where a download lies: http or https, no credentials; or file:// and the path of a file that is on the node already. `{arch}` stands for amd64 or arm64. Example: `https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet`, `file:///opt/images/kubelet`.
     Url, max 1024, URL_RULES = [
         must(r"^(https?|file)://", "a URL starts with https:// or http://, or with file:/// for a file that is on the node already"),
@@ -595,6 +602,7 @@ const ALL_RULES: &[&[Rule]] = &[
     MODULE_RULES,
     SYSCTL_RULES,
     SYSCTL_VALUE_RULES,
+    ARCHIVE_RULES,
     URL_RULES,
     PROXY_URL_RULES,
     NO_PROXY_RULES,

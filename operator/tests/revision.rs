@@ -63,6 +63,11 @@ fn fuller() -> Value {
     spec["units"][0]["masked"] = json!(false);
     spec["kernel"] = json!({"modules": ["overlay"], "sysctls": {"net.ipv4.ip_forward": "1"}});
     spec["users"][0]["groups"] = json!(["others"]);
+    spec["archives"] = json!([{
+        "name": "plugins", "url": "https://a.example/a.tgz", "mirrors": ["https://b.example/a.tgz"],
+        "sha256": {"amd64": "00".repeat(32)}, "into": "/opt/cni/bin", "strip": 1, "include": ["bin/*"],
+        "owner": "root", "group": "root", "setuid": true, "onChange": {"restart": ["kubelet.service"]},
+    }]);
     spec["users"][0]["comment"] = json!("Kubernetes");
     spec["users"][0]["locked"] = json!(true);
     spec["directories"][1]["recursive"] = json!(true);
@@ -135,6 +140,18 @@ fn every_input_is_in_the_name() {
         ("/kernel/modules", json!(["br_netfilter"])),
         ("/kernel/sysctls", json!({"net.ipv4.ip_forward": "0"})),
         ("/kernel/sysctls", json!({"net.ipv6.conf.all.forwarding": "1"})),
+        ("/archives/0/name", json!("others")),
+        ("/archives/0/url", json!("https://c.example/a.tgz")),
+        ("/archives/0/mirrors", json!([])),
+        ("/archives/0/sha256/amd64", json!("01".repeat(32))),
+        ("/archives/0/into", json!("/opt/cni")),
+        ("/archives/0/strip", json!(2)),
+        ("/archives/0/include", json!([])),
+        ("/archives/0/owner", json!("kubernetes")),
+        ("/archives/0/group", json!("kubernetes")),
+        ("/archives/0/setuid", json!(false)),
+        ("/archives/0/onChange/restart", json!([])),
+        ("/archives", json!([])),
         ("/users/0/comment", json!("")),
         ("/users/0/comment", Value::Null),
         ("/users/0/locked", Value::Null),

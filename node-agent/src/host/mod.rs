@@ -9,6 +9,7 @@
 //! | [`kernel`] | names of modules and settings ► whether they are loaded, what their values are |
 //! | [`kubelet`], [`journal`] | the kubelet ► how the node is; a unit ► the last lines that it wrote |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
+//! | [`archive`] | the bytes of an archive ► what is in it, or why it is refused |
 //! | [`disk`] | a place ► whether its disk takes more, and what is locked on it |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
 //! | [`items`] | a thing of the ledger ► how it is now |
@@ -19,6 +20,7 @@
 //! | [`local`] | files of the place where a command is run |
 
 pub mod accounts;
+pub mod archive;
 pub mod cache;
 pub mod digest;
 pub mod disk;

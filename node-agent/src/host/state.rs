@@ -36,8 +36,8 @@ use crate::ledger::Ledger;
 use crate::resource::Payload;
 use crate::switch::Switch;
 
-/// The largest state file that is read: a revision and what JSON adds to it.
-const MAX_FILE: u64 = 8 << 20;
+/// The largest state file that is read: the paths of all that a ledger may have, with less to say of each.
+const MAX_FILE: u64 = MAX_LEDGER;
 /// The largest ledger: owners of a hundred thousand entries in each of a few directories.
 const MAX_LEDGER: u64 = 64 << 20;
 /// The file that pauses the host.

@@ -110,6 +110,7 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
             Resource::File(file) => &file.restart,
             Resource::Binary(binary) => &binary.restart,
             Resource::Part(part) => &part.restart,
+            Resource::Archive(archive) => &archive.restart,
             Resource::Group(_)
             | Resource::User(_)
             | Resource::Directory(_)
@@ -157,8 +158,9 @@ fn plan_reload(planner: &mut Planner<'_>) {
     if !planner.host.systemd.is_running() {
         return;
     }
-    let writes = planner.steps.iter().any(|step| match &step.action {
+    let writes = planner.steps.iter().flat_map(|step| step.action.parts()).any(|action| match action {
         Action::WriteFile { path, .. }
+        | Action::UnpackFile { path, .. }
         | Action::Link { path, .. }
         | Action::EditPart { path, .. }
         | Action::RemoveFile { path }
@@ -426,6 +428,7 @@ pub(crate) fn to_observe<'a>(
             Resource::File(file) => names.extend(file.restart.iter().map(ToString::to_string)),
             Resource::Binary(binary) => names.extend(binary.restart.iter().map(ToString::to_string)),
             Resource::Part(part) => names.extend(part.restart.iter().map(ToString::to_string)),
+            Resource::Archive(archive) => names.extend(archive.restart.iter().map(ToString::to_string)),
             Resource::Unit(_)
             | Resource::Group(_)
             | Resource::User(_)

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod api;
+mod archives;
 mod command_line;
 mod crashes;
 mod downloads;

@@ -309,6 +309,14 @@ impl Machine {
         engine::plan(&self.host(), request).await.expect("a plan")
     }
 
+    /// Fetches what a request needs, and changes nothing besides.
+    pub(crate) async fn fetch(&self, request: &Request) {
+        let host = self.host();
+        let plan = engine::plan(&host, request).await.expect("a plan");
+        // What fails here fails again where it is looked at.
+        let _ = engine::fetch(&host, &plan, &Quiet, &CancellationToken::new()).await;
+    }
+
     pub(crate) async fn apply(&self, request: &Request) -> Result<Vec<Change>, Failure> {
         self.apply_until(request, usize::MAX).await
     }
@@ -397,7 +405,16 @@ impl Machine {
         changes: usize,
     ) -> Result<Vec<Change>, Failure> {
         let stop = CancellationToken::new();
+        let has_downloads = plan.has_downloads(host).expect("a cache");
         engine::fetch(host, plan, &Quiet, &stop).await?;
+        // As whoever applies does: what is in an archive is known only now.
+        let mut again = None;
+        if has_downloads {
+            let mut with_archives = engine::plan(host, request).await.expect("a plan");
+            with_archives.held = plan.held;
+            again = Some(with_archives);
+        }
+        let plan = again.as_ref().unwrap_or(plan);
         // A process that another test is just starting holds all locks of this one for a moment.
         let lock = host.state.lock(|| {}).await.expect("a lock");
         if changes == usize::MAX {

@@ -42,6 +42,16 @@ fn parts(change: Value) -> Value {
     spec(json!({"fileParts": [part(change)]}))
 }
 
+fn archive(change: Value) -> Value {
+    let mut archive =
+        json!({"name": "x", "url": "https://a/x", "sha256": {"amd64": DIGEST}, "into": "/opt/x"});
+    if let (Some(archive), Value::Object(change)) = (archive.as_object_mut(), change) {
+        archive.extend(change);
+        archive.retain(|_, value| !value.is_null());
+    }
+    spec(json!({"archives": [archive]}))
+}
+
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 fn trust(trust: Value) -> Value {
@@ -139,6 +149,13 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (binary(json!({"sha256": {"amd64": "abc"}})), "64 hexadecimal digits"),
         (binary(json!({"sha256": {"amd64": "z".repeat(64)}})), "64 hexadecimal digits"),
         (binary(json!({"sha256": {"x86_64": DIGEST}})), "the keys are amd64 and arm64"),
+        (archive(json!({"sha256": null})), "sha256 is missing: give the digest"),
+        (archive(json!({"sha256": {"x86_64": DIGEST}})), "the keys are amd64 and arm64"),
+        (archive(json!({"name": "A b"})), "begins and ends with a letter or digit"),
+        (archive(json!({"into": "opt"})), "write /etc/example, not etc/example"),
+        (archive(json!({"strip": 17})), "less than or equal to 16"),
+        (archive(json!({"include": ["/bin/x"]})), "without a / in front, as in: bin/*"),
+        (archive(json!({"onChange": {"restart": ["a@.service"]}})), "name the instances"),
         (binary(json!({"url": "ftp://a/x"})), "starts with https:// or http://"),
         (binary(json!({"url": "file://x/y"})), "as in: file:///opt/images/kubelet"),
         (binary(json!({"url": "file:///x/../y"})), "the path of one file as it is on the node"),
@@ -330,6 +347,20 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
                 .map(|i| match i % 2 {
                     0 => json!({"path": path("part", i), "name": "n".repeat(63), "block": "x".repeat(4096), "comment": "#".repeat(8)}),
                     _ => json!({"path": path("part", i), "name": "n".repeat(63), "line": "x".repeat(1024), "replaces": "x".repeat(256)}),
+                })
+                .collect(),
+        ),
+        (
+            "archives",
+            (0..32)
+                .map(|i| {
+                    let url = format!("https://example.com/{}", "u".repeat(300));
+                    json!({
+                        "name": format!("a{i:02}{}", "x".repeat(60)), "url": url, "mirrors": vec![url.clone(); 8],
+                        "sha256": {"amd64": DIGEST, "arm64": DIGEST}, "into": path("archive", i), "strip": 16,
+                        "include": (0..32).map(|p| format!("{p:02}{}", "p".repeat(254))).collect::<Vec<_>>(),
+                        "owner": "o".repeat(32), "setuid": true, "onChange": {"restart": ["a.service"]},
+                    })
                 })
                 .collect(),
         ),

@@ -1,6 +1,6 @@
-//! Links, parts of files, modes inside directories, drop-ins, masks, memberships, comments, locks and kernel settings: made,
-//! repaired, and put back, on a real systemd and a real kernel. The machines share one kernel, so that only a setting of
-//! their own network namespaces is touched.
+//! Archives, links, parts of files, modes inside directories, drop-ins, masks, memberships, comments, locks and kernel
+//! settings: made, repaired, and put back, on a real systemd and a real kernel. The machines share one kernel, so that only
+//! a setting of their own network namespaces is touched.
 
 use std::time::Instant;
 
@@ -29,6 +29,9 @@ spec:
   - {path: /etc/kinds/theirs, name: kinds, line: "A=ours", replaces: "A="}
   directories:
   - {path: /etc/kinds, group: games, recursive: true, inside: {fileMode: "0640", directoryMode: "0750"}}
+  - {path: /opt/tools}
+  archives:
+  - {name: tools, url: "URL", sha256: {amd64: DIGEST, arm64: DIGEST}, into: /opt/tools, strip: 1, include: ["bin/*"]}
   units:
   - name: kinds.service
     content: |
@@ -41,7 +44,7 @@ spec:
 "#;
 
 /// What of them a machine shows, in one line.
-const SHOWN: &str = "readlink /opt/kinds; getent group extra | cut -d: -f4; getent passwd games | cut -d: -f5; \
+const SHOWN: &str = "ls /opt/tools /opt/tools/bin; /opt/tools/bin/tool; readlink /opt/kinds; getent group extra | cut -d: -f4; getent passwd games | cut -d: -f5; \
     grep -c '^games:!' /etc/shadow; systemctl show -P Nice kinds.service; \
     tail -1 /etc/systemd/system/kinds.service.d/10-nice.conf; systemctl is-active kinds.service; \
     systemctl is-enabled systemd-tmpfiles-clean.timer; getent hosts registry.kinds; paste -s -d, /etc/kinds/theirs; \
@@ -53,6 +56,8 @@ const DRIFTS: &[(&str, &str)] = &[
     ("a membership", "sed -i '/^extra:/s/games//' /etc/group"),
     ("a user's comment", "sed -i 's/:ours:/:theirs:/' /etc/passwd"),
     ("a user's lock", "sed -i 's/^games:!/games:/' /etc/shadow"),
+    ("a file of an archive", "echo evil > /opt/tools/bin/tool"),
+    ("a file that an archive brought", "rm /opt/tools/bin/new"),
     ("a drop-in", "rm /etc/systemd/system/kinds.service.d/10-nice.conf"),
     ("a block in a file", "sed -i s/registry.kinds/other.kinds/ /etc/hosts"),
     ("a line of a file", "sed -i s/A=ours/A=theirs/ /etc/kinds/theirs"),
@@ -75,10 +80,20 @@ pub(crate) async fn each_kind_is_made_repaired_and_put_back(lab: &Lab) -> Result
     }
     let timer = lab.host("worker1", &["systemctl", "show", "-P", "ActiveState", TIMER]).await?;
 
-    lab.apply(YAML).await?;
-    lab.ready("kinds").await?;
-    let made = "../etc/issue\ngames\nours\n1\n7\nNice=7\nactive\nmasked\n10.96.0.50      registry.kinds\nA=ours,B=theirs\n\
-                games 640,games 750\n1";
+    let archive = async |version: &str, name: &str| -> Result<()> {
+        let tool = format!("#!/bin/sh\necho {version}\n");
+        let programs = [("tools/bin/tool", &*tool), (name, "#!/bin/sh\n"), ("tools/README", "read me")];
+        let (url, digest) = lab.publish_archive(&format!("tools-{version}.tgz"), &programs)?;
+        lab.apply(&YAML.replace("URL", &url).replace("DIGEST", &digest)).await?;
+        lab.ready("kinds").await.map(drop)
+    };
+    archive("1", "tools/bin/old").await?;
+    for node in lab.nodes()? {
+        lab.wait_host(&node, &["sh", "-c", "ls /opt/tools/bin; /opt/tools/bin/tool"], "old\ntool\n1").await?;
+    }
+    archive("2", "tools/bin/new").await?;
+    let made = "/opt/tools:\nbin\n\n/opt/tools/bin:\nnew\ntool\n2\n../etc/issue\ngames\nours\n1\n7\nNice=7\nactive\nmasked\n\
+         10.96.0.50      registry.kinds\nA=ours,B=theirs\ngames 640,games 750\n1";
     for node in lab.nodes()? {
         lab.wait_host(&node, &["sh", "-c", SHOWN], made).await?;
     }
