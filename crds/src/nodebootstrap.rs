@@ -26,6 +26,8 @@ pub const MAX_ENTRIES: usize = 1000;
 pub const MAX_BINARIES: usize = 100;
 /// The most CA bundles of a spec.
 pub const MAX_CA_BUNDLES: usize = 8;
+/// The most units that are told of the proxy.
+pub const MAX_PROXY_UNITS: usize = 16;
 
 /// The most kernel modules of a spec.
 pub const MAX_MODULES: usize = 64;
@@ -152,8 +154,9 @@ pub struct NodeBootstrapSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
 
-    /// How downloads reach their servers: by way of a proxy, and trusting more certificates than the node does by
-    /// itself. Default: directly, and the node's own certificates.
+    /// How servers are reached: by way of a proxy, and trusting more certificates than the node does by itself. It is for
+    /// the agent's downloads, and, where it says so, for programs of the node. Default: directly, and the node's own
+    /// certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
 
@@ -484,14 +487,15 @@ pub struct Symlink {
     pub target: LinkTarget,
 }
 
-/// How downloads reach their servers.
+/// How servers are reached.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Trust {
-    /// The proxy that downloads go through. Default: none.
+    /// The proxy that downloads go through, and that units are told of. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
-    /// Certificates that servers of downloads may have besides those that the node trusts by itself. At most 8.
+    /// Certificates that servers of downloads may have besides those that the node trusts by itself; and, with install, that
+    /// the node itself trusts from then on. At most 8.
     /// Example: [{name: corporate, configMapRef: {name: corporate-ca, key: ca.crt}}].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -499,7 +503,7 @@ pub struct Trust {
     pub ca_bundles: Vec<CaBundle>,
 }
 
-/// The proxy that downloads go through.
+/// The proxy that downloads go through, and that units are told of.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.http) || has(self.https)").message("a proxy is for http, https or both: give one of them"))]
@@ -517,18 +521,29 @@ pub struct Proxy {
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub no_proxy: Vec<NoProxy>,
+    /// Services whose programs get these proxies as HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in capitals and in small letters: each
+    /// has a drop-in for it, /etc/systemd/system/UNIT.d/50-nodebootstrap-proxy.conf. When it changes and the unit runs, the
+    /// unit is restarted once (disruption class Restart). At most 16. Example: [containerd.service].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(unit, unit.endsWith('.service') && !unit.contains('@.'))").message("only a service has a program that can be told of a proxy, and a template (name@.service) does not run: name services, as containerd.service, or name@one.service")
+    )]
+    pub units: Vec<UnitName>,
 }
 
 /// Certificates that servers of downloads may have.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
+    validation = Rule::new("!has(self.install) || !self.install || self.name.matches('^[A-Za-z0-9][A-Za-z0-9._-]*$')").message("the name of a CA bundle that is installed is a part of its files' names: use letters, digits and . _ - only, as in: corporate"),
     validation = Rule::new("has(self.pem) != has(self.configMapRef)").message("a CA bundle has exactly one source: give one of pem and configMapRef"),
     validation = Rule::new("!has(self.pem) || self.pem.contains('-----BEGIN CERTIFICATE-----')").message("a CA bundle is one or more certificates as PEM: -----BEGIN CERTIFICATE-----, lines of base64, -----END CERTIFICATE-----"),
     validation = Rule::new("!has(self.pem) || !self.pem.contains('PRIVATE KEY')").message("a CA bundle has a private key in it, which anybody who may read this object sees: give the certificates alone")
 )]
 pub struct CaBundle {
-    /// What messages call it. Example: corporate.
+    /// What messages call it; with install, a part of its files' names. Example: corporate.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// The certificates themselves, as PEM. At most 65536 characters.
@@ -539,6 +554,11 @@ pub struct CaBundle {
     /// follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_ref: Option<KeyRef>,
+    /// true: the certificates go into the trust store of the node's distribution (Debian, Red Hat and SUSE families), each as
+    /// a file named nodebootstrap-NODEBOOTSTRAP.NAME.DIGEST, and the distribution's own program makes them known. Programs that
+    /// run see them when they start the next time. Default: false, so that they are for downloads only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<bool>,
 }
 
 /// A systemd unit.

@@ -19,7 +19,7 @@ use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy};
 use crate::validate;
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    Sha256, SysctlName, SysctlValue, UnitName, Url,
+    NoProxy, Sha256, SysctlName, SysctlValue, UnitName, Url,
 };
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
@@ -68,7 +68,7 @@ pub struct Trust {
     /// The proxy; `None`: what the agent's environment says, and that is nothing in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
-    /// Certificates besides the host's own, sorted by name.
+    /// Certificates besides the host's own, sorted by name. Those that the host itself shall trust are a resource.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ca_bundles: Vec<CaBundle>,
 }
@@ -81,7 +81,7 @@ impl Trust {
 }
 
 /// Certificates that are trusted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CaBundle {
     /// What messages call it.
@@ -112,6 +112,8 @@ pub enum Resource {
     Module(Module),
     /// A setting of the running kernel.
     Sysctl(Sysctl),
+    /// Certificates that the host shall trust. Where they are put is known on the host only.
+    CaBundle(CaBundle),
 }
 
 /// A group that shall exist.
@@ -300,6 +302,11 @@ impl Unit {
     pub fn drop_in(name: &UnitName, drop_in: &DropInName) -> Option<HostPath> {
         format!("/etc/systemd/system/{name}.d/{drop_in}").parse().ok()
     }
+
+    /// Where the drop-in lies that tells a unit of a proxy. It is one path for all NodeBootstraps: only one may tell a unit.
+    pub fn proxy_drop_in(name: &UnitName) -> Option<HostPath> {
+        Self::drop_in(name, &"50-nodebootstrap-proxy.conf".parse().ok()?)
+    }
 }
 
 impl Resource {
@@ -315,6 +322,7 @@ impl Resource {
             Self::Symlink(_) => "symlink",
             Self::Module(_) => "module",
             Self::Sysctl(_) => "sysctl",
+            Self::CaBundle(_) => "caBundle",
         }
     }
 
@@ -330,6 +338,7 @@ impl Resource {
             Self::Symlink(symlink) => symlink.path.as_str(),
             Self::Module(module) => module.name.as_str(),
             Self::Sysctl(sysctl) => sysctl.name.as_str(),
+            Self::CaBundle(bundle) => &bundle.name,
         }
     }
 
@@ -337,8 +346,8 @@ impl Resource {
     /// one space, that of paths.
     pub fn claims(&self) -> Vec<(&'static str, String)> {
         match self {
-            // A module that two want is loaded for both.
-            Self::Module(_) => Vec::new(),
+            // A module that two want is loaded for both; the files of a bundle have the NodeBootstrap's own name in theirs.
+            Self::Module(_) | Self::CaBundle(_) => Vec::new(),
             Self::Group(_) | Self::User(_) | Self::Sysctl(_) => vec![(self.kind(), self.name().to_owned())],
             Self::Directory(_) | Self::File(_) | Self::Binary(_) | Self::Symlink(_) => {
                 vec![(PATH, self.name().to_owned())]
@@ -371,6 +380,16 @@ impl Revision {
             return Err(Unreadable::Format(format));
         }
         serde_json::from_value(data.clone()).map_err(|error| Unreadable::Damaged(error.to_string()))
+    }
+
+    /// How its downloads reach their servers: what the host shall trust, they trust before it does.
+    pub fn trust_of_downloads(&self) -> Trust {
+        let mut trust = self.trust.clone();
+        trust.ca_bundles.extend(self.resources.iter().filter_map(|resource| match resource {
+            Resource::CaBundle(bundle) => Some(bundle.clone()),
+            _ => None,
+        }));
+        trust
     }
 
     /// Whether it has values in a payload.
@@ -563,12 +582,16 @@ pub fn render(
         })
     }));
     resources.extend(spec.units.iter().flat_map(drop_ins).map(Resource::File));
+    let proxy = spec.trust.as_ref().and_then(|trust| trust.proxy.as_ref());
+    resources.extend(proxy.iter().flat_map(|proxy| proxy_drop_ins(&identity.node_bootstrap, proxy)));
     resources.extend(spec.symlinks.iter().map(|symlink| {
         Resource::Symlink(Symlink { path: symlink.path.clone(), target: symlink.target.clone() })
     }));
     if let Some(kernel) = &spec.kernel {
         resources.extend(render_kernel(&identity.node_bootstrap, kernel));
     }
+    let (trust, installed) = trust(spec, values)?;
+    resources.extend(installed.into_iter().map(Resource::CaBundle));
     resources.sort();
 
     let revision = Revision {
@@ -577,7 +600,7 @@ pub fn render(
         node_bootstrap: identity.node_bootstrap.clone(),
         uid: identity.uid.clone(),
         cluster: identity.cluster.clone(),
-        trust: trust(spec, values)?,
+        trust,
         resources,
     };
     let json = canonical(&revision);
@@ -603,10 +626,11 @@ fn biggest(revision: &Revision) -> Vec<String> {
     sizes.iter().take(3).map(|(size, entry)| format!("{entry} ({size} bytes)")).collect()
 }
 
-fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError> {
-    let Some(trust) = &spec.trust else { return Ok(Trust::default()) };
+/// How downloads reach their servers; and the certificates that the host itself shall trust.
+fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<(Trust, Vec<CaBundle>), RenderError> {
+    let Some(trust) = &spec.trust else { return Ok(Default::default()) };
     let mut problems = Vec::new();
-    let mut ca_bundles = Vec::new();
+    let (mut ca_bundles, mut installed) = (Vec::new(), Vec::new());
     for bundle in &trust.ca_bundles {
         let pem = match bundle_reference(bundle) {
             None => bundle.pem.clone().unwrap_or_default(),
@@ -619,7 +643,8 @@ fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError
                 pem
             }
         };
-        ca_bundles.push(CaBundle { name: bundle.name.clone(), pem });
+        let list = if bundle.install == Some(true) { &mut installed } else { &mut ca_bundles };
+        list.push(CaBundle { name: bundle.name.clone(), pem });
     }
     if !problems.is_empty() {
         return Err(RenderError::Invalid(problems));
@@ -629,8 +654,10 @@ fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError
     if let Some(proxy) = &mut proxy {
         proxy.no_proxy.sort();
         proxy.no_proxy.dedup();
+        // What units are told stands in files of theirs.
+        proxy.units.clear();
     }
-    Ok(Trust { proxy, ca_bundles })
+    Ok((Trust { proxy, ca_bundles }, installed))
 }
 
 /// A unit's drop-ins: files for which the unit is restarted.
@@ -643,6 +670,44 @@ fn drop_ins(unit: &nodebootstrap::Unit) -> impl Iterator<Item = File> {
             restart: vec![unit.name.clone()],
         })
     })
+}
+
+/// What tells units of a proxy: files for which they are restarted.
+fn proxy_drop_ins(node_bootstrap: &str, proxy: &Proxy) -> Vec<Resource> {
+    let mut direct: Vec<&str> = proxy.no_proxy.iter().map(NoProxy::as_str).collect();
+    direct.sort_unstable();
+    direct.dedup();
+    let direct = Some(direct.join(",")).filter(|direct| !direct.is_empty());
+    let named = [
+        ("HTTP_PROXY", proxy.http.as_ref().map(ToString::to_string)),
+        ("HTTPS_PROXY", proxy.https.as_ref().map(ToString::to_string)),
+        ("NO_PROXY", direct),
+    ];
+    let mut content = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n[Service]\n");
+    for (name, value) in named {
+        let Some(value) = value else { continue };
+        // Some programs read the one, some the other.
+        for name in [name.to_owned(), name.to_lowercase()] {
+            content.push_str(&format!("Environment=\"{name}={}\"\n", in_quotes(&value)));
+        }
+    }
+    let drop_in = |unit: &UnitName| {
+        Some(Resource::File(File {
+            path: Unit::proxy_drop_in(unit)?,
+            access: access(&None, &None, None, 0o644),
+            content: Content::Text(content.clone()),
+            restart: vec![unit.clone()],
+        }))
+    };
+    let mut units = proxy.units.clone();
+    units.sort();
+    units.dedup();
+    units.iter().filter_map(drop_in).collect()
+}
+
+/// A value as it stands between double quotes in a unit's file.
+fn in_quotes(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%")
 }
 
 /// The kernel's modules and settings, and the files by which they are there after a boot.

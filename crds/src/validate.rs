@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
     Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS,
-    MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL, NodeBootstrapSpec,
+    MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_PROXY_UNITS, MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL,
+    NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
-use crate::value::SysctlName;
+use crate::value::{SysctlName, UnitName};
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
 const TOP_LEVEL: &[&str] = &[
@@ -83,8 +84,26 @@ pub(crate) fn pem_problem(pem: &str) -> Option<&'static str> {
     }
 }
 
+/// The units that are told of the proxy.
+fn proxy_units(spec: &NodeBootstrapSpec) -> &[UnitName] {
+    let proxy = spec.trust.as_ref().and_then(|trust| trust.proxy.as_ref());
+    proxy.map(|proxy| proxy.units.as_slice()).unwrap_or_default()
+}
+
 fn trust(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let Some(trust) = &spec.trust else { return };
+    for unit in proxy_units(spec) {
+        if !unit.as_str().ends_with(".service") || unit.is_template() {
+            problems.push(format!(
+                "trust.proxy.units, {unit}: only a service has a program that can be told of a proxy, and a template (name@.service) does not run: name services, as containerd.service, or name@one.service"
+            ));
+        }
+        if Unit::proxy_drop_in(unit).is_none() {
+            problems.push(format!(
+                "trust.proxy.units, {unit}: its drop-in's path would be longer than 256 characters: give the unit a shorter name"
+            ));
+        }
+    }
     if trust.proxy.as_ref().is_some_and(|proxy| proxy.http.is_none() && proxy.https.is_none()) {
         problems.push("trust.proxy: a proxy is for http, https or both: give one of them".to_owned());
     }
@@ -95,10 +114,21 @@ fn trust(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
                 bundle.name
             ));
         }
+        if bundle.install == Some(true) && !is_part_of_a_file_name(&bundle.name) {
+            problems.push(format!(
+                "trust.caBundles, {}: the name of a CA bundle that is installed is a part of its files' names: use letters, digits and . _ - only, as in: corporate",
+                bundle.name
+            ));
+        }
         if let Some(problem) = bundle.pem.as_deref().and_then(pem_problem) {
             problems.push(format!("trust.caBundles, {}: {problem}", bundle.name));
         }
     }
+}
+
+fn is_part_of_a_file_name(name: &str) -> bool {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.chars().all(is_plain)
 }
 
 fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
@@ -146,7 +176,7 @@ fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 
 fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let bundles = spec.trust.iter().flat_map(|trust| &trust.ca_bundles);
-    let names: [(&str, Vec<&str>); 8] = [
+    let names: [(&str, Vec<&str>); 9] = [
         ("groups", spec.groups.iter().map(|group| group.name.as_str()).collect()),
         ("users", spec.users.iter().map(|user| user.name.as_str()).collect()),
         ("directories", spec.directories.iter().map(|directory| directory.path.as_str()).collect()),
@@ -155,12 +185,14 @@ fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         ("symlinks", spec.symlinks.iter().map(|symlink| symlink.path.as_str()).collect()),
         ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
         ("trust.caBundles", bundles.map(|bundle| bundle.name.as_str()).collect()),
+        ("trust.proxy.units", proxy_units(spec).iter().map(UnitName::as_str).collect()),
     ];
     for (list, names) in names {
         let most = match list {
             "binaries" => MAX_BINARIES,
             "symlinks" => MAX_SYMLINKS,
             "trust.caBundles" => MAX_CA_BUNDLES,
+            "trust.proxy.units" => MAX_PROXY_UNITS,
             _ => MAX_ENTRIES,
         };
         if names.len() > most {
@@ -193,7 +225,13 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         .chain(spec.binaries.iter().map(|binary| (binary.path.to_string(), "binaries")))
         .chain(spec.symlinks.iter().map(|symlink| (symlink.path.to_string(), "symlinks")))
         .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")))
-        .chain(drop_ins.map(|path| (path.to_string(), "units")));
+        .chain(drop_ins.map(|path| (path.to_string(), "units")))
+        .chain(
+            proxy_units(spec)
+                .iter()
+                .filter_map(Unit::proxy_drop_in)
+                .map(|path| (path.to_string(), "trust.proxy.units")),
+        );
     for (path, list) in all {
         match files.get(&path) {
             Some(other) if *other != list => {
@@ -414,6 +452,21 @@ mod tests {
             ("drift: {ignore: [etc/motd]}", "\"etc/motd\": a pattern"),
             ("drift: {overrides: [{pattern: etc/motd, policy: Report}]}", "\"etc/motd\": a pattern"),
             ("trust: {proxy: {noProxy: [a]}}", "trust.proxy: a proxy is for http, https or both"),
+            ("trust: {proxy: {http: 'http://a', units: [a.socket]}}", "units, a.socket: only a service"),
+            ("trust: {proxy: {http: 'http://a', units: [a@.service]}}", "units, a@.service: only a service"),
+            ("trust: {proxy: {http: 'http://a', units: [a.service, a.service]}}", "a.service is there twice"),
+            (
+                "files: [{path: /etc/systemd/system/a.service.d/50-nodebootstrap-proxy.conf, content: ''}]\ntrust: {proxy: {http: 'http://a', units: [a.service]}}",
+                "in both files and trust.proxy.units",
+            ),
+            (
+                "units: [{name: a.service, dropIns: [{name: 50-nodebootstrap-proxy.conf, content: ''}]}]\ntrust: {proxy: {http: 'http://a', units: [a.service]}}",
+                "in both units and trust.proxy.units",
+            ),
+            (
+                "trust: {caBundles: [{name: ../c, pem: '-----BEGIN CERTIFICATE-----', install: true}]}",
+                "caBundles, ../c: the name of a CA bundle that is installed",
+            ),
             ("trust: {caBundles: [{name: c}]}", "caBundles, c: a CA bundle has exactly one source"),
             ("trust: {caBundles: [{name: c, pem: x}]}", "caBundles, c: a CA bundle is one or more"),
             (

@@ -29,12 +29,14 @@ pub use crate::resource::{Change, Payload, Problem, Step};
 use crate::host::error::HARD_LINKED;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
+use crate::host::trust::Store;
 use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError, Place, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
 use crate::resource::{
-    Action, Planner, binary, directory, disk, file, group, kernel, path_of, removal, symlink, unit, user,
+    Action, Planner, binary, directory, disk, file, group, kernel, path_of, removal, symlink, trust, unit,
+    user,
 };
 
 use book::Notes;
@@ -229,11 +231,18 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let resources = &revision.resources;
     let others = host.state.others(&revision.node_bootstrap);
     let (others, unreadable) = or_none("state", others, &mut unseen);
-    // Also the units of others: two names may lead to one.
-    let all = resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
+    let all = || resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
     let ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster));
     let ledger = or_none("state", ledger, &mut unseen);
-    let to_observe = unit::to_observe(all, &owed.restarts, removal::to_observe(&ledger));
+    let store = if trust::matters(all(), &ledger, owed.trust_store) {
+        or_none("trust store", Store::of(&host.root), &mut unseen)
+    } else {
+        None
+    };
+    // What of it has a path.
+    let placed = trust::with_anchors(store, &revision.node_bootstrap, resources);
+    // Also the units of others: two names may lead to one.
+    let to_observe = unit::to_observe(all(), &owed.restarts, removal::to_observe(&ledger));
     let units = host.systemd.observe(&to_observe).await;
     let answers = units.is_ok();
     let units = or_none("systemd", units, &mut unseen);
@@ -244,7 +253,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             crds::names::STATE_DIR
         ));
     }
-    planner.locate(request, &others);
+    planner.locate(request, &placed, &others, store);
     for path in &owed.written {
         planner.pass_over(leftover_of(path));
     }
@@ -260,14 +269,15 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             | Resource::Unit(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => {}
+            | Resource::Sysctl(_)
+            | Resource::CaBundle(_) => {}
         }
     }
     group::plan(&groups, &mut planner);
     user::plan(&users, &mut planner);
     directory::announce(&directories, &mut planner);
-    planner.check_links(resources);
-    let claimed = removal::claims(resources, |path| planner.real(path));
+    planner.check_links(&placed);
+    let claimed = removal::claims(&placed, |path| planner.real(path));
     let removal =
         removal::plan(&ledger, &claimed, &removal::named(resources), request.from_pod, &mut planner);
     directory::plan(&directories, &mut planner);
@@ -287,6 +297,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             symlink::plan(symlink, &mut planner);
         }
     }
+    trust::plan(store, &revision.node_bootstrap, resources, owed.trust_store, &mut planner);
     kernel::plan(resources, &mut planner);
     let written = unit::plan_files(resources, &mut planner);
     if answers {
@@ -315,7 +326,9 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     });
     let (restarts, secrets) = (restarts.collect(), secrets.collect());
     let is_made = |resource: &&Resource| {
-        let items = removal::claims(std::slice::from_ref(*resource), |path| planner.real(path));
+        let own = std::slice::from_ref(*resource);
+        let own = trust::with_anchors(store, &revision.node_bootstrap, own);
+        let items = removal::claims(&own, |path| planner.real(path));
         items.iter().all(|item| ledger.get(item).is_some_and(|entry| entry.done))
     };
     // It is asked for what differs only, and most passes find nothing.
@@ -339,7 +352,8 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    Ok(Plan { steps, problems, held_back, warnings, left, trust: revision.trust.clone(), owed, notes })
+    let trust = revision.trust_of_downloads();
+    Ok(Plan { steps, problems, held_back, warnings, left, trust, owed, notes })
 }
 
 /// What was seen; nothing, and the reason noted, if it could not be.
@@ -616,6 +630,7 @@ fn owed_by(plan: &Plan) -> Owed {
             Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
                 owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
             }
+            Action::UpdateTrustStore { renew, .. } => owed.trust_store |= renew,
             Action::SetComment { .. } => _ = owed.written.insert("/etc/passwd".to_owned()),
             Action::SetLocked { .. } => _ = owed.written.insert("/etc/shadow".to_owned()),
             Action::SetAccess { .. }
@@ -719,6 +734,10 @@ async fn step_by<'a>(
             root.locate(path).and_then(|place| root.replace_link(&place, target, *owner)).map_err(refused)?;
         }
         Action::LoadModules => return put_off(step, host.systemd.load_modules(), stop, jobs).await,
+        Action::UpdateTrustStore { store, renew } => {
+            let command = if *renew { store.renew } else { store.update };
+            return put_off(step, host.systemd.run(trust::UNIT, command), stop, jobs).await;
+        }
         Action::SetSysctl { name, value } => crate::host::kernel::set(root, name, value).map_err(refused)?,
         Action::Reload => or_stop(stop, host.systemd.reload()).await?.map_err(refused)?,
         Action::Enable { unit, again } => {
@@ -841,6 +860,7 @@ impl Action {
             | Self::Link { .. }
             | Self::LoadModules
             | Self::SetSysctl { .. }
+            | Self::UpdateTrustStore { .. }
             | Self::Reload
             | Self::Enable { .. }
             | Self::Disable { .. }

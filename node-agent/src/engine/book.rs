@@ -211,6 +211,7 @@ fn item_of(step: &Step) -> Option<Item> {
         Action::SetSysctl { name, .. } => Item::Sysctl(name.clone()),
         Action::OwnBelow { .. }
         | Action::LoadModules
+        | Action::UpdateTrustStore { .. }
         | Action::Reload
         | Action::Restart { .. }
         | Action::RemoveGroup { .. }

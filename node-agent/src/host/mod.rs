@@ -7,6 +7,7 @@
 //! | [`accounts`] | users and groups |
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
 //! | [`kernel`] | names of modules and settings ► whether they are loaded, what their values are |
+//! | [`trust`] | the host's files ► what its distribution trusts, and how that is changed |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
 //! | [`disk`] | a place ► whether its disk takes more, and what is locked on it |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
@@ -35,6 +36,7 @@ pub mod root;
 mod signals;
 pub mod state;
 pub mod systemd;
+pub mod trust;
 pub mod write;
 
 pub use error::HostError;

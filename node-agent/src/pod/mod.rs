@@ -867,7 +867,9 @@ impl<'a> Agent<'a> {
         let resources = &target.revision.resources;
         let (units, links) = unit::to_watch(&self.host.root, resources);
         let own = ACCOUNT_FILES.iter().chain(&[PAUSED]).map(|path| (*path).to_owned());
-        let paths = own.chain(resources.iter().filter_map(resource::path_of)).chain(links).collect();
+        let certificates = resource::trust::to_watch(&self.host.root, &target.revision);
+        let paths = resources.iter().filter_map(resource::path_of).chain(links).chain(certificates);
+        let paths = own.chain(paths).collect();
         self.listen_to(units, paths);
     }
 

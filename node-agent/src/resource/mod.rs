@@ -12,6 +12,7 @@ pub(crate) mod group;
 pub(crate) mod kernel;
 pub(crate) mod removal;
 pub(crate) mod symlink;
+pub(crate) mod trust;
 pub(crate) mod unit;
 pub(crate) mod user;
 
@@ -21,7 +22,7 @@ use std::rc::Rc;
 
 use crds::names::STATE_DIR;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{Access, PATH, Resource};
+use crds::revision::{Access, PATH, Resource, Revision};
 use crds::{AccountRef, HostPath, Sha256};
 use serde::Serialize;
 
@@ -30,6 +31,7 @@ use crate::host::accounts::{self, Accounts};
 use crate::host::install::UNIT_DIRECTORY;
 use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
+use crate::host::trust::{ANCHORS, Store};
 use crate::host::write::{Ids, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
 use crate::ledger::{Before, Entry, Item};
@@ -161,6 +163,11 @@ pub(crate) enum Action {
     SetSysctl {
         name: String,
         value: String,
+    },
+    /// `renew`: something has gone from it.
+    UpdateTrustStore {
+        store: &'static Store,
+        renew: bool,
     },
     Reload,
     Enable {
@@ -313,10 +320,20 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Finds where all paths really lie. Two that are one place by way of a link are a problem: neither would ever be
+    /// Whether what differs of a resource is left as it is.
+    pub(crate) fn leaves(&self, resource: &str) -> bool {
+        self.leave.contains(resource)
+    }
+
+    /// Finds where all paths really lie. `own`: of the revision, `store`: where its certificates are put. Two that are one place by way of a link are a problem: neither would ever be
     /// in order; and so is what an older NodeBootstrap has on this host.
-    pub(crate) fn locate(&mut self, request: &Request, others: &[Begun]) {
-        let own = &request.revision.resources;
+    pub(crate) fn locate(
+        &mut self,
+        request: &Request,
+        own: &[Resource],
+        others: &[Begun],
+        store: Option<&Store>,
+    ) {
         let mut skip = BTreeMap::new();
         let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();
         let mut finder = self.host.root.finder();
@@ -353,7 +370,8 @@ impl<'a> Planner<'a> {
         }
         for other in others {
             let keeps = is_older(other, request);
-            for resource in &other.revision.resources {
+            let Revision { node_bootstrap, resources, .. } = &other.revision;
+            for resource in trust::with_anchors(store, node_bootstrap, resources).iter() {
                 // What cannot be found is not there to be left alone.
                 let place = path_of(resource).and_then(|path| finder.locate(&path).ok());
                 let claims = self
@@ -529,9 +547,9 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether the directory that a place lies in is there, or will be. Folders that systemd reads are nobody's to list:
-    /// steps are added for them.
+    /// steps are added for them. So are those of the trust store.
     pub(crate) fn has_parent(&mut self, place: &Place) -> bool {
-        if READ_AT_BOOT.iter().any(|folder| is_below(&place.real, folder)) {
+        if READ_AT_BOOT.iter().chain(&ANCHORS).any(|folder| is_below(&place.real, folder)) {
             self.make_parents(place, &place.real);
         }
         place.missing_paths().iter().all(|path| self.made.contains(path))
@@ -685,7 +703,11 @@ impl Differences {
 /// The path that a resource manages.
 pub(crate) fn path_of(resource: &Resource) -> Option<String> {
     match resource {
-        Resource::Group(_) | Resource::User(_) | Resource::Module(_) | Resource::Sysctl(_) => None,
+        Resource::Group(_)
+        | Resource::User(_)
+        | Resource::Module(_)
+        | Resource::Sysctl(_)
+        | Resource::CaBundle(_) => None,
         Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {
             Some(resource.name().to_owned())
         }

@@ -77,7 +77,8 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
             | Resource::File(_)
             | Resource::Binary(_)
             | Resource::Symlink(_)
-            | Resource::Module(_) => {}
+            | Resource::Module(_)
+            | Resource::CaBundle(_) => {}
         }
     }
     claims
@@ -516,7 +517,8 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             | Resource::Unit(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => continue,
+            | Resource::Sysctl(_)
+            | Resource::CaBundle(_) => continue,
         };
         named.extend([access.owner.to_string(), access.group.to_string()]);
     }

@@ -115,7 +115,8 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
             | Resource::Unit(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => continue,
+            | Resource::Sysctl(_)
+            | Resource::CaBundle(_) => continue,
         };
         for unit in restart {
             let name = unit.as_str();
@@ -429,7 +430,8 @@ pub(crate) fn to_observe<'a>(
             | Resource::Directory(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => {}
+            | Resource::Sysctl(_)
+            | Resource::CaBundle(_) => {}
         }
     }
     // A template has no state of its own.

@@ -17,4 +17,5 @@ mod pods;
 mod properties;
 mod reverts;
 mod support;
+mod trust;
 mod units;

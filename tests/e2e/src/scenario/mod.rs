@@ -84,6 +84,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     reverts::an_entry_that_leaves_the_spec_is_put_back,
     reverts::a_machine_that_was_away_is_reverted_by_hand,
     kinds::each_kind_is_made_repaired_and_put_back,
+    kinds::a_ca_is_trusted_by_the_machine_and_goes,
     removal::uninstalled_in_the_right_order_nothing_is_left,
     removal::uninstalled_with_node_bootstraps_there,
     removal::uninstalled_with_the_namespace_first,
