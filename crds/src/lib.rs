@@ -23,5 +23,5 @@ pub use nodebootstrap::{NodeBootstrap, NodeBootstrapSpec, NodeBootstrapStatus};
 pub use report::{NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus};
 pub use value::{
     AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    NoProxy, Sha256, SysctlName, SysctlValue, Timeout, UnitName, Url,
+    NoProxy, Sha256, Share, SysctlName, SysctlValue, Timeout, UnitName, Url,
 };

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::RunMode;
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    NoProxy, ProxyUrl, Sha256, SysctlValue, Timeout, UnitName, Url,
+    NoProxy, ProxyUrl, Sha256, Share, SysctlValue, Timeout, UnitName, Url,
 };
 
 /// The most entries of each list of a spec but binaries and symlinks. What bounds it is how much the API server lets CEL cost.
@@ -148,6 +148,10 @@ pub struct NodeBootstrapSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
 
+    /// In which steps a new revision comes to the nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+
     /// What becomes of what was made on a node that leaves (label lost, NodeBootstrap deleted). Retain: it stays. Revert:
     /// what was there before is put back, and what was not there is removed; what something else has changed since is
     /// left, and listed in the node's Report. Default: Retain. Example: Revert.
@@ -164,6 +168,18 @@ pub struct NodeBootstrapSpec {
     /// stays as it is. A whole number with s, m or h. Default: 10m. Example: 90s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave_timeout: Option<Timeout>,
+}
+
+/// In which steps a new revision comes to the nodes. A change of this field is no new revision.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollout {
+    /// How many nodes may be at a new revision at once: a number, or a percentage of the selected nodes, rounded down, one at
+    /// least. It is for changes that disturb nothing; those that restart something come to one node at a time in any case.
+    /// The next node gets the revision when one has said that it is ready, that it failed (it goes on trying) or that it
+    /// waits for a permit. A node that does not answer gets it when it is back. Default: "100%", all at once. Example: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<Share>,
 }
 
 /// What becomes of drift: something on a node is no longer as it was made there for the revision that the node has. A
@@ -668,7 +684,7 @@ pub struct NodeCounts {
     pub updated: u32,
     /// Nodes that are being changed now.
     pub updating: u32,
-    /// Nodes that wait: for the first word of their agent, for its plan, or for their turn to be disrupted.
+    /// Nodes that wait: for the first word of their agent, for its plan, or for their turn.
     pub pending: u32,
     /// Nodes whose changes are planned, in mode Plan.
     #[serde(default)]

@@ -183,10 +183,11 @@ fn what_is_no_input_of_a_host_is_not_in_the_name() {
     spec["leaveTimeout"] = json!("1h");
     spec["mode"] = json!("Plan");
     spec["drift"] = json!({"policy": "Report", "interval": "1m", "ignore": ["/etc/*"]});
+    spec["rollout"] = json!({"maxParallel": "10%"});
     assert_eq!(
         name_of(&spec),
         base,
-        "whom it selects, how long it waits, planning, and drift change no host"
+        "whom it selects, how long it waits, planning, drift, and whose turn it is change no host"
     );
     // A default that is written out is the default.
     let mut spec = full();

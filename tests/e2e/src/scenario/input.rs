@@ -206,6 +206,8 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             "ends in .service",
         ),
         (spec(json!({"leaveTimeout": "soon"})), "as in: 90s, 10m, 1h"),
+        (spec(json!({"rollout": {"maxParallel": 0}})), "a percentage from 1% to 100%"),
+        (spec(json!({"rollout": {"maxParallel": "101%"}})), "a percentage from 1% to 100%"),
         (spec(json!({"drift": {"interval": "5s"}})), "drift.interval: at least 10s"),
         (spec(json!({"drift": {"ignore": ["etc/motd"]}})), "an absolute path or of a name"),
         (

@@ -60,6 +60,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     conflicts::two_paths_that_are_one_by_way_of_a_link_are_a_conflict,
     rollout::a_restart_takes_one_node_at_a_time,
     rollout::a_restart_that_fails_stops_the_rollout,
+    rollout::with_max_parallel_one_node_after_the_other_gets_a_revision,
     rollout::a_missing_reference_is_told_and_followed_when_it_comes,
     plans::a_plan_changes_nothing_and_apply_makes_just_that,
     plans::a_host_says_every_reason_at_once,
