@@ -642,6 +642,22 @@ pub struct Kernel {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128))]
     pub sysctls: BTreeMap<String, SysctlValue>,
+    /// Disabled: no swap is in use, now and, by a mask of swap.target, after a boot. What is in use is turned off, if its pages
+    /// fit into the memory that is available; /etc/fstab stays as it is. Swap that something else turns on again is turned off
+    /// within the interval of the agent. Keep: it is left as it is. Default: Keep. Example: Disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapPolicy>,
+}
+
+/// What becomes of swap. It is not called Off, which YAML takes for a Boolean.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SwapPolicy {
+    /// It is left as it is.
+    #[default]
+    Keep,
+    /// None is in use.
+    Disabled,
 }
 
 /// What became of a NodeBootstrap: bounded, however many nodes there are.

@@ -15,7 +15,7 @@ use sha2::Digest;
 use thiserror::Error;
 
 use crate::names;
-use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy};
+use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy, SwapPolicy};
 use crate::validate;
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
@@ -114,6 +114,8 @@ pub enum Resource {
     Sysctl(Sysctl),
     /// Certificates that the host shall trust. Where they are put is known on the host only.
     CaBundle(CaBundle),
+    /// No swap shall be in use. That none is after a boot is a unit of its own.
+    NoSwap(NoSwap),
 }
 
 /// A group that shall exist.
@@ -269,6 +271,10 @@ pub struct Sysctl {
     pub value: SysctlValue,
 }
 
+/// No swap shall be in use.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NoSwap {}
+
 /// A systemd unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -288,6 +294,9 @@ pub struct Unit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked: Option<bool>,
 }
+
+/// The unit that brings all swap at boot.
+pub(crate) const SWAP_TARGET: &str = "swap.target";
 
 /// The kind of claims by which paths are claimed, whatever lies there.
 pub const PATH: &str = "path";
@@ -323,6 +332,7 @@ impl Resource {
             Self::Module(_) => "module",
             Self::Sysctl(_) => "sysctl",
             Self::CaBundle(_) => "caBundle",
+            Self::NoSwap(_) => "swap",
         }
     }
 
@@ -339,6 +349,7 @@ impl Resource {
             Self::Module(module) => module.name.as_str(),
             Self::Sysctl(sysctl) => sysctl.name.as_str(),
             Self::CaBundle(bundle) => &bundle.name,
+            Self::NoSwap(_) => "disabled",
         }
     }
 
@@ -346,8 +357,9 @@ impl Resource {
     /// one space, that of paths.
     pub fn claims(&self) -> Vec<(&'static str, String)> {
         match self {
-            // A module that two want is loaded for both; the files of a bundle have the NodeBootstrap's own name in theirs.
-            Self::Module(_) | Self::CaBundle(_) => Vec::new(),
+            // A module that two want is loaded for both; the files of a bundle have the NodeBootstrap's own name in theirs. What
+            // two would want of swap is claimed by the unit that comes with it.
+            Self::Module(_) | Self::CaBundle(_) | Self::NoSwap(_) => Vec::new(),
             Self::Group(_) | Self::User(_) | Self::Sysctl(_) => vec![(self.kind(), self.name().to_owned())],
             Self::Directory(_) | Self::File(_) | Self::Binary(_) | Self::Symlink(_) => {
                 vec![(PATH, self.name().to_owned())]
@@ -736,9 +748,16 @@ fn render_kernel(node_bootstrap: &str, kernel: &nodebootstrap::Kernel) -> Vec<Re
             sysctls.iter().map(|sysctl| format!("{} = {}", sysctl.name, sysctl.value)).collect(),
         ),
     ];
+    let no_swap = kernel.swap == Some(SwapPolicy::Disabled);
+    // All that is used at boot is wanted by this target.
+    let target = SWAP_TARGET.parse().ok().filter(|_| no_swap).map(|name| {
+        Resource::Unit(Unit { name, content: None, enabled: None, active: None, masked: Some(true) })
+    });
     files
         .into_iter()
         .flatten()
+        .chain(target)
+        .chain(no_swap.then_some(Resource::NoSwap(NoSwap {})))
         .chain(modules.into_iter().map(|name| Resource::Module(Module { name })))
         .chain(sysctls.into_iter().map(Resource::Sysctl))
         .collect()

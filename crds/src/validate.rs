@@ -9,9 +9,9 @@ use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
     Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS,
     MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_PROXY_UNITS, MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL,
-    NodeBootstrapSpec,
+    NodeBootstrapSpec, SwapPolicy,
 };
-use crate::revision::{Unit, references};
+use crate::revision::{SWAP_TARGET, Unit, references};
 use crate::value::{SysctlName, UnitName};
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
@@ -311,6 +311,12 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         }
     }
     if let Some(kernel) = &spec.kernel {
+        let mut units = spec.units.iter();
+        if kernel.swap == Some(SwapPolicy::Disabled) && units.any(|unit| unit.name.as_str() == SWAP_TARGET) {
+            problems.push(format!(
+                "{SWAP_TARGET} is in units, and kernel.swap Disabled masks it: leave it in one of them"
+            ));
+        }
         for (list, length, most) in
             [("modules", kernel.modules.len(), MAX_MODULES), ("sysctls", kernel.sysctls.len(), MAX_SYSCTLS)]
         {
@@ -439,6 +445,7 @@ mod tests {
             ("kernel: {sysctls: {net.ipv4..ip_forward: '1'}}", "named as sysctl does"),
             ("kernel: {sysctls: {kernel.hostname: a}}", "each pod has this setting for itself"),
             ("units: [{name: a.service, content: x, masked: true}]", "a unit that is masked"),
+            ("kernel: {swap: Disabled}\nunits: [{name: swap.target}]", "swap.target is in units"),
             ("units: [{name: a@.service, masked: true}]", "a@.service: a template"),
             (
                 "files: [{path: /etc/systemd/system/a.service.d/b.conf, content: ''}]\nunits: [{name: a.service, dropIns: [{name: b.conf, content: x}]}]",

@@ -242,7 +242,9 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     // What of it has a path.
     let placed = trust::with_anchors(store, &revision.node_bootstrap, resources);
     // Also the units of others: two names may lead to one.
-    let to_observe = unit::to_observe(all(), &owed.restarts, removal::to_observe(&ledger));
+    let swaps = or_none("swap", kernel::swaps(host, resources), &mut unseen);
+    let of_swaps = swaps.iter().map(|swap| swap.unit.clone());
+    let to_observe = unit::to_observe(all(), &owed.restarts, removal::to_observe(&ledger).chain(of_swaps));
     let units = host.systemd.observe(&to_observe).await;
     let answers = units.is_ok();
     let units = or_none("systemd", units, &mut unseen);
@@ -270,14 +272,16 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             | Resource::Symlink(_)
             | Resource::Module(_)
             | Resource::Sysctl(_)
-            | Resource::CaBundle(_) => {}
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => {}
         }
     }
     group::plan(&groups, &mut planner);
     user::plan(&users, &mut planner);
     directory::announce(&directories, &mut planner);
     planner.check_links(&placed);
-    let claimed = removal::claims(&placed, |path| planner.real(path));
+    let mut claimed = removal::claims(&placed, |path| planner.real(path));
+    claimed.extend(kernel::swap_claims(resources, &swaps, &ledger));
     let removal =
         removal::plan(&ledger, &claimed, &removal::named(resources), request.from_pod, &mut planner);
     directory::plan(&directories, &mut planner);
@@ -298,7 +302,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         }
     }
     trust::plan(store, &revision.node_bootstrap, resources, owed.trust_store, &mut planner);
-    kernel::plan(resources, &mut planner);
+    kernel::plan(resources, &swaps, &mut planner);
     let written = unit::plan_files(resources, &mut planner);
     if answers {
         unit::plan(resources, written, &owed.restarts, &mut planner);

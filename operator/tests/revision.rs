@@ -61,7 +61,8 @@ fn fuller() -> Value {
     spec["symlinks"] = json!([{"path": "/usr/local/bin/a", "target": "/opt/a"}]);
     spec["units"][0]["dropIns"] = json!([{"name": "10-a.conf", "content": "[Service]\nNice=1\n"}]);
     spec["units"][0]["masked"] = json!(false);
-    spec["kernel"] = json!({"modules": ["overlay"], "sysctls": {"net.ipv4.ip_forward": "1"}});
+    spec["kernel"] =
+        json!({"modules": ["overlay"], "sysctls": {"net.ipv4.ip_forward": "1"}, "swap": "Disabled"});
     spec["users"][0]["groups"] = json!(["others"]);
     spec["users"][0]["comment"] = json!("Kubernetes");
     spec["users"][0]["locked"] = json!(true);
@@ -140,6 +141,7 @@ fn every_input_is_in_the_name() {
         ("/users/0/groups", json!([])),
         ("/kernel", Value::Null),
         ("/kernel/modules", json!(["br_netfilter"])),
+        ("/kernel/swap", json!("Keep")),
         ("/kernel/sysctls", json!({"net.ipv4.ip_forward": "0"})),
         ("/kernel/sysctls", json!({"net.ipv6.conf.all.forwarding": "1"})),
         ("/users/0/comment", json!("")),

@@ -707,7 +707,8 @@ pub(crate) fn path_of(resource: &Resource) -> Option<String> {
         | Resource::User(_)
         | Resource::Module(_)
         | Resource::Sysctl(_)
-        | Resource::CaBundle(_) => None,
+        | Resource::CaBundle(_)
+        | Resource::NoSwap(_) => None,
         Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {
             Some(resource.name().to_owned())
         }

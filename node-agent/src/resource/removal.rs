@@ -78,7 +78,8 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
             | Resource::Binary(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::CaBundle(_) => {}
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => {}
         }
     }
     claims
@@ -350,6 +351,12 @@ fn put_back(
         (Item::Active(unit), Shape::Is(false), _) => {
             (When::Stops, "stop, as before".to_owned(), Action::Stop { unit: unit.clone() })
         }
+        // Swap that no file of the host names has a unit only while it is in use.
+        (Item::Active(unit), Shape::Is(true), _)
+            if unit.ends_with(".swap") && !planner.units.get(unit).is_some_and(UnitState::is_known) =>
+        {
+            return Err("nothing on this host says any more how it is turned on");
+        }
         (Item::Active(unit), Shape::Is(true), _) => {
             (When::Starts, "start, as before".to_owned(), Action::Start { unit: unit.clone() })
         }
@@ -518,7 +525,8 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             | Resource::Symlink(_)
             | Resource::Module(_)
             | Resource::Sysctl(_)
-            | Resource::CaBundle(_) => continue,
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => continue,
         };
         named.extend([access.owner.to_string(), access.group.to_string()]);
     }

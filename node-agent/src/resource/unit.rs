@@ -116,7 +116,8 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
             | Resource::Symlink(_)
             | Resource::Module(_)
             | Resource::Sysctl(_)
-            | Resource::CaBundle(_) => continue,
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => continue,
         };
         for unit in restart {
             let name = unit.as_str();
@@ -431,7 +432,8 @@ pub(crate) fn to_observe<'a>(
             | Resource::Symlink(_)
             | Resource::Module(_)
             | Resource::Sysctl(_)
-            | Resource::CaBundle(_) => {}
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => {}
         }
     }
     // A template has no state of its own.
