@@ -419,6 +419,15 @@ impl Systemd for Bus {
             let manager = self.manager().await?;
             let listed =
                 manager.list_units_by_names(units.to_vec()).await.map_err(refused("units", "list"))?;
+            if listed.len() != units.len() {
+                // It passes over what is no name of a unit, and whose state is whose would be a guess.
+                return Err(HostError::Systemd(format!(
+                    "systemd tells the states of {} units, asked for {}: is each of them the name of a unit? {}",
+                    listed.len(),
+                    units.len(),
+                    units.join(", ")
+                )));
+            }
             for (unit, (id, _, load, active, sub, _, path, _, _, _)) in units.iter().zip(listed) {
                 let mut state = UnitState { id, load, active, sub, ..UnitState::default() };
                 state.file = manager.get_unit_file_state(unit.clone()).await.unwrap_or_default();

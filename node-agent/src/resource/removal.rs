@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::UnitName;
 use crds::report::Disruption;
 use crds::revision::Resource;
 
@@ -96,7 +97,8 @@ pub(crate) fn to_observe(ledger: &Ledger) -> impl Iterator<Item = String> {
 fn unit_of(item: &Item) -> Option<&str> {
     let Item::Path(path) = item else { return None };
     let (directory, name) = path.rsplit_once('/')?;
-    (directory == UNIT_DIRECTORY && name.contains('.')).then_some(name)
+    // The folder of a unit's drop-ins is none.
+    (directory == UNIT_DIRECTORY && name.parse::<UnitName>().is_ok()).then_some(name)
 }
 
 /// Whether it is a drop-in of a unit.

@@ -90,6 +90,8 @@ impl Systemd for Handle {
             if self.0.silent.get() && !units.is_empty() {
                 return Err(HostError::Systemd("systemd cannot be asked".to_owned()));
             }
+            // systemd passes over what is no name of a unit.
+            assert!(units.iter().all(|unit| unit.parse::<crds::UnitName>().is_ok()), "{units:?}");
             let on_disk = {
                 let files = Offline::of(&self.0.files(Offline::root));
                 files.observe(units).await?
