@@ -139,7 +139,7 @@ pub struct NodeBootstrapSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub units: Vec<Unit>,
 
-    /// The kernel's modules and settings, now and at each boot.
+    /// The kernel's modules, settings and swap, now and at each boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Kernel>,
 
@@ -622,7 +622,7 @@ pub struct DropIn {
     pub content: String,
 }
 
-/// The kernel's modules and settings.
+/// The kernel's modules, settings and swap.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
