@@ -23,6 +23,6 @@ pub use nodebootstrap::{NodeBootstrap, NodeBootstrapSpec, NodeBootstrapStatus};
 pub use report::{NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus};
 pub use value::{
     AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, BlockText, CommentSign, DropInName,
-    HostPath, LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, Sha256, SysctlName,
-    SysctlValue, Timeout, UnitName, Url,
+    HostPath, LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, Sha256, Share,
+    SysctlName, SysctlValue, Timeout, UnitName, Url,
 };

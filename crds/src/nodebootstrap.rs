@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::RunMode;
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, BlockText, CommentSign, DropInName,
-    HostPath, LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, ProxyUrl, Sha256,
+    HostPath, LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, ProxyUrl, Sha256, Share,
     SysctlValue, Timeout, UnitName, Url,
 };
 
@@ -31,6 +31,8 @@ pub const MAX_ARCHIVES: usize = 32;
 pub const MAX_STRIP: i64 = 16;
 /// The most CA bundles of a spec.
 pub const MAX_CA_BUNDLES: usize = 8;
+/// The most units that are told of the proxy.
+pub const MAX_PROXY_UNITS: usize = 16;
 
 /// The most kernel modules of a spec.
 pub const MAX_MODULES: usize = 64;
@@ -164,7 +166,7 @@ pub struct NodeBootstrapSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub units: Vec<Unit>,
 
-    /// The kernel's modules and settings, now and at each boot.
+    /// The kernel's modules, settings and swap, now and at each boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Kernel>,
 
@@ -179,14 +181,19 @@ pub struct NodeBootstrapSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
 
+    /// In which steps a new revision comes to the nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+
     /// What becomes of what was made on a node that leaves (label lost, NodeBootstrap deleted). Retain: it stays. Revert:
     /// what was there before is put back, and what was not there is removed; what something else has changed since is
     /// left, and listed in the node's Report. Default: Retain. Example: Revert.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
 
-    /// How downloads reach their servers: by way of a proxy, and trusting more certificates than the node does by
-    /// itself. Default: directly, and the node's own certificates.
+    /// How servers are reached: by way of a proxy, and trusting more certificates than the node does by itself. It is for
+    /// the agent's downloads, and, where it says so, for programs of the node. Default: directly, and the node's own
+    /// certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
 
@@ -194,6 +201,18 @@ pub struct NodeBootstrapSpec {
     /// stays as it is. A whole number with s, m or h. Default: 10m. Example: 90s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave_timeout: Option<Timeout>,
+}
+
+/// In which steps a new revision comes to the nodes. A change of this field is no new revision.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollout {
+    /// How many nodes may be at a new revision at once: a number, or a percentage of the selected nodes, rounded down, one at
+    /// least. It is for changes that disturb nothing; those that restart something come to one node at a time in any case.
+    /// The next node gets the revision when one has said that it is ready, that it failed (it goes on trying) or that it
+    /// waits for a permit. A node that does not answer gets it when it is back. Default: "100%", all at once. Example: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<Share>,
 }
 
 /// What becomes of drift: something on a node is no longer as it was made there for the revision that the node has. A
@@ -663,14 +682,15 @@ pub struct Symlink {
     pub target: LinkTarget,
 }
 
-/// How downloads reach their servers.
+/// How servers are reached.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Trust {
-    /// The proxy that downloads go through. Default: none.
+    /// The proxy that downloads go through, and that units are told of. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
-    /// Certificates that servers of downloads may have besides those that the node trusts by itself. At most 8.
+    /// Certificates that servers of downloads may have besides those that the node trusts by itself; and, with install, that
+    /// the node itself trusts from then on. At most 8.
     /// Example: [{name: corporate, configMapRef: {name: corporate-ca, key: ca.crt}}].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -678,7 +698,7 @@ pub struct Trust {
     pub ca_bundles: Vec<CaBundle>,
 }
 
-/// The proxy that downloads go through.
+/// The proxy that downloads go through, and that units are told of.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.http) || has(self.https)").message("a proxy is for http, https or both: give one of them"))]
@@ -696,18 +716,29 @@ pub struct Proxy {
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub no_proxy: Vec<NoProxy>,
+    /// Services whose programs get these proxies as HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in capitals and in small letters: each
+    /// has a drop-in for it, /etc/systemd/system/UNIT.d/50-nodebootstrap-proxy.conf. When it changes and the unit runs, the
+    /// unit is restarted once (disruption class Restart). At most 16. Example: [containerd.service].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(unit, unit.endsWith('.service') && !unit.contains('@.'))").message("only a service has a program that can be told of a proxy, and a template (name@.service) does not run: name services, as containerd.service, or name@one.service")
+    )]
+    pub units: Vec<UnitName>,
 }
 
 /// Certificates that servers of downloads may have.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
+    validation = Rule::new("!has(self.install) || !self.install || self.name.matches('^[A-Za-z0-9][A-Za-z0-9._-]*$')").message("the name of a CA bundle that is installed is a part of its files' names: use letters, digits and . _ - only, as in: corporate"),
     validation = Rule::new("has(self.pem) != has(self.configMapRef)").message("a CA bundle has exactly one source: give one of pem and configMapRef"),
     validation = Rule::new("!has(self.pem) || self.pem.contains('-----BEGIN CERTIFICATE-----')").message("a CA bundle is one or more certificates as PEM: -----BEGIN CERTIFICATE-----, lines of base64, -----END CERTIFICATE-----"),
     validation = Rule::new("!has(self.pem) || !self.pem.contains('PRIVATE KEY')").message("a CA bundle has a private key in it, which anybody who may read this object sees: give the certificates alone")
 )]
 pub struct CaBundle {
-    /// What messages call it. Example: corporate.
+    /// What messages call it; with install, a part of its files' names. Example: corporate.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// The certificates themselves, as PEM. At most 65536 characters.
@@ -718,6 +749,11 @@ pub struct CaBundle {
     /// follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_ref: Option<KeyRef>,
+    /// true: the certificates go into the trust store of the node's distribution (Debian, Red Hat and SUSE families), each as
+    /// a file named nodebootstrap-NODEBOOTSTRAP.NAME.DIGEST, and the distribution's own program makes them known. Programs that
+    /// run see them when they start the next time. Default: false, so that they are for downloads only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<bool>,
 }
 
 /// A systemd unit.
@@ -765,7 +801,7 @@ pub struct DropIn {
     pub content: String,
 }
 
-/// The kernel's modules and settings.
+/// The kernel's modules, settings and swap.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -785,6 +821,22 @@ pub struct Kernel {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128))]
     pub sysctls: BTreeMap<String, SysctlValue>,
+    /// Disabled: no swap is in use, now and, by a mask of swap.target, after a boot. What is in use is turned off, if its pages
+    /// fit into the memory that is available; /etc/fstab stays as it is. Swap that something else turns on again is turned off
+    /// within the interval of the agent. Keep: it is left as it is. Default: Keep. Example: Disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapPolicy>,
+}
+
+/// What becomes of swap. It is not called Off, which YAML takes for a Boolean.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SwapPolicy {
+    /// It is left as it is.
+    #[default]
+    Keep,
+    /// None is in use.
+    Disabled,
 }
 
 /// What became of a NodeBootstrap: bounded, however many nodes there are.
@@ -827,7 +879,7 @@ pub struct NodeCounts {
     pub updated: u32,
     /// Nodes that are being changed now.
     pub updating: u32,
-    /// Nodes that wait: for the first word of their agent, for its plan, or for their turn to be disrupted.
+    /// Nodes that wait: for the first word of their agent, for its plan, or for their turn.
     pub pending: u32,
     /// Nodes whose changes are planned, in mode Plan.
     #[serde(default)]

@@ -32,13 +32,14 @@ use crate::host::archive::{Target, index_aside};
 use crate::host::error::HARD_LINKED;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
+use crate::host::trust::Store;
 use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError, Place, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
 use crate::resource::{
-    Action, Planner, archive, binary, directory, disk, file, group, kernel, part, removal, symlink, unit,
-    user,
+    Action, Planner, archive, binary, directory, disk, file, group, kernel, part, removal, symlink, trust,
+    unit, user,
 };
 
 use book::Notes;
@@ -261,11 +262,20 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let resources = &revision.resources;
     let others = host.state.others(&revision.node_bootstrap);
     let (others, unreadable) = or_none("state", others, &mut unseen);
-    // Also the units of others: two names may lead to one.
-    let all = resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
+    let all = || resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
     let ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster));
     let ledger = or_none("state", ledger, &mut unseen);
-    let to_observe = unit::to_observe(all, &owed.restarts, removal::to_observe(&ledger));
+    let store = if trust::matters(all(), &ledger, owed.trust_store) {
+        or_none("trust store", Store::of(&host.root), &mut unseen)
+    } else {
+        None
+    };
+    // What of it has a path.
+    let placed = trust::with_anchors(store, &revision.node_bootstrap, resources);
+    // Also the units of others: two names may lead to one.
+    let swaps = or_none("swap", kernel::swaps(host, resources), &mut unseen);
+    let of_swaps = swaps.iter().map(|swap| swap.unit.clone());
+    let to_observe = unit::to_observe(all(), &owed.restarts, removal::to_observe(&ledger).chain(of_swaps));
     let units = host.systemd.observe(&to_observe).await;
     let answers = units.is_ok();
     let units = or_none("systemd", units, &mut unseen);
@@ -276,7 +286,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             crds::names::STATE_DIR
         ));
     }
-    planner.locate(request, &others, &ledger);
+    planner.locate(request, &placed, &others, &ledger, store);
     for path in &owed.written {
         planner.pass_over(leftover_of(path));
     }
@@ -294,15 +304,18 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             | Resource::Module(_)
             | Resource::Sysctl(_)
             | Resource::Part(_)
-            | Resource::Archive(_) => {}
+            | Resource::Archive(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => {}
         }
     }
     group::plan(&groups, &mut planner);
     user::plan(&users, &mut planner);
     directory::announce(&directories, &mut planner);
-    planner.check_links(resources);
-    let mut claimed = removal::claims(resources, |path| planner.real(path));
+    planner.check_links(&placed);
+    let mut claimed = removal::claims(&placed, |path| planner.real(path));
     claimed.extend(planner.archive_items());
+    claimed.extend(kernel::swap_claims(resources, &swaps, &ledger));
     let removal =
         removal::plan(&ledger, &claimed, &removal::named(resources), request.from_pod, &mut planner);
     directory::plan(&directories, &mut planner);
@@ -327,8 +340,9 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             symlink::plan(symlink, &mut planner);
         }
     }
+    trust::plan(store, &revision.node_bootstrap, resources, owed.trust_store, &mut planner);
     part::plan(resources, &mut planner);
-    kernel::plan(resources, &mut planner);
+    kernel::plan(resources, &swaps, &mut planner);
     let written = unit::plan_files(resources, &mut planner);
     if answers {
         unit::plan(resources, written, &owed.restarts, &mut planner);
@@ -358,8 +372,10 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     });
     let (restarts, secrets) = (restarts.collect(), secrets.collect());
     let is_made = |resource: &&Resource| {
+        let own = std::slice::from_ref(*resource);
+        let own = trust::with_anchors(store, &revision.node_bootstrap, own);
         let is_done = |item: &Item| ledger.get(item).is_some_and(|entry| entry.done);
-        planner.items(resource).is_some_and(|items| items.iter().all(is_done))
+        own.iter().all(|one| planner.items(one).is_some_and(|items| items.iter().all(is_done)))
     };
     // It is asked for what differs only, and most passes find nothing.
     let differs = !(planner.steps.is_empty() && planner.problems.is_empty() && planner.left.is_empty());
@@ -382,7 +398,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    let trust = revision.trust.clone();
+    let trust = revision.trust_of_downloads();
     Ok(Plan { steps, problems, held_back, warnings, left, held: false, trust, owed, notes })
 }
 
@@ -708,6 +724,7 @@ fn owed_by(plan: &Plan) -> Owed {
             Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
                 owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
             }
+            Action::UpdateTrustStore { renew, .. } => owed.trust_store |= renew,
             Action::SetComment { .. } => _ = owed.written.insert("/etc/passwd".to_owned()),
             Action::SetLocked { .. } => _ = owed.written.insert("/etc/shadow".to_owned()),
             Action::SetAccess { .. }
@@ -829,6 +846,10 @@ async fn step_by<'a>(
             root.locate(path).and_then(|place| root.edit(&place, anchor::MAX_FILE, edit)).map_err(refused)?;
         }
         Action::LoadModules => return put_off(step, host.systemd.load_modules(), stop, jobs).await,
+        Action::UpdateTrustStore { store, renew } => {
+            let command = if *renew { store.renew } else { store.update };
+            return put_off(step, host.systemd.run(trust::UNIT, command), stop, jobs).await;
+        }
         Action::SetSysctl { name, value } => crate::host::kernel::set(root, name, value).map_err(refused)?,
         Action::Reload => or_stop(stop, host.systemd.reload()).await?.map_err(refused)?,
         Action::Enable { unit, again } => {
@@ -981,6 +1002,7 @@ impl Action {
             | Self::EditPart { .. }
             | Self::LoadModules
             | Self::SetSysctl { .. }
+            | Self::UpdateTrustStore { .. }
             | Self::Reload
             | Self::Enable { .. }
             | Self::Disable { .. }

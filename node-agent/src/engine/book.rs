@@ -300,6 +300,7 @@ fn item_of(action: &Action) -> Option<Item> {
         Action::OwnBelow { .. }
         | Action::Unpack { .. }
         | Action::LoadModules
+        | Action::UpdateTrustStore { .. }
         | Action::Reload
         | Action::Restart { .. }
         | Action::RemoveGroup { .. }

@@ -69,12 +69,15 @@ pub struct Owed {
     pub restarts: BTreeSet<String>,
     /// Paths beside which a half-written file may lie.
     pub written: BTreeSet<String>,
+    /// Whether certificates went from where they were put, and the trust store was not made anew since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trust_store: bool,
 }
 
 impl Owed {
     /// Whether nothing is.
     pub fn is_empty(&self) -> bool {
-        self.restarts.is_empty() && self.written.is_empty()
+        self.restarts.is_empty() && self.written.is_empty() && !self.trust_store
     }
 }
 

@@ -925,8 +925,9 @@ impl<'a> Agent<'a> {
         let resources = &target.revision.resources;
         let (units, links) = unit::to_watch(&self.host.root, resources);
         let own = ACCOUNT_FILES.iter().chain(&[PAUSED]).map(|path| (*path).to_owned());
+        let certificates = resource::trust::to_watch(&self.host.root, &target.revision);
         let watched = resources.iter().flat_map(|one| resource::watched(&self.host, one));
-        let paths = own.chain(watched).chain(links).collect();
+        let paths = own.chain(watched).chain(links).chain(certificates).collect();
         self.listen_to(units, paths);
     }
 

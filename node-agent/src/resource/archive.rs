@@ -211,7 +211,7 @@ impl Located {
     ) {
         let is_ours = |real: &str| {
             let entry = ledger.get(&Item::Path(real.to_owned()));
-            entry.is_some_and(|entry| entry.prior().is_some()) && !others.contains(real)
+            entry.is_some_and(|entry| entry.provenance == Provenance::Created) && !others.contains(real)
         };
         self.placed.iter_mut().for_each(|placed| {
             placed.retain(|one| {
@@ -369,11 +369,9 @@ fn try_compare(
         } else {
             found.missing.push(name());
             // A directory below may have asked for it before.
-            if planner.will_make(&path).is_none() {
+            if !planner.makes_with(&path, ids) {
                 planner.will_have_directory(&path);
                 found.parts.push(Action::MakeDirectory { path, ids });
-            } else if planner.will_make(&path) != Some(ids) {
-                found.parts.push(Action::SetAccess { path, kind: Kind::Directory, ids });
             }
         }
         return Ok(());

@@ -126,6 +126,9 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::Download { path, digest, .. } => {
             vec![(resource, path.clone(), Touch::Replace(cache.size(*digest).unwrap_or_default()))]
         }
+        Action::UpdateTrustStore { store, .. } => {
+            vec![(resource, store.bundle.to_owned(), Touch::Replace(0))]
+        }
         Action::Enable { .. } | Action::Disable { .. } | Action::Mask { .. } => {
             vec![(resource, UNIT_DIRECTORY.to_owned(), Touch::Inside)]
         }

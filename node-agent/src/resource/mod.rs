@@ -14,6 +14,7 @@ pub(crate) mod kernel;
 pub(crate) mod part;
 pub(crate) mod removal;
 pub(crate) mod symlink;
+pub(crate) mod trust;
 pub(crate) mod unit;
 pub(crate) mod user;
 
@@ -23,7 +24,7 @@ use std::rc::Rc;
 
 use crds::names::STATE_DIR;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{Access, Anchor, PATH, Part, Resource};
+use crds::revision::{Access, Anchor, PATH, Part, Resource, Revision};
 use crds::{AccountRef, HostPath, Sha256};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,7 @@ use crate::host::install::UNIT_DIRECTORY;
 use crate::host::root::Finder;
 use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
+use crate::host::trust::{ANCHORS, Store};
 use crate::host::write::{Ids, Inside, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
 use crate::ledger::{Before, Entry, Item, Ledger};
@@ -200,6 +202,11 @@ pub(crate) enum Action {
     SetSysctl {
         name: String,
         value: String,
+    },
+    /// `renew`: something has gone from it.
+    UpdateTrustStore {
+        store: &'static Store,
+        renew: bool,
     },
     Reload,
     Enable {
@@ -377,13 +384,24 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Finds where all paths really lie. Two that are one place by way of a link are a problem: neither would ever be
-    /// in order; and so is what an older NodeBootstrap has on this host.
-    pub(crate) fn locate(&mut self, request: &Request, others: &[Begun], ledger: &Ledger) {
-        let own = &request.revision.resources;
+    /// Whether what differs of a resource is left as it is.
+    pub(crate) fn leaves(&self, resource: &str) -> bool {
+        self.leave.contains(resource)
+    }
+
+    /// Finds where all paths really lie. `own`: of the revision, `store`: where its certificates are put. Two that are one
+    /// place by way of a link are a problem: neither would ever be in order; and so is what an older NodeBootstrap has on
+    /// this host.
+    pub(crate) fn locate(
+        &mut self,
+        request: &Request,
+        own: &[Resource],
+        others: &[Begun],
+        ledger: &Ledger,
+        store: Option<&Store>,
+    ) {
         let mut skip = BTreeMap::new();
         let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();
-        // They come last, so that all whole files are known then.
         let mut parts: Vec<(String, &Part)> = Vec::new();
         let mut finder = self.host.root.finder();
         for resource in own {
@@ -404,9 +422,7 @@ impl<'a> Planner<'a> {
                     self.problem(resource, "PathRefused", message);
                 }
                 Ok(place) if let Resource::Part(part) = resource => {
-                    let whole = taken.get(&(PATH, place.real.clone())).cloned();
-                    let other = part_at(&parts, &place.real, resource).map(ToString::to_string);
-                    if let Some(other) = whole.or(other) {
+                    if let Some(other) = part_at(&parts, &place.real, resource) {
                         let message = format!(
                             "would take the place of {other} in {}, by way of a link: leave one of them",
                             place.real
@@ -432,17 +448,20 @@ impl<'a> Planner<'a> {
         }
         self.locate_archives(own, others, ledger, &mut finder, &mut taken, &mut skip);
         for (real, part) in &parts {
-            let whole = taken.get(&(PATH, real.clone())).filter(|whole| whole.starts_with(ARCHIVE));
-            if let Some(archive) = whole {
-                let message = format!(
-                    "{real} is a file of {archive}: leave one of them, or have include leave that entry out"
-                );
-                self.problem(part, "SamePath", message);
-            }
+            let Some(whole) = taken.get(&(PATH, real.clone())) else { continue };
+            let message = if whole.starts_with(ARCHIVE) {
+                format!(
+                    "{real} is a file of {whole}: leave one of them, or have include leave that entry out"
+                )
+            } else {
+                format!("would take the place of {whole} in {real}, by way of a link: leave one of them")
+            };
+            self.problem(part, "SamePath", message);
         }
         for other in others {
             let keeps = is_older(other, request);
-            for resource in &other.revision.resources {
+            let Revision { node_bootstrap, resources, .. } = &other.revision;
+            for resource in trust::with_anchors(store, node_bootstrap, resources).iter() {
                 let paths = self.paths(resource, &mut finder);
                 let claims = self.names(resource).into_iter();
                 let claims = claims.chain(paths.own.iter().map(|path| (PATH, path.clone())));
@@ -729,9 +748,9 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether the directory that a place lies in is there, or will be. Folders that systemd reads are nobody's to list:
-    /// steps are added for them.
+    /// steps are added for them. So are those of the trust store.
     pub(crate) fn has_parent(&mut self, place: &Place) -> bool {
-        if READ_AT_BOOT.iter().any(|folder| is_below(&place.real, folder)) {
+        if READ_AT_BOOT.iter().chain(&ANCHORS).any(|folder| is_below(&place.real, folder)) {
             self.make_parents(place, &place.real);
         }
         self.will_have_parent(place)
@@ -742,12 +761,18 @@ impl<'a> Planner<'a> {
         place.missing_paths().iter().all(|path| self.made.contains(path))
     }
 
-    /// What a directory will have that a step makes.
-    pub(crate) fn will_make(&self, real: &str) -> Option<Ids> {
-        self.steps.iter().flat_map(|step| step.action.parts()).find_map(|part| match part {
-            Action::MakeDirectory { path, ids } if path == real => Some(*ids),
+    /// Has a directory get this at once that a step makes for what lies below; whether there is one.
+    pub(crate) fn makes_with(&mut self, real: &str, wanted: Ids) -> bool {
+        let shown = self.shown(wanted);
+        let made = self.steps.iter_mut().find_map(|step| match &mut step.action {
+            Action::MakeDirectory { path, ids } if path == real => Some((ids, &mut step.change)),
             _ => None,
-        })
+        });
+        let Some((ids, change)) = made else { return false };
+        *ids = wanted;
+        let words = change.change.rsplit_once(", ").map_or(change.change.as_str(), |(words, _)| words);
+        change.change = format!("{words}, {shown}");
+        true
     }
 
     /// Adds steps for the directories above a place that are missing. They belong to root, or get, below a recursive
@@ -938,7 +963,9 @@ pub(crate) fn path_of(resource: &Resource) -> Option<String> {
         | Resource::User(_)
         | Resource::Module(_)
         | Resource::Sysctl(_)
-        | Resource::Archive(_) => None,
+        | Resource::Archive(_)
+        | Resource::CaBundle(_)
+        | Resource::NoSwap(_) => None,
         Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {
             Some(resource.name().to_owned())
         }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use crds::UnitName;
 use crds::report::Disruption;
 use crds::revision::{Anchor, Resource};
 
@@ -72,6 +73,8 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
             | Resource::Binary(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_)
             | Resource::Part(_)
             // What is in one is known to the planner.
             | Resource::Archive(_) => {}
@@ -91,7 +94,8 @@ pub(crate) fn to_observe(ledger: &Ledger) -> impl Iterator<Item = String> {
 fn unit_of(item: &Item) -> Option<&str> {
     let Item::Path(path) = item else { return None };
     let (directory, name) = path.rsplit_once('/')?;
-    (directory == UNIT_DIRECTORY && name.contains('.')).then_some(name)
+    // The folder of a unit's drop-ins is none.
+    (directory == UNIT_DIRECTORY && name.parse::<UnitName>().is_ok()).then_some(name)
 }
 
 /// Whether it is a drop-in of a unit.
@@ -381,6 +385,12 @@ fn put_back(
         (Item::Active(unit), Shape::Is(false), _) => {
             (When::Stops, "stop, as before".to_owned(), Action::Stop { unit: unit.clone() })
         }
+        // Swap that no file of the host names has a unit only while it is in use.
+        (Item::Active(unit), Shape::Is(true), _)
+            if unit.ends_with(".swap") && !planner.units.get(unit).is_some_and(UnitState::is_known) =>
+        {
+            return Err("nothing on this host says any more how it is turned on");
+        }
         (Item::Active(unit), Shape::Is(true), _) => {
             (When::Starts, "start, as before".to_owned(), Action::Start { unit: unit.clone() })
         }
@@ -573,6 +583,8 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             | Resource::Symlink(_)
             | Resource::Module(_)
             | Resource::Sysctl(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_)
             | Resource::Part(_) => continue,
         };
         named.extend([access.owner.to_string(), access.group.to_string()]);

@@ -117,7 +117,9 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
             | Resource::Unit(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => continue,
+            | Resource::Sysctl(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => continue,
         };
         for unit in restart {
             let name = unit.as_str();
@@ -435,7 +437,9 @@ pub(crate) fn to_observe<'a>(
             | Resource::Directory(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => {}
+            | Resource::Sysctl(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => {}
         }
     }
     // A template has no state of its own.

@@ -20,4 +20,5 @@ mod properties;
 mod reverts;
 mod rollbacks;
 mod support;
+mod trust;
 mod units;

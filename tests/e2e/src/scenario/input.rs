@@ -167,6 +167,14 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             trust(json!({"proxy": {"http": "http://a", "noProxy": ["*.a"]}})),
             "it stands for all hosts below it too",
         ),
+        (
+            trust(json!({"proxy": {"http": "http://a", "units": ["a.socket"]}})),
+            "only a service has a program",
+        ),
+        (
+            trust(json!({"caBundles": [{"name": "a/b", "pem": CERTIFICATE, "install": true}]})),
+            "a part of its files' names",
+        ),
         (trust(json!({"caBundles": [{"name": "a"}]})), "a CA bundle has exactly one source"),
         (trust(json!({"caBundles": [{"name": "a", "pem": "x"}]})), "one or more certificates as PEM"),
         (
@@ -265,6 +273,8 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             "ends in .service",
         ),
         (spec(json!({"leaveTimeout": "soon"})), "as in: 90s, 10m, 1h"),
+        (spec(json!({"rollout": {"maxParallel": 0}})), "a percentage from 1% to 100%"),
+        (spec(json!({"rollout": {"maxParallel": "101%"}})), "a percentage from 1% to 100%"),
         (spec(json!({"drift": {"interval": "5s"}})), "drift.interval: at least 10s"),
         (spec(json!({"drift": {"ignore": ["etc/motd"]}})), "an absolute path or of a name"),
         (
@@ -372,10 +382,11 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
     all.insert(
         "trust".to_owned(),
         json!({
-            "caBundles": (0..8).map(|i| json!({"name": format!("c{i}"), "pem": pem})).collect::<Vec<_>>(),
+            "caBundles": (0..8).map(|i| json!({"name": format!("c{i}"), "pem": pem, "install": true})).collect::<Vec<_>>(),
             "proxy": {
                 "http": format!("http://{}", "p".repeat(500)),
                 "noProxy": (0..100).map(|i| format!("{i}{}", "n".repeat(250))).collect::<Vec<_>>(),
+                "units": (0..16).map(|i| format!("u{i:02}{}.service", "x".repeat(100))).collect::<Vec<_>>(),
             },
         }),
     );
