@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
     Directory, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES, MAX_GROUPS,
-    MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL, NodeBootstrapSpec,
+    MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS, MIN_FULL_INTERVAL, MIN_INTERVAL,
+    NodeBootstrapSpec,
 };
 use crate::revision::{Unit, references};
 use crate::value::SysctlName;
@@ -127,6 +128,9 @@ fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let Some(drift) = &spec.drift else { return };
     if drift.interval.is_some_and(|interval| interval < MIN_INTERVAL) {
         problems.push(format!("drift.interval: at least {MIN_INTERVAL}"));
+    }
+    if drift.full_interval.is_some_and(|interval| interval < MIN_FULL_INTERVAL) {
+        problems.push(format!("drift.fullInterval: at least {MIN_FULL_INTERVAL}"));
     }
     let is_good = |pattern: &str| {
         let is_name = !pattern.contains('/');
@@ -411,6 +415,7 @@ mod tests {
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
             ("drift: {interval: 9s}", "drift.interval: at least 10s"),
+            ("drift: {fullInterval: 59s}", "drift.fullInterval: at least 1m"),
             ("drift: {ignore: [etc/motd]}", "\"etc/motd\": a pattern"),
             ("drift: {overrides: [{pattern: etc/motd, policy: Report}]}", "\"etc/motd\": a pattern"),
             ("trust: {proxy: {noProxy: [a]}}", "trust.proxy: a proxy is for http, https or both"),

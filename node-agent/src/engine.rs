@@ -14,6 +14,7 @@ mod book;
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::rc::Rc;
 
 use crds::Sha256;
 use crds::report::{ChangeSummary, Disruption};
@@ -555,7 +556,7 @@ pub fn give_up(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
 /// # Errors
 /// If the ledger cannot be read, or not be written.
 pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Request, HostError> {
-    let mut ledger = host.state.ledger(node_bootstrap, None)?;
+    let mut ledger = Rc::unwrap_or_clone(host.state.ledger(node_bootstrap, None)?);
     if !from_pod {
         ledger.give_up(false);
         host.state.write_ledger(node_bootstrap, &ledger)?;

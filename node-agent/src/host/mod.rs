@@ -11,6 +11,7 @@
 //! | [`disk`] | a place ► whether its disk takes more, and what is locked on it |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
 //! | [`items`] | a thing of the ledger ► how it is now |
+//! | `kept` | a file of the agent's own ► what was read of it, once |
 //! | [`state`] | what the agent itself keeps on the host |
 //! | [`notify`], `signals` | paths, units ► a signal when one was touched |
 //! | [`facts`] | what the machine is |
@@ -27,6 +28,7 @@ pub mod facts;
 pub mod failpoint;
 pub mod install;
 pub mod items;
+mod kept;
 pub mod kernel;
 pub mod local;
 pub mod notify;

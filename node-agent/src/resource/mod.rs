@@ -315,7 +315,7 @@ impl<'a> Planner<'a> {
 
     /// Finds where all paths really lie. Two that are one place by way of a link are a problem: neither would ever be
     /// in order; and so is what an older NodeBootstrap has on this host.
-    pub(crate) fn locate(&mut self, request: &Request, others: &[Begun]) {
+    pub(crate) fn locate(&mut self, request: &Request, others: &[Rc<Begun>]) {
         let own = &request.revision.resources;
         let mut skip = BTreeMap::new();
         let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();

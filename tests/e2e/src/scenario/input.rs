@@ -199,6 +199,7 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         ),
         (spec(json!({"leaveTimeout": "soon"})), "as in: 90s, 10m, 1h"),
         (spec(json!({"drift": {"interval": "5s"}})), "drift.interval: at least 10s"),
+        (spec(json!({"drift": {"fullInterval": "59s"}})), "drift.fullInterval: at least 1m"),
         (spec(json!({"drift": {"ignore": ["etc/motd"]}})), "an absolute path or of a name"),
         (
             spec(json!({"drift": {"overrides": [{"pattern": "a/b", "policy": "Report"}]}})),
