@@ -8,18 +8,22 @@
 //! | [`suite`] | runs scenarios, side by side on two testbeds, keeps the logs of what failed, counts |
 //! | [`scenario`] | the end-to-end tests themselves |
 //! | [`power`] | a virtual machine whose power is cut while the agent works |
+//! | [`fuzz`] | parsers, fed with what nobody thought of |
 //! | [`demo`], [`bench`] | the other two commands |
 
 mod bench;
 mod checks;
 mod demo;
+mod fuzz;
 mod lab;
 mod power;
 mod programs;
 mod scenario;
 mod suite;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -55,6 +59,17 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Feed the parsers what nobody thought of, and keep what leads to new branches
+    Fuzz {
+        /// Only these targets
+        only: Vec<String>,
+        /// For how many seconds each
+        #[arg(long, default_value_t = 60)]
+        time: u64,
+        /// An input that was found: only that, once
+        #[arg(long)]
+        input: Option<PathBuf>,
+    },
     /// Measure
     Bench,
 }
@@ -80,6 +95,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::CleanDemo => Testbed::down_id(demo::ID).await?,
         Command::Test { only, keep } => return suite::run(&only, keep).await,
         Command::TestVm { cuts, seed } => return suite::concluded(power::run(cuts, seed).await?),
+        Command::Fuzz { input: Some(input), .. } => return suite::concluded(fuzz::again(&input).await?),
+        Command::Fuzz { only, time, .. } => {
+            return suite::concluded(fuzz::run(Duration::from_secs(time), &only, true).await?);
+        }
         Command::Bench => bench::run().await?,
     }
     Ok(ExitCode::SUCCESS)
