@@ -43,9 +43,9 @@ test-vm: build ## Cut a virtual machine's power thirty times while the agent wor
 fuzz: build ## Feed the parsers what nobody thought of: TIME=60 seconds for each of TARGETS, or one INPUT that was found
 	@$(FOLDER)/$(PROFILE)/e2e fuzz --time $(or $(TIME),60) $(if $(INPUT),--input $(INPUT)) $(TARGETS)
 
-bench: build ## The figures of docs/benchmarks.md, measured now, with programs as for the images
+bench: build ## The figures of docs/benchmarks.md, measured now, with programs as for the images; PARTS=peers: only some
 	cargo build --locked --release --target $(TRIPLE) --package operator --package node-agent --package measure
-	@E2E_PROGRAMS=$(FOLDER)/release $(FOLDER)/$(PROFILE)/e2e bench
+	@E2E_PROGRAMS=$(FOLDER)/release $(FOLDER)/$(PROFILE)/e2e bench $(PARTS)
 
 generate: ## Write anew what is made from the types: crds/*.yaml, docs/api.md
 	UPDATE_GENERATED=1 cargo test --quiet $(CARGO_ALL) --profile $(PROFILE) generated

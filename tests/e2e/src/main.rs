@@ -71,7 +71,10 @@ enum Command {
         input: Option<PathBuf>,
     },
     /// Measure
-    Bench,
+    Bench {
+        /// Only these parts
+        only: Vec<bench::Part>,
+    },
 }
 
 #[tokio::main]
@@ -99,7 +102,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Fuzz { only, time, .. } => {
             return suite::concluded(fuzz::run(Duration::from_secs(time), &only, true).await?);
         }
-        Command::Bench => bench::run().await?,
+        Command::Bench { only } => bench::run(&only).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
