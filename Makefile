@@ -16,9 +16,9 @@ CARGO_ALL := --workspace --all-targets --locked --target $(TRIPLE)
 FOLDER    := $(CARGO_TARGET_DIR)/$(TRIPLE)
 export E2E_CARGO := $(CARGO_ALL) --profile $(PROFILE)
 # What compiles this workspace lints it too; cargo clippy would check all dependencies once more.
-build test test-vm demo clean-demo generate: export RUSTC_WORKSPACE_WRAPPER := clippy-driver
+build test test-vm fuzz demo clean-demo generate: export RUSTC_WORKSPACE_WRAPPER := clippy-driver
 
-.PHONY: help build demo clean-demo test test-vm bench generate image-programs
+.PHONY: help build demo clean-demo test test-vm fuzz bench generate image-programs
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,12 @@ test: build ## Every check and test there is
 test-vm: build ## Cut a virtual machine's power thirty times while the agent works on it; turn another one's swap off
 	@$(FOLDER)/$(PROFILE)/e2e test-vm
 
-bench: build image-programs ## The figures of docs/benchmarks.md, measured now, with the images' programs
-	@E2E_PROGRAMS=$(FOLDER)/release $(FOLDER)/$(PROFILE)/e2e bench
+fuzz: build ## Feed the parsers what nobody thought of: TIME=60 seconds for each of TARGETS, or one INPUT that was found
+	@$(FOLDER)/$(PROFILE)/e2e fuzz --time $(or $(TIME),60) $(if $(INPUT),--input $(INPUT)) $(TARGETS)
+
+bench: build ## The figures of docs/benchmarks.md, measured now, with programs as for the images; PARTS=peers: only some
+	cargo build --locked --release --target $(TRIPLE) --package operator --package node-agent --package measure
+	@E2E_PROGRAMS=$(FOLDER)/release $(FOLDER)/$(PROFILE)/e2e bench $(PARTS)
 
 generate: ## Write anew what is made from the types: crds/*.yaml, docs/api.md
 	UPDATE_GENERATED=1 cargo test --quiet $(CARGO_ALL) --profile $(PROFILE) generated

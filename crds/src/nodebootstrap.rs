@@ -221,6 +221,7 @@ pub struct Rollout {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("!has(self.interval) || duration(self.interval) >= duration('10s')").message("drift.interval: at least 10s"),
+    validation = Rule::new("!has(self.fullInterval) || duration(self.fullInterval) >= duration('1m')").message("drift.fullInterval: at least 1m"),
     validation = Rule::new("!has(self.ignore) || self.ignore.all(p, p.contains('/') == p.startsWith('/'))").message("drift.ignore: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer"),
     validation = Rule::new("!has(self.overrides) || self.overrides.all(o, o.pattern.contains('/') == o.pattern.startsWith('/'))").message("drift.overrides: a pattern is that of an absolute path or of a name, as in: /etc/motd, /etc/cni/**, *.timer")
 )]
@@ -234,6 +235,10 @@ pub struct Drift {
     /// what lies below recursive directories. At least 10s. Default: 30s. Example: 5m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Timeout>,
+    /// How often the content of each file is read again though its inode, size and times say that it is the same. Less often
+    /// than interval. At least 1m. Default: 1h. Example: 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_interval: Option<Timeout>,
     /// Paths, parts of files as /etc/hosts#registry, and names of units, users and groups, that are treated as by CreateOnly
     /// whatever the policy. * stands for
     /// anything but a slash, ** for anything, ? for one character. At most 32. Example: [/etc/motd, "*.timer"].
@@ -304,6 +309,8 @@ pub const MAX_PATTERNS: usize = 32;
 pub const MAX_PATTERN: usize = 256;
 /// The shortest [`Drift::interval`].
 pub const MIN_INTERVAL: Timeout = Timeout::from_secs(10);
+/// The shortest [`Drift::full_interval`].
+pub const MIN_FULL_INTERVAL: Timeout = Timeout::from_secs(60);
 
 /// What becomes of drift.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
     Directory, Health, LabelOperator, MAX_ARCHIVES, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES,
     MAX_FILE_PARTS, MAX_GROUPS, MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_PROXY_UNITS, MAX_STRIP,
-    MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL, NodeBootstrapSpec, SwapPolicy,
+    MAX_SYMLINKS, MAX_SYSCTLS, MIN_FULL_INTERVAL, MIN_INTERVAL, NodeBootstrapSpec, SwapPolicy,
 };
 use crate::revision::{Part, SWAP_TARGET, Unit, references, render_part, shown_part};
 use crate::value::{SysctlName, Timeout, UnitName};
@@ -173,6 +173,9 @@ fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let Some(drift) = &spec.drift else { return };
     if drift.interval.is_some_and(|interval| interval < MIN_INTERVAL) {
         problems.push(format!("drift.interval: at least {MIN_INTERVAL}"));
+    }
+    if drift.full_interval.is_some_and(|interval| interval < MIN_FULL_INTERVAL) {
+        problems.push(format!("drift.fullInterval: at least {MIN_FULL_INTERVAL}"));
     }
     let is_good = |pattern: &str| {
         let is_name = !pattern.contains('/');
@@ -634,6 +637,7 @@ mod tests {
             ("drift: {interval: 9s}", "drift.interval: at least 10s"),
             ("health: {timeout: 9s, stableFor: 1s}", "health.timeout: from 10s to 1h"),
             ("health: {timeout: 10s}", "health.stableFor (10s if left out) must be shorter"),
+            ("drift: {fullInterval: 59s}", "drift.fullInterval: at least 1m"),
             ("drift: {ignore: [etc/motd]}", "\"etc/motd\": a pattern"),
             ("drift: {overrides: [{pattern: etc/motd, policy: Report}]}", "\"etc/motd\": a pattern"),
             ("trust: {proxy: {noProxy: [a]}}", "trust.proxy: a proxy is for http, https or both"),

@@ -455,6 +455,11 @@ impl Sha256 {
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
+
+    /// The digest of a content.
+    pub fn of(content: &[u8]) -> Self {
+        Self(<sha2::Sha256 as sha2::Digest>::digest(content).into())
+    }
 }
 
 impl FromStr for Sha256 {

@@ -287,7 +287,10 @@ fn open(args: &FileArgs) -> Result<Session, String> {
 }
 
 /// Reads exactly one NodeBootstrap; documents of other kinds, as an example has them beside it, are passed over.
-fn parse(text: &[u8]) -> Result<NodeBootstrap, String> {
+///
+/// # Errors
+/// In words, if there is none, there are more, or it is none that could be applied.
+pub fn parse(text: &[u8]) -> Result<NodeBootstrap, String> {
     let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8 text".to_owned())?;
     // As plain values first, so that a wrong kind is told as that and not as an unknown field.
     let documents: Vec<serde_json::Value> =

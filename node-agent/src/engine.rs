@@ -15,6 +15,7 @@ pub mod rollback;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::rc::Rc;
 
 use crds::Sha256;
 use crds::report::{ChangeSummary, Disruption};
@@ -655,7 +656,7 @@ pub fn give_up(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
 /// # Errors
 /// If the ledger cannot be read, or not be written.
 pub fn revert(host: &Host, node_bootstrap: &str, from_pod: bool) -> Result<Request, HostError> {
-    let mut ledger = host.state.ledger(node_bootstrap, None)?;
+    let mut ledger = Rc::unwrap_or_clone(host.state.ledger(node_bootstrap, None)?);
     if !from_pod {
         ledger.give_up(false);
         host.state.write_ledger(node_bootstrap, &ledger)?;

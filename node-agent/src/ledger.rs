@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::Sha256;
 use crds::revision::Anchor;
 use serde::{Deserialize, Serialize};
-use sha2::Digest;
 
 use crate::host::Kind;
 use crate::host::accounts::User;
@@ -335,7 +334,7 @@ impl Ledger {
         }
         let head: Head = serde_json::from_slice(head).map_err(damaged)?;
         let body = &rest[1..];
-        if head.sha256 != digest_of(body) {
+        if head.sha256 != Sha256::of(body) {
             return Err(("its digest is not that of its content: it was cut or changed".to_owned(), false));
         }
         let Body { cluster, entries } = serde_json::from_slice(body).map_err(damaged)?;
@@ -348,7 +347,7 @@ impl Ledger {
         let body = Body { cluster: self.cluster.clone(), entries };
         // Only maps with keys that are no strings cannot be written; there is none.
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        let head = Head { format: FORMAT, sha256: digest_of(&body) };
+        let head = Head { format: FORMAT, sha256: Sha256::of(&body) };
         let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
         bytes.push(b'\n');
         bytes.extend(body);
@@ -601,10 +600,6 @@ impl Ledger {
     pub fn give_up(&mut self, given_up: bool) {
         self.entries.values_mut().for_each(|entry| entry.given_up = given_up);
     }
-}
-
-fn digest_of(bytes: &[u8]) -> Sha256 {
-    Sha256::from_bytes(sha2::Sha256::digest(bytes).into())
 }
 
 #[cfg(test)]

@@ -464,8 +464,14 @@ fn edit_as_json(uid: &str, edit: &Edit) -> Value {
     }
     if let Some(drift) = drift {
         // What is left out must not stay from before.
-        let drift = drift.as_ref().map(|Drift { policy, interval, ignore, overrides }| {
-            json!({"policy": policy, "interval": interval, "ignore": ignore, "overrides": overrides})
+        let drift = drift.as_ref().map(|Drift { policy, interval, full_interval, ignore, overrides }| {
+            json!({
+                "policy": policy,
+                "interval": interval,
+                "fullInterval": full_interval,
+                "ignore": ignore,
+                "overrides": overrides,
+            })
         });
         spec.insert("drift".to_owned(), json!(drift));
     }
@@ -525,7 +531,13 @@ mod tests {
                     "mode": "Plan",
                     "permit": {"id": 2, "disruption": "Restart"},
                     "conflicts": [{"resource": "file /x", "with": "o"}],
-                    "drift": {"policy": null, "interval": "1m", "ignore": [], "overrides": []},
+                    "drift": {
+                        "policy": null,
+                        "interval": "1m",
+                        "fullInterval": null,
+                        "ignore": [],
+                        "overrides": [],
+                    },
                     "health": {"timeout": "1m", "stableFor": null},
                     "retry": "2",
                     "paused": true,

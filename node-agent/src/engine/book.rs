@@ -1,9 +1,9 @@
 //! Keeps the ledger: what a run will make is written down before its first change, and settled after its last.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use crds::Sha256;
-use sha2::Digest;
 
 use super::{Change, Plan, Request};
 use crate::anchor;
@@ -19,7 +19,7 @@ use crate::resource::{Action, Step};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Notes {
     /// As it was when the plan was made.
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Rc<Ledger>,
     /// What the revision claims.
     pub(crate) claimed: BTreeSet<Item>,
     /// The resources all of whose entries are done.
@@ -51,7 +51,7 @@ impl Notes {
 pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), HostError> {
     let node_bootstrap = &request.revision.node_bootstrap;
     let notes = &plan.notes;
-    let mut ledger = notes.ledger.clone();
+    let mut ledger = Ledger::clone(&notes.ledger);
     let accounts = Accounts::load(&host.root)?;
     let look = |item: &Item| items::look(host, &accounts, &notes.units, item);
     // Before anything is given away: what has no entry any more, a recursive directory remembers.
@@ -91,7 +91,7 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         let mut found = looked.clone();
         let bare = without_parts(host, plan, &item)?;
         match (&bare, &item, &mut found) {
-            (Some(bare), _, Shape::File { digest, .. }) => *digest = digest_of(bare),
+            (Some(bare), _, Shape::File { digest, .. }) => *digest = Sha256::of(bare),
             (Some(bare), Item::Part(_, anchor), found) => *found = items::part(bare, anchor),
             _ => {}
         }
@@ -147,7 +147,8 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
 /// when what was in the way is gone. `made`: what was done.
 pub(super) fn close(host: &Host, request: &Request, plan: &Plan, made: &[Change]) -> Result<(), HostError> {
     let Request { revision, .. } = request;
-    let mut ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster))?;
+    let ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster))?;
+    let mut ledger = Rc::unwrap_or_clone(ledger);
     let left: BTreeSet<&str> =
         made.iter().filter(|change| change.is_left()).map(|change| change.resource.as_str()).collect();
     ledger.settle();
@@ -270,10 +271,6 @@ fn keep_found(
     }
 }
 
-fn digest_of(content: &[u8]) -> Sha256 {
-    Sha256::from_bytes(sha2::Sha256::digest(content).into())
-}
-
 /// What the changes of a plan are about.
 fn items_of(plan: &Plan) -> impl Iterator<Item = Item> {
     plan.steps.iter().flat_map(|step| step.action.parts()).filter_map(item_of)
@@ -326,7 +323,7 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
         (Action::MakeDirectory { ids, .. }, _)
         | (Action::SetAccess { ids, kind: Kind::Directory, .. }, _) => Shape::Directory(*ids),
         (Action::SetAccess { ids, .. }, Shape::File { digest, .. }) => file(*ids, *digest),
-        (Action::WriteFile { content, ids, .. }, _) => file(*ids, digest_of(&content.0)),
+        (Action::WriteFile { content, ids, .. }, _) => file(*ids, Sha256::of(&content.0)),
         (Action::Download { digest, ids, .. } | Action::UnpackFile { digest, ids, .. }, _) => {
             file(*ids, *digest)
         }

@@ -5,6 +5,7 @@
 //! so. It needs neither the API nor a download.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,7 @@ pub fn confirm(host: &Host, request: &Request, plan: &Plan, made: &[Change]) -> 
 /// # Errors
 /// If the ledger does not get to the disk.
 pub fn finish(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
-    let mut ledger = host.state.ledger(node_bootstrap, None)?;
+    let mut ledger = Rc::unwrap_or_clone(host.state.ledger(node_bootstrap, None)?);
     ledger.confirm();
     host.state.write_ledger(node_bootstrap, &ledger)
 }
@@ -102,7 +103,7 @@ pub async fn run(
         Ok(None) => host.state.lock(|| {}).await.map_err(state)?,
         Err(failure) => return Err(Failure { made, ..failure }),
     };
-    let mut ledger = host.state.ledger(node_bootstrap, None).map_err(state)?;
+    let mut ledger = Rc::unwrap_or_clone(host.state.ledger(node_bootstrap, None).map_err(state)?);
     ledger.roll_back();
     // First whose it is: what is owed keeps this from being forgotten.
     host.state.put_begun(node_bootstrap, previous).map_err(state)?;

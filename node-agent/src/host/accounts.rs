@@ -120,13 +120,18 @@ impl Accounts {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let mut accounts = Self::parse(&read(PASSWD)?, &read(GROUP)?, &read(LOGIN_DEFS)?);
-        for line in read(SHADOW)?.lines() {
+        accounts.read_shadow(&read(SHADOW)?);
+        Ok(accounts)
+    }
+
+    /// Reads from the text of shadow whose password is locked.
+    pub fn read_shadow(&mut self, shadow: &str) {
+        for line in shadow.lines() {
             let mut fields = line.split(':');
             if let (Some(name), Some(password)) = (fields.next(), fields.next()) {
-                accounts.locked.entry(name.to_owned()).or_insert(password.starts_with('!'));
+                self.locked.entry(name.to_owned()).or_insert(password.starts_with('!'));
             }
         }
-        Ok(accounts)
     }
 
     /// Reads accounts from the text of passwd, group and login.defs. Lines that are none are passed over.
@@ -457,7 +462,7 @@ pub fn remove_group(root: &Root, name: &str, gid: u32) -> Result<Option<String>,
 
 /// The password field of the shadow, locked or not. Where there is no password, an unlocked one lets nobody in either
 /// (`*`): it is never empty.
-fn locked_password(old: &[u8], locked: bool) -> Vec<u8> {
+pub fn locked_password(old: &[u8], locked: bool) -> Vec<u8> {
     let start = old.iter().position(|byte| *byte != b'!').unwrap_or(old.len());
     match (locked, &old[start..]) {
         (true, _) if start > 0 => old.to_vec(),
@@ -469,7 +474,7 @@ fn locked_password(old: &[u8], locked: bool) -> Vec<u8> {
 }
 
 /// A list of members with a user in it, or without.
-fn with_member(members: &[u8], user: &[u8], is_member: bool) -> Vec<u8> {
+pub fn with_member(members: &[u8], user: &[u8], is_member: bool) -> Vec<u8> {
     let all: Vec<&[u8]> = members.split(|byte| *byte == b',').filter(|member| !member.is_empty()).collect();
     match (is_member, all.contains(&user)) {
         (true, false) => [&all[..], &[user]].concat().join(&b','),
@@ -479,7 +484,7 @@ fn with_member(members: &[u8], user: &[u8], is_member: bool) -> Vec<u8> {
 }
 
 /// A line with another value of a field; as it is, if it has no such field.
-fn with_field(line: &[u8], index: usize, value: &[u8]) -> Vec<u8> {
+pub fn with_field(line: &[u8], index: usize, value: &[u8]) -> Vec<u8> {
     let mut fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
     if let Some(field) = fields.get_mut(index) {
         *field = value;
@@ -488,12 +493,12 @@ fn with_field(line: &[u8], index: usize, value: &[u8]) -> Vec<u8> {
 }
 
 /// A field of a line.
-fn field(line: &[u8], index: usize) -> &[u8] {
+pub fn field(line: &[u8], index: usize) -> &[u8] {
     line.split(|byte| *byte == b':').nth(index).unwrap_or_default()
 }
 
 /// The text without the line of this name; `None` if there is none.
-fn without_line(text: &[u8], name: &str) -> Option<Vec<u8>> {
+pub fn without_line(text: &[u8], name: &str) -> Option<Vec<u8>> {
     let (start, line) = find_line(text, name)?;
     let end = (start + line.len() + 1).min(text.len());
     Some([&text[..start], &text[end..]].concat())
@@ -537,7 +542,7 @@ fn edit(
 }
 
 /// The line of a name, and where it begins.
-fn find_line<'a>(text: &'a [u8], name: &str) -> Option<(usize, &'a [u8])> {
+pub fn find_line<'a>(text: &'a [u8], name: &str) -> Option<(usize, &'a [u8])> {
     let mut start = 0;
     for line in text.split(|byte| *byte == b'\n') {
         if line.split(|byte| *byte == b':').next() == Some(name.as_bytes()) {
@@ -550,7 +555,7 @@ fn find_line<'a>(text: &'a [u8], name: &str) -> Option<(usize, &'a [u8])> {
 
 /// The text with the line of this name replaced, or added: before lines of the name service (`+`, `-`), which end the
 /// file. `None` if nothing changes. Bytes, not text: a comment may be in any encoding.
-fn put_line(text: &[u8], name: &str, line: &[u8]) -> Option<Vec<u8>> {
+pub fn put_line(text: &[u8], name: &str, line: &[u8]) -> Option<Vec<u8>> {
     if let Some((start, old)) = find_line(text, name) {
         return (old != line).then(|| [&text[..start], line, &text[start + old.len()..]].concat());
     }

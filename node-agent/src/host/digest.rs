@@ -1,9 +1,10 @@
 //! The SHA-256 of files, remembered while the program runs: a converged host is not read again on each pass.
 //!
 //! In: a place. Out: the digest of what is there. A remembered digest holds as long as inode, size and both times are
-//! the same; the change time cannot be set back by anybody.
+//! the same; the change time cannot be set back by anybody. What changes a disk below its file system leaves no such
+//! trace, so that after some time each file is read again whatever they say.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -22,45 +23,75 @@ const TICK: Duration = Duration::from_millis(50);
 /// follows a download, and then the file is read once more, with nobody waiting for it.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// What a digest was made from.
-type Key = ((u64, u64), u64, (i64, i64), (i64, i64));
+/// How long a digest is believed unless it is said otherwise.
+pub const BELIEVED: Duration = Duration::from_secs(3600);
+
+/// By which a file is known as the one that was read.
+pub(super) type Key = ((u64, u64), u64, (i64, i64), (i64, i64));
 
 /// Remembers digests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Digests {
     known: RefCell<BTreeMap<String, Known>>,
+    believed: Cell<Duration>,
+}
+
+impl Default for Digests {
+    fn default() -> Self {
+        Self { known: RefCell::default(), believed: Cell::new(BELIEVED) }
+    }
 }
 
 #[derive(Debug)]
 struct Known {
     key: Key,
     digest: Sha256,
-    /// Until when it is believed; for ever, if the file could not have changed again under the same time.
-    until: Option<Instant>,
+    read: Instant,
+    /// Whether the file could not have changed again under the same time.
+    is_settled: bool,
 }
 
 impl Digests {
+    /// How long a digest is believed from now on, those that are remembered already too. Default: [`BELIEVED`].
+    pub fn believe_for(&self, time: Duration) {
+        self.believed.set(time);
+    }
+
     /// The digest of the regular file at a place; `None` if nothing is there.
     ///
     /// # Errors
     /// If it is something else, or cannot be read.
     pub fn of(&self, place: &Place) -> Result<Option<Sha256>, HostError> {
-        let Some((fd, meta)) = place.open(Kind::File)? else { return Ok(None) };
+        match place.look()? {
+            Some(meta) => self.of_seen(place, &meta),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Digests::of`], of what was just looked at: the file is not even opened if its digest is known.
+    ///
+    /// # Errors
+    /// See [`Digests::of`].
+    pub fn of_seen(&self, place: &Place, meta: &Meta) -> Result<Option<Sha256>, HostError> {
         if let Some(known) = self.known.borrow().get(&place.real)
-            && known.key == key_of(&meta)
-            && known.until.is_none_or(|until| Instant::now() < until)
+            && known.key == key_of(meta)
+            && known.read.elapsed() < if known.is_settled { self.believed.get() } else { FRESH }
         {
             return Ok(Some(known.digest));
         }
-        let digest = read_through(std::fs::File::from(fd), &place.real, &mut |_| Ok(()))?;
+        let Some((fd, meta)) = place.open(Kind::File)? else { return Ok(None) };
+        // One byte more than it has: what somebody writes to meanwhile is another file, and need not be read to its end.
+        let file = std::fs::File::from(fd).take(meta.size.saturating_add(1));
+        let digest = read_through(file, &place.real, &mut |_| Ok(()))?;
         self.remember(&place.real, &meta, digest);
         Ok(Some(digest))
     }
 
     /// Remembers a digest that was computed while the file was written.
     pub fn remember(&self, real: &str, meta: &Meta, digest: Sha256) {
-        let until = (!is_settled(meta, SystemTime::now())).then(|| Instant::now() + FRESH);
-        self.known.borrow_mut().insert(real.to_owned(), Known { key: key_of(meta), digest, until });
+        let is_settled = is_settled(meta, SystemTime::now());
+        let known = Known { key: key_of(meta), digest, read: Instant::now(), is_settled };
+        self.known.borrow_mut().insert(real.to_owned(), known);
     }
 }
 
@@ -84,11 +115,12 @@ pub(super) fn read_through(
     }
 }
 
-fn key_of(meta: &Meta) -> Key {
+pub(super) fn key_of(meta: &Meta) -> Key {
     (meta.inode, meta.size, meta.mtime, meta.ctime)
 }
 
-fn is_settled(meta: &Meta, now: SystemTime) -> bool {
+/// Whether a file could not have changed again under the same time.
+pub(super) fn is_settled(meta: &Meta, now: SystemTime) -> bool {
     let changed = Duration::new(meta.ctime.0.try_into().unwrap_or(0), meta.ctime.1.try_into().unwrap_or(0));
     now.duration_since(UNIX_EPOCH).is_ok_and(|now| now > changed + TICK)
 }

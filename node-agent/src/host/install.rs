@@ -78,12 +78,19 @@ pub fn links(unit: &str, file: &str, text: &str) -> Vec<Link> {
             path: format!("{UNIT_DIRECTORY}/{}", expand(alias)),
             target: file.to_owned(),
         }))
-        // A unit may list its own name as an alias; that is no link.
-        .filter(|link| link.path != link.target && !link.path.contains("/../"))
+        // A unit may list its own name as an alias; that is no link. What is no name of a unit leads nowhere, as for systemd.
+        .filter(|link| link.path != link.target && is_among_units(&link.path))
         .collect();
     links.sort();
     links.dedup();
     links
+}
+
+/// Whether a path is that of an entry among the units, or of one in a folder there.
+fn is_among_units(path: &str) -> bool {
+    let below = path.strip_prefix(UNIT_DIRECTORY).and_then(|rest| rest.strip_prefix('/'));
+    let is_name = |step: &str| !matches!(step, "" | "." | "..") && !step.contains('\0');
+    below.is_some_and(|below| below.split('/').count() <= 2 && below.split('/').all(is_name))
 }
 
 /// Whether enabling a unit with this text enables others.
@@ -172,6 +179,12 @@ mod tests {
         assert!(paths("x.service", "[Service]\nExecStart=/bin/true\n").is_empty());
         assert!(paths("x.service", "[Install]\nWantedBy=a.target\nWantedBy=\n").is_empty());
         assert!(paths("x.service", "").is_empty());
+    }
+
+    #[test]
+    fn no_link_lies_elsewhere() {
+        let text = "[Install]\nWantedBy=../x a/b.target\nAlias=.. . \"\" a/../../b.service ../../x.service good.service\n";
+        assert_eq!(paths("x.service", text), ["good.service"]);
     }
 
     #[test]

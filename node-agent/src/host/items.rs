@@ -56,7 +56,7 @@ pub fn look(
                 // Whatever it is, it can neither be kept nor be ours; to read it might take hours.
                 Kind::File if meta.size > MAX_PRIORS => Shape::Other,
                 Kind::File => {
-                    let Some(digest) = host.digests.of(&place)? else { return Ok(Shape::Absent) };
+                    let Some(digest) = host.digests.of_seen(&place, &meta)? else { return Ok(Shape::Absent) };
                     Shape::File { ids, digest, attributes: host.root.attributes(&place)? }
                 }
                 // One whose target is no text is never replaced.

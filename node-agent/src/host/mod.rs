@@ -14,6 +14,7 @@
 //! | [`disk`] | a place ► whether its disk takes more, and what is locked on it |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
 //! | [`items`] | a thing of the ledger ► how it is now |
+//! | `kept` | a file of the agent's own ► what was read of it, once |
 //! | [`state`] | what the agent itself keeps on the host |
 //! | [`notify`], `signals` | paths, units ► a signal when one was touched |
 //! | [`facts`] | what the machine is |
@@ -32,6 +33,7 @@ pub mod failpoint;
 pub mod install;
 pub mod items;
 pub mod journal;
+mod kept;
 pub mod kernel;
 pub mod kubelet;
 pub mod local;

@@ -19,6 +19,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crds::Sha256;
@@ -29,6 +30,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Digests, read_through};
+use super::kept::Kept;
 use super::root::{Kind, Place};
 use super::write::{Ids, Staged};
 use super::{HostError, Root};
@@ -123,12 +125,14 @@ fn prior(node_bootstrap: &str, digest: Sha256) -> String {
 #[derive(Debug, Clone)]
 pub struct State {
     root: Root,
+    ledgers: Rc<Kept<Ledger>>,
+    begun: Rc<Kept<Begun>>,
 }
 
 impl State {
     /// The state of this host. Makes nothing.
     pub fn of(root: &Root) -> Self {
-        Self { root: root.clone() }
+        Self { root: root.clone(), ledgers: Rc::default(), begun: Rc::default() }
     }
 
     /// Takes the lock, if it is free.
@@ -205,8 +209,9 @@ impl State {
     ///
     /// # Errors
     /// If the file is damaged.
-    pub fn begun(&self, node_bootstrap: &str) -> Result<Option<Begun>, HostError> {
-        self.read(node_bootstrap, "revision.json")
+    pub fn begun(&self, node_bootstrap: &str) -> Result<Option<Rc<Begun>>, HostError> {
+        let path = format!("{STATE_DIR}/{node_bootstrap}/revision.json");
+        self.begun.of(&self.root, &path, MAX_FILE, |bytes| from_json(bytes, &path))
     }
 
     /// Writes down the revision that is begun now, and what is owed until it is done. Nothing is written that is so
@@ -350,18 +355,21 @@ impl State {
     ///
     /// # Errors
     /// If it is damaged, or of a newer format.
-    pub fn ledger(&self, node_bootstrap: &str, cluster: Option<&str>) -> Result<Ledger, HostError> {
+    pub fn ledger(&self, node_bootstrap: &str, cluster: Option<&str>) -> Result<Rc<Ledger>, HostError> {
         let path = ledger_path(node_bootstrap);
-        let Some(bytes) = self.root.read(&path, MAX_LEDGER)? else {
-            return Ok(Ledger::of(cluster.unwrap_or_default()));
+        let decode = |bytes: &[u8]| {
+            Ledger::decode(bytes).map_err(|cause| HostError::Ledger { path: path.clone(), cause })
         };
-        let mut ledger = Ledger::decode(&bytes).map_err(|cause| HostError::Ledger { path, cause })?;
+        let Some(mut ledger) = self.ledgers.of(&self.root, &path, MAX_LEDGER, decode)? else {
+            return Ok(Rc::new(Ledger::of(cluster.unwrap_or_default())));
+        };
         match cluster {
+            Some(cluster) if ledger.cluster == cluster => {}
             // What was made by hand before the machine joined a cluster is taken over.
-            Some(cluster) if ledger.cluster.is_empty() => cluster.clone_into(&mut ledger.cluster),
-            Some(cluster) if !cluster.is_empty() && ledger.cluster != cluster => {
-                ledger = Ledger::of(cluster);
+            Some(cluster) if ledger.cluster.is_empty() => {
+                cluster.clone_into(&mut Rc::make_mut(&mut ledger).cluster);
             }
+            Some(cluster) if !cluster.is_empty() => ledger = Rc::new(Ledger::of(cluster)),
             _ => {}
         }
         Ok(ledger)
@@ -411,7 +419,12 @@ impl State {
     /// If the state directory cannot be listed.
     pub fn other_ledgers(&self, node_bootstrap: &str) -> Result<Vec<Ledger>, HostError> {
         let names = self.known()?.into_iter().filter(|name| name != node_bootstrap);
-        Ok(names.filter_map(|name| self.ledger(&name, None).ok()).collect())
+        // Read for once: they are looked at only where something is changed.
+        let read = |name: String| {
+            let bytes = self.root.read(&ledger_path(&name), MAX_LEDGER).ok().flatten()?;
+            Ledger::decode(&bytes).ok()
+        };
+        Ok(names.filter_map(read).collect())
     }
 
     /// Keeps the content of a file, before it is replaced.
@@ -505,7 +518,7 @@ impl State {
     /// # Errors
     /// If the files cannot be removed.
     pub fn give_up(&self, node_bootstrap: &str) -> Result<(), HostError> {
-        let mut ledger = self.ledger(node_bootstrap, None)?;
+        let mut ledger = Rc::unwrap_or_clone(self.ledger(node_bootstrap, None)?);
         ledger.give_up(true);
         if !ledger.is_empty() {
             self.write_ledger(node_bootstrap, &ledger)?;
@@ -538,7 +551,7 @@ impl State {
     ///
     /// # Errors
     /// If the state directory cannot be listed.
-    pub fn others(&self, node_bootstrap: &str) -> Result<(Vec<Begun>, Vec<String>), HostError> {
+    pub fn others(&self, node_bootstrap: &str) -> Result<(Vec<Rc<Begun>>, Vec<String>), HostError> {
         let (mut others, mut unreadable) = (Vec::new(), Vec::new());
         for name in self.root.directories_in(STATE_DIR)? {
             if name == node_bootstrap {
@@ -556,9 +569,7 @@ impl State {
     fn read<T: DeserializeOwned>(&self, node_bootstrap: &str, file: &str) -> Result<Option<T>, HostError> {
         let path = format!("{STATE_DIR}/{node_bootstrap}/{file}");
         let Some(bytes) = self.root.read(&path, MAX_FILE)? else { return Ok(None) };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| HostError::State { path, cause: error.to_string() })
+        from_json(&bytes, &path).map(Some)
     }
 
     fn write<T: Serialize>(&self, node_bootstrap: &str, file: &str, value: &T) -> Result<(), HostError> {
@@ -571,4 +582,9 @@ impl State {
         }
         self.root.write(&place, &json, Ids::root(0o600)).map(drop)
     }
+}
+
+fn from_json<T: DeserializeOwned>(bytes: &[u8], path: &str) -> Result<T, HostError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| HostError::State { path: path.to_owned(), cause: error.to_string() })
 }

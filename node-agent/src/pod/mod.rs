@@ -36,6 +36,7 @@ use tracing::{info, warn};
 
 use crate::drift::{self, Damping};
 use crate::engine::{self, Change, Failure, Observer, Plan, Problem, Request};
+use crate::host::digest::BELIEVED;
 use crate::host::notify::Notify;
 use crate::host::state::{Lock, PAUSED};
 use crate::host::systemd::STABLE;
@@ -402,6 +403,8 @@ impl<'a> Agent<'a> {
             // What was fought over may be left now.
             self.damping = Damping::default();
         }
+        let full_interval = spec.drift.as_ref().and_then(|drift| drift.full_interval);
+        self.host.digests.believe_for(full_interval.map_or(BELIEVED, |interval| interval.duration()));
         self.report = Some((uid, spec.clone()));
         self.retry = Retry::new();
         self.refusals = 0;

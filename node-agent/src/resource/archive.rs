@@ -399,8 +399,8 @@ fn try_compare(
                     found.parts.push(unpack);
                 }
                 (Some(meta), Some(Kind::File)) => {
-                    let is_same =
-                        meta.size == *size && planner.host.digests.of(place).map_err(told)? == Some(*sha256);
+                    let is_same = meta.size == *size
+                        && planner.host.digests.of_seen(place, &meta).map_err(told)? == Some(*sha256);
                     if !is_same {
                         found.other.push(name());
                         found.parts.push(unpack);
@@ -438,7 +438,7 @@ fn try_compare(
                 }
                 (Some(meta), Some(Kind::File)) => {
                     let ids = Ids { uid: meta.uid, gid: meta.gid, mode: meta.mode };
-                    let digest = planner.host.digests.of(place).map_err(told)?;
+                    let digest = planner.host.digests.of_seen(place, &meta).map_err(told)?;
                     let now = digest.map(|digest| Shape::File { ids, digest, attributes: BTreeMap::new() });
                     if !now.is_some_and(|now| is_replaced(&now)) {
                         return Err(is_no_link(&path, Kind::File));

@@ -55,7 +55,7 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
     let is_other = size.is_some_and(|size| size != meta.size) || meta.size > MAX_BYTES;
     let found = match is_other {
         true => Ok(None),
-        false => planner.host.digests.of(&place),
+        false => planner.host.digests.of_seen(&place, &meta),
     };
     let found = match found {
         Ok(found) => found,

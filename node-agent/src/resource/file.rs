@@ -3,6 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
+use crds::Sha256;
 use crds::report::Disruption;
 use crds::revision::{Content, File};
 
@@ -79,8 +80,8 @@ pub(crate) fn plan_content(
         return false;
     }
     let same = meta.size == content.len() as u64
-        && match place.read(meta.size) {
-            Ok(now) => now.is_some_and(|(now, _)| now == content),
+        && match planner.host.digests.of_seen(place, &meta) {
+            Ok(now) => now == Some(Sha256::of(content)),
             Err(error) => {
                 planner.refused(resource, &error);
                 return false;

@@ -396,7 +396,7 @@ impl<'a> Planner<'a> {
         &mut self,
         request: &Request,
         own: &[Resource],
-        others: &[Begun],
+        others: &[Rc<Begun>],
         ledger: &Ledger,
         store: Option<&Store>,
     ) {
@@ -497,7 +497,7 @@ impl<'a> Planner<'a> {
     fn locate_archives(
         &mut self,
         own: &[Resource],
-        others: &[Begun],
+        others: &[Rc<Begun>],
         ledger: &Ledger,
         finder: &mut Finder<'_>,
         taken: &mut BTreeMap<(&str, String), String>,

@@ -2,6 +2,7 @@
 //! [`roll_back`] and [`guard`] are processes of the host's systemd. They share `switch.json` and the host's lock.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crds::nodebootstrap::Health;
@@ -222,7 +223,7 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     plan.held = true;
     switch.restarts = plan.steps.iter().filter_map(Step::unit).map(str::to_owned).collect();
     switch.before = kubelet::look(&host.root, &switch.node, &mut switch.kubelet).await;
-    switch.previous = host.state.begun(node_bootstrap).map_err(failure)?;
+    switch.previous = host.state.begun(node_bootstrap).map_err(failure)?.map(Rc::unwrap_or_clone);
     let program = host.state.keep_program().map_err(failure)?;
     units::arm(host, node_bootstrap, &program, switch.timeout).await.map_err(failure)?;
     switch.stage = Stage::Armed;

@@ -1,9 +1,11 @@
 //! What a plan says, and that it is what happens.
 
+use crds::revision::Values;
+use node_agent::engine;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde_json::json;
 
-use crate::support::{Machine, lines, reasons, request};
+use crate::support::{Machine, lines, reasons, request, try_request};
 
 #[tokio::test]
 async fn the_seed_s_story() {
@@ -404,4 +406,59 @@ async fn what_is_left_takes_along_what_follows_from_it_and_nothing_else() {
     assert_eq!(reasons(&machine.plan(&request).await), Vec::<String>::new());
     request.leave.clear();
     assert!(!reasons(&machine.plan(&request).await).is_empty());
+}
+
+/// Waits until a file's times are so old that one more change would show in them.
+async fn is_settled(machine: &Machine, path: &str) {
+    let age = || {
+        std::time::SystemTime::now()
+            .duration_since(machine.path(path).metadata().unwrap().modified().unwrap())
+    };
+    while age().is_ok_and(|age| age < std::time::Duration::from_millis(100)) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_no_time_tells_of_is_found_when_all_is_read_again() {
+    let machine = Machine::new();
+    let request = request(json!({"files": [{"path": "/opt/a", "content": "good"}]}));
+    machine.apply(&request).await.unwrap();
+    let host = machine.host();
+    machine.write("/opt/a", "evil");
+    is_settled(&machine, "/opt/a").await;
+    // As if it had been read before the disk lost it.
+    let meta = machine.root().locate("/opt/a").unwrap().look().unwrap().unwrap();
+    host.digests.remember("/opt/a", &meta, crds::Sha256::of(b"good"));
+    assert!(engine::plan(&host, &request).await.unwrap().is_empty(), "not read");
+    host.digests.believe_for(std::time::Duration::ZERO);
+    let plan = engine::plan(&host, &request).await.unwrap();
+    assert_eq!(lines(plan.changes()), ["file /opt/a: content"]);
+}
+
+#[tokio::test]
+async fn what_another_process_writes_down_is_seen() {
+    let machine = Machine::new();
+    let mine = request(json!({"files": [{"path": "/opt/a", "content": "a"}]}));
+    machine.apply(&mine).await.unwrap();
+    for state in ["ledger", "revision"] {
+        is_settled(&machine, &format!("/var/lib/nodebootstrap/workers/{state}.json")).await;
+    }
+    let host = machine.host();
+    assert!(engine::plan(&host, &mine).await.unwrap().is_empty());
+    // An older one claims the same.
+    let mut other =
+        try_request("other", json!({"files": [{"path": "/opt/a", "content": "a"}]}), &Values::new()).unwrap();
+    "2025-01-01T00:00:00Z".clone_into(&mut other.created);
+    machine.apply(&other).await.unwrap();
+    is_settled(&machine, "/var/lib/nodebootstrap/other/revision.json").await;
+    for _ in 0..2 {
+        assert_eq!(reasons(&engine::plan(&host, &mine).await.unwrap()), ["file /opt/a: Conflict"]);
+    }
+    machine.revert("other").await.unwrap();
+    assert!(engine::plan(&host, &mine).await.unwrap().is_empty(), "gone, and not only from the disk");
+    // What is no longer in the ledger is not put back.
+    machine.revert("workers").await.unwrap();
+    let nothing = request(json!({}));
+    assert!(engine::plan(&host, &nothing).await.unwrap().is_empty());
 }

@@ -463,8 +463,8 @@ fn what_is_not_confirmed_is_rolled_back_from_anywhere() {
             let previous = machine.host().state.begun("workers").expect("a file");
             let held = machine.apply_held(&second, if after == 0 { usize::MAX } else { after }).await;
             let is_changed = state(&machine).0 != known.0;
-            let stopped = machine.roll_back("workers", previous.as_ref(), back).await;
-            let made = machine.roll_back("workers", previous.as_ref(), usize::MAX).await;
+            let stopped = machine.roll_back("workers", previous.as_deref(), back).await;
+            let made = machine.roll_back("workers", previous.as_deref(), usize::MAX).await;
             let made = made.map_err(|failure| TestCaseError::fail(format!("{failure:?}")))?;
             prop_assert_eq!(state(&machine), known, "{:?}, {:?}, {:?}", held, stopped, made);
             prop_assert_eq!(machine.leftovers(), Vec::<String>::new());

@@ -52,7 +52,7 @@ async fn what_was_there_before_that_run_is_there_again_and_runs() {
     let at_boot = rollback::plan(&host, "workers", &restarts, true).await.expect("a plan");
     assert!(at_boot.changes().all(|change| !change.resource.starts_with("unit ")));
     drop(host);
-    machine.roll_back("workers", previous.as_ref(), usize::MAX).await.expect("rolled back");
+    machine.roll_back("workers", previous.as_deref(), usize::MAX).await.expect("rolled back");
     assert_eq!(machine.systemd.take_asked(), ["reload", "restart kubelet.service"]);
     assert_eq!(machine.tree(), tree);
     assert_eq!(machine.read("/var/lib/nodebootstrap/workers/ledger.json"), ledger);
@@ -92,7 +92,7 @@ async fn what_an_archive_brought_before_is_there_again_without_a_download() {
     assert_eq!(machine.read("/opt/cni/becomes-link"), "second");
     assert!(machine.is_there("/opt/cni/new/file") && !machine.is_there("/opt/cni/gone"));
 
-    machine.roll_back("workers", previous.as_ref(), usize::MAX).await.expect("rolled back");
+    machine.roll_back("workers", previous.as_deref(), usize::MAX).await.expect("rolled back");
     assert!(machine.tree() == tree);
     assert_eq!(machine.read("/var/lib/nodebootstrap/workers/ledger.json"), ledger);
     assert!(machine.plan(&first).await.is_empty(), "what is in it is still known");

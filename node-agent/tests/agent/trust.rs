@@ -108,7 +108,7 @@ async fn what_is_rolled_back_is_trusted_as_before() {
     let previous = machine.host().state.begun("workers").unwrap();
     machine.apply_held(&second, usize::MAX).await.unwrap();
     assert!(machine.read(store_of(DEBIAN)).contains(&two) && machine.tree() != before);
-    let made = machine.roll_back("workers", previous.as_ref(), usize::MAX).await.unwrap();
+    let made = machine.roll_back("workers", previous.as_deref(), usize::MAX).await.unwrap();
     assert_eq!(lines(&made).last().unwrap(), "trust store: make it anew, without what has gone");
     assert!(machine.tree() == before);
     assert!(machine.plan(&first).await.is_empty());

@@ -1,4 +1,12 @@
 //! `make bench`: the figures of `docs/benchmarks.md`, each measured now, on a testbed of its own, and printed as one table.
+//!
+//! | module | what is measured in it |
+//! |---|---|
+//! | [`peers`] | a pass and a download on one machine, beside what others do for the same |
+//! | [`drift`] | from a change behind the agent's back until it is put right |
+
+mod drift;
+mod peers;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -22,13 +30,61 @@ const NODES: usize = 3;
 const ROUNDS: usize = 3;
 const REST: Duration = Duration::from_secs(60);
 
-pub(crate) async fn run() -> Result<()> {
+/// What can be measured alone.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// Applies, edits, and what goes on at rest
+    Cluster,
+    /// From a change behind the agent's back until it is put right
+    Drift,
+    /// Passes and downloads, beside what others do for the same
+    Peers,
+}
+
+/// Measures these parts, or all.
+pub(crate) async fn run(only: &[Part]) -> Result<()> {
     Testbed::down_id(ID).await?;
     let testbed = Testbed::up(UpOptions::new(ID)).await?;
-    let outcome = measure(&testbed).await;
+    let outcome = measure(&testbed, only).await;
     testbed.down().await?;
     println!("{}", outcome?);
     Ok(())
+}
+
+async fn measure(testbed: &Testbed, only: &[Part]) -> Result<Table> {
+    programs::import(testbed, &[]).await?;
+    let lab = Lab::new(testbed.clone()).await?;
+    lab.install().await?;
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header(["what", "median", "all", "to hold"]);
+    for part in [Part::Cluster, Part::Drift, Part::Peers] {
+        if !only.is_empty() && !only.contains(&part) {
+            continue;
+        }
+        let rows = match part {
+            Part::Cluster => cluster(&lab).await?,
+            Part::Drift => drift::measure(&lab).await?,
+            Part::Peers => peers::measure(&lab).await?,
+        };
+        table.add_rows(rows);
+        lab.reset().await?;
+    }
+    Ok(table)
+}
+
+/// One line of the table: what, the median, each time, and what is promised.
+type Row = [String; 4];
+
+fn row(what: &str, values: &[Duration], hold: &str) -> Row {
+    let all: Vec<_> = values.iter().map(|value| shown(*value)).collect();
+    [what.to_owned(), shown(median(values)), all.join(" "), hold.to_owned()]
+}
+
+fn shown(value: Duration) -> String {
+    match value.as_secs_f64() {
+        short if short < 0.1 => format!("{:.2} ms", short * 1000.0),
+        long => format!("{long:.2} s"),
+    }
 }
 
 /// The moments of one apply.
@@ -39,18 +95,15 @@ struct Moments {
     daemon_set: Duration,
 }
 
-async fn measure(testbed: &Testbed) -> Result<Table> {
-    programs::import(testbed, &[]).await?;
-    let lab = Lab::new(testbed.clone()).await?;
-    lab.install().await?;
+async fn cluster(lab: &Lab) -> Result<Vec<Row>> {
     let seed = lab.seed_example().await?;
 
     let mut bare = Vec::new();
     let mut applies = Vec::new();
     for _ in 0..ROUNDS {
-        bare.push(bare_daemon_set(&lab).await?);
-        wipe(&lab).await?;
-        applies.push(apply(&lab, "seed", &seed).await?);
+        bare.push(bare_daemon_set(lab).await?);
+        wipe(lab).await?;
+        applies.push(apply(lab, "seed", &seed).await?);
         if applies.len() < ROUNDS {
             lab.delete("seed").await?;
             lab.reset().await?;
@@ -58,46 +111,33 @@ async fn measure(testbed: &Testbed) -> Result<Table> {
     }
     let mut edits = Vec::new();
     for round in 0..ROUNDS {
-        edits.push(edit(&lab, round).await?);
+        edits.push(edit(lab, round).await?);
     }
-    crate::scenario::settled(&lab).await?;
+    crate::scenario::settled(lab).await?;
     let cursor = lab.testbed.audit_cursor().await?;
     tokio::time::sleep(REST).await;
     let writes = lab.testbed.audit_since(cursor).await?.iter().filter(|event| is_ours(event)).count();
 
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_header(["what", "median", "all", "to hold"]);
-    let mut row = |what: &str, values: Vec<Duration>, hold: &str| {
-        table.add_row([
-            what,
-            &seconds(median(&values)),
-            &values.iter().map(|v| seconds(*v)).collect::<Vec<_>>().join(" "),
-            hold,
-        ]);
-    };
     let of = |part: fn(&Moments) -> Duration| applies.iter().map(part).collect::<Vec<_>>();
-    row("seed: kubectl apply to Ready, 3 machines", of(|m| m.ready), "< 3 s");
-    row("  operator: apply to DaemonSet made", of(|m| m.daemon_set), "");
-    row("  DaemonSet made to agents running", of(|m| m.agents_running.saturating_sub(m.daemon_set)), "");
-    row("  a bare DaemonSet, made to running", bare, "");
-    row("  agents running to the last one done", of(|m| m.agents_done.saturating_sub(m.agents_running)), "");
-    row("  last agent done to Ready", of(|m| m.ready.saturating_sub(m.agents_done)), "");
-    let (with_kubectl, alone) = edits.into_iter().unzip();
-    row("edit of one file: kubectl apply to Ready", with_kubectl, "");
-    row("  of that, from the edit being stored", alone, "< 0.5 s");
-    table.add_row([
-        "agent at rest, resident",
-        &memory(&lab, "nodebootstrap-agent run").await?,
-        "",
-        "< 15 MB",
-    ]);
-    table.add_row(["operator at rest, resident", &memory(&lab, "^/nodebootstrap-operator").await?, "", ""]);
-    table.add_row(["writes to the API at rest, in 60 s", &writes.to_string(), "", "0"]);
-    Ok(table)
-}
-
-fn seconds(value: Duration) -> String {
-    format!("{:.2} s", value.as_secs_f64())
+    let (with_kubectl, alone): (Vec<_>, Vec<_>) = edits.into_iter().unzip();
+    let at_rest = |what: &str, value: String, hold: &str| [what, &value, "", hold].map(str::to_owned);
+    Ok(vec![
+        row("seed: kubectl apply to Ready, 3 machines", &of(|m| m.ready), "< 3 s"),
+        row("  operator: apply to DaemonSet made", &of(|m| m.daemon_set), ""),
+        row("  DaemonSet made to agents running", &of(|m| m.agents_running.saturating_sub(m.daemon_set)), ""),
+        row("  a bare DaemonSet, made to running", &bare, ""),
+        row(
+            "  agents running to the last one done",
+            &of(|m| m.agents_done.saturating_sub(m.agents_running)),
+            "",
+        ),
+        row("  last agent done to Ready", &of(|m| m.ready.saturating_sub(m.agents_done)), ""),
+        row("edit of one file: kubectl apply to Ready", &with_kubectl, ""),
+        row("  of that, from the edit being stored", &alone, "< 0.5 s"),
+        at_rest("agent at rest, resident", memory(lab, "nodebootstrap-agent run").await?, "< 15 MB"),
+        at_rest("operator at rest, resident", memory(lab, "^/nodebootstrap-operator").await?, ""),
+        at_rest("writes to the API at rest, in 60 s", writes.to_string(), "0"),
+    ])
 }
 
 fn median(values: &[Duration]) -> Duration {

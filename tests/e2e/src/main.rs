@@ -8,12 +8,14 @@
 //! | [`suite`] | runs scenarios, side by side on two testbeds, keeps the logs of what failed, counts |
 //! | [`scenario`] | the end-to-end tests themselves |
 //! | [`power`] | a virtual machine whose power is cut while the agent works |
+//! | [`fuzz`] | parsers, fed with what nobody thought of |
 //! | [`swap`] | a virtual machine whose swap is turned off |
 //! | [`demo`], [`bench`] | the other two commands |
 
 mod bench;
 mod checks;
 mod demo;
+mod fuzz;
 mod lab;
 mod power;
 mod programs;
@@ -21,7 +23,9 @@ mod scenario;
 mod suite;
 mod swap;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -57,8 +61,22 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Feed the parsers what nobody thought of, and keep what leads to new branches
+    Fuzz {
+        /// Only these targets
+        only: Vec<String>,
+        /// For how many seconds each
+        #[arg(long, default_value_t = 60)]
+        time: u64,
+        /// An input that was found: only that, once
+        #[arg(long)]
+        input: Option<PathBuf>,
+    },
     /// Measure
-    Bench,
+    Bench {
+        /// Only these parts
+        only: Vec<bench::Part>,
+    },
 }
 
 #[tokio::main]
@@ -86,7 +104,11 @@ async fn run(command: Command) -> Result<ExitCode> {
             counts += swap::run().await?;
             return suite::concluded(counts);
         }
-        Command::Bench => bench::run().await?,
+        Command::Fuzz { input: Some(input), .. } => return suite::concluded(fuzz::again(&input).await?),
+        Command::Fuzz { only, time, .. } => {
+            return suite::concluded(fuzz::run(Duration::from_secs(time), &only, true).await?);
+        }
+        Command::Bench { only } => bench::run(&only).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use testbed::{Testbed, UpOptions};
 
 use crate::lab::Lab;
 use crate::scenario::{self, Scenario};
-use crate::{checks, power, programs};
+use crate::{checks, fuzz, power, programs};
 
 /// The testbeds' ids: a demo may stand beside them. There are two of them since scenarios mostly wait; more would share
 /// two cores so closely that what is timed becomes slow.
@@ -50,6 +50,7 @@ pub(crate) async fn run(only: &[String], keep: bool) -> Result<ExitCode> {
         // With what the scenarios leave of the machine, since those mostly wait.
         let beside = async {
             let mut counts = checks::lints().await?;
+            counts += fuzz::run(fuzz::SHORT, &[], false).await?;
             counts += power::run(power::FEW, None).await?;
             anyhow::Ok(counts)
         };

@@ -276,6 +276,7 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (spec(json!({"rollout": {"maxParallel": 0}})), "a percentage from 1% to 100%"),
         (spec(json!({"rollout": {"maxParallel": "101%"}})), "a percentage from 1% to 100%"),
         (spec(json!({"drift": {"interval": "5s"}})), "drift.interval: at least 10s"),
+        (spec(json!({"drift": {"fullInterval": "59s"}})), "drift.fullInterval: at least 1m"),
         (spec(json!({"drift": {"ignore": ["etc/motd"]}})), "an absolute path or of a name"),
         (
             spec(json!({"drift": {"overrides": [{"pattern": "a/b", "policy": "Report"}]}})),
