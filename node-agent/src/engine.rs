@@ -571,6 +571,7 @@ async fn await_all(
 /// If the files cannot be removed.
 pub fn give_up(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
     host.state.give_up(node_bootstrap)?;
+    host.state.drop_program()?;
     prune(host, node_bootstrap, None)
 }
 

@@ -72,6 +72,7 @@ pub fn asked(
         stable_for: Health::stable_for(health).duration().as_secs(),
         retry: retry.to_owned(),
         stage: Stage::Asked,
+        begun: 0,
         restarts: BTreeSet::new(),
         kubelet: None,
         before: kubelet::Health::default(),
@@ -225,7 +226,7 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     switch.previous = host.state.begun(node_bootstrap).map_err(failure)?;
     let program = host.state.keep_program().map_err(failure)?;
     units::arm(host, node_bootstrap, &program, switch.timeout).await.map_err(failure)?;
-    switch.stage = Stage::Armed;
+    (switch.stage, switch.begun) = (Stage::Armed, Timestamp::now().as_second());
     host.state.put_switch(node_bootstrap, switch).map_err(failure)?;
     Ok(plan)
 }
@@ -273,10 +274,8 @@ async fn healthy(
 /// The cause, with what the units wrote last.
 async fn with_journal(cause: Cause, switch: &Switch) -> Cause {
     let mut message = cause.message;
-    let since =
-        Timestamp::now().as_second().saturating_sub(i64::try_from(switch.timeout).unwrap_or(i64::MAX));
     for unit in switch.restarts.iter().filter(|unit| is_node_unit(unit)) {
-        let lines = journal::last_lines(unit, since, LINES).await;
+        let lines = journal::last_lines(unit, switch.begun, LINES).await;
         if !lines.is_empty() {
             let lines: Vec<String> = lines.iter().map(|line| line.chars().take(MAX_LINE).collect()).collect();
             message = format!("{message}; {unit} wrote: {}", lines.join(" | "));
