@@ -15,6 +15,10 @@ const MAX: u64 = 64 << 10;
 /// last. Empty if they cannot be had: they only explain what is told anyway.
 pub async fn last_lines(unit: &str, since: i64, lines: usize) -> Vec<String> {
     let read = async {
+        // What was written a moment ago may be on its way still.
+        let mut sync = Command::new("journalctl");
+        let sync = sync.arg("--sync").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let _ = sync.kill_on_drop(true).status().await;
         let mut child = Command::new("journalctl")
             .args(["--quiet", "--no-pager", "--output=cat"])
             .args([format!("--lines={lines}"), format!("--since=@{since}"), format!("--unit={unit}")])

@@ -307,12 +307,12 @@ impl State {
         Ok(path)
     }
 
-    /// Removes that copy, if no NodeBootstrap is on this host that could need it.
+    /// Removes that copy, if no NodeBootstrap claims anything on this host.
     ///
     /// # Errors
     /// If it cannot be removed.
     pub fn drop_program(&self) -> Result<(), HostError> {
-        if !self.known()?.is_empty() {
+        if !self.others("")?.0.is_empty() {
             return Ok(());
         }
         self.clear(PROGRAM_DIR, |_| false)?;
