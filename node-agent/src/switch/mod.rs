@@ -59,6 +59,9 @@ pub struct Switch {
     pub node: String,
     /// The highest disruption that is permitted.
     pub permit: Disruption,
+    /// Whether a pod asks: what that runs under is never stopped to take something back.
+    #[serde(default)]
+    pub from_pod: bool,
     /// Resources whose differences are left as they are.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub leave: BTreeSet<String>,

@@ -67,6 +67,7 @@ pub fn asked(
         previous: None,
         node,
         permit,
+        from_pod: request.from_pod,
         leave: request.leave.clone(),
         timeout: Health::timeout(health).duration().as_secs(),
         stable_for: Health::stable_for(health).duration().as_secs(),
@@ -151,8 +152,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         created: switch.revision.created.clone(),
         revision: switch.revision.revision.clone(),
         payload: host.state.payload(node_bootstrap).map_err(words)?,
-        // It is no pod that would be ended in the middle.
-        from_pod: false,
+        from_pod: switch.from_pod,
         leave: switch.leave.clone(),
     };
     let plan = match begin(host, &request, &mut switch).await {
