@@ -37,7 +37,7 @@ clean-demo: build ## End the demo and all that it made
 test: build ## Every check and test there is
 	@$(FOLDER)/$(PROFILE)/e2e test
 
-test-vm: build ## Cut a virtual machine's power thirty times while the agent works on it
+test-vm: build ## Cut a virtual machine's power thirty times while the agent works on it; turn another one's swap off
 	@$(FOLDER)/$(PROFILE)/e2e test-vm
 
 bench: build image-programs ## The figures of docs/benchmarks.md, measured now, with the images' programs

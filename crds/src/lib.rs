@@ -22,7 +22,7 @@ pub mod value;
 pub use nodebootstrap::{NodeBootstrap, NodeBootstrapSpec, NodeBootstrapStatus};
 pub use report::{NodeBootstrapReport, NodeBootstrapReportSpec, NodeBootstrapReportStatus};
 pub use value::{
-    AccountComment, AccountName, AccountPath, AccountRef, BlockText, CommentSign, DropInName, HostPath,
-    LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, Sha256, SysctlName, SysctlValue,
-    Timeout, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, BlockText, CommentSign, DropInName,
+    HostPath, LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, Sha256, Share,
+    SysctlName, SysctlValue, Timeout, UnitName, Url,
 };

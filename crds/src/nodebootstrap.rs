@@ -16,17 +16,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::RunMode;
 use crate::value::{
-    AccountComment, AccountName, AccountPath, AccountRef, BlockText, CommentSign, DropInName, HostPath,
-    LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, ProxyUrl, Sha256, SysctlValue,
-    Timeout, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, BlockText, CommentSign, DropInName,
+    HostPath, LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, ProxyUrl, Sha256, Share,
+    SysctlValue, Timeout, UnitName, Url,
 };
 
-/// The most entries of each list of a spec but binaries, symlinks and parts of files. What bounds it is how much the API server lets CEL cost.
+/// The most entries of each list of a spec but binaries, archives, symlinks and parts of files. What bounds it is how much the API server lets CEL cost.
 pub const MAX_ENTRIES: usize = 1000;
 /// The most binaries of a spec: their URLs are the longest texts that rules look at.
 pub const MAX_BINARIES: usize = 100;
+/// The most archives of a spec.
+pub const MAX_ARCHIVES: usize = 32;
+/// The most leading folders that are taken off what is in an archive.
+pub const MAX_STRIP: i64 = 16;
 /// The most CA bundles of a spec.
 pub const MAX_CA_BUNDLES: usize = 8;
+/// The most units that are told of the proxy.
+pub const MAX_PROXY_UNITS: usize = 16;
 
 /// The most kernel modules of a spec.
 pub const MAX_MODULES: usize = 64;
@@ -41,7 +47,7 @@ pub const MAX_SYMLINKS: usize = 100;
 /// The most parts of files of a spec.
 pub const MAX_FILE_PARTS: usize = 100;
 
-/// The state that selected nodes shall have: groups, users, directories, files, parts of files, binaries, symbolic links
+/// The state that selected nodes shall have: groups, users, directories, files, parts of files, binaries, archives, symbolic links
 /// and systemd units. When an entry leaves the spec, what was there before it is put back. Writing a NodeBootstrap is being root on the nodes it selects.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
@@ -138,6 +144,14 @@ pub struct NodeBootstrapSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub binaries: Vec<Binary>,
 
+    /// Archives to download and unpack, each verified by its digest before anything of it is looked at: tar, tar.gz,
+    /// tar.xz and tar.zst. At most 32. Example: [{name: cni-plugins, into: /opt/cni/bin,
+    /// url: "https://example.com/cni-plugins-linux-{arch}.tgz", sha256: {amd64: "<64 hex>"}}].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub archives: Vec<Archive>,
+
     /// Symbolic links that shall exist. What they lead to need not be there. Their directory must be there or be in
     /// directories. At most 100. Example: [{path: /usr/local/bin/kubectl, target: /opt/kubernetes/bin/kubectl}].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -152,7 +166,7 @@ pub struct NodeBootstrapSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub units: Vec<Unit>,
 
-    /// The kernel's modules and settings, now and at each boot.
+    /// The kernel's modules, settings and swap, now and at each boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Kernel>,
 
@@ -167,14 +181,19 @@ pub struct NodeBootstrapSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
 
+    /// In which steps a new revision comes to the nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+
     /// What becomes of what was made on a node that leaves (label lost, NodeBootstrap deleted). Retain: it stays. Revert:
     /// what was there before is put back, and what was not there is removed; what something else has changed since is
     /// left, and listed in the node's Report. Default: Retain. Example: Revert.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
 
-    /// How downloads reach their servers: by way of a proxy, and trusting more certificates than the node does by
-    /// itself. Default: directly, and the node's own certificates.
+    /// How servers are reached: by way of a proxy, and trusting more certificates than the node does by itself. It is for
+    /// the agent's downloads, and, where it says so, for programs of the node. Default: directly, and the node's own
+    /// certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
 
@@ -182,6 +201,18 @@ pub struct NodeBootstrapSpec {
     /// stays as it is. A whole number with s, m or h. Default: 10m. Example: 90s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave_timeout: Option<Timeout>,
+}
+
+/// In which steps a new revision comes to the nodes. A change of this field is no new revision.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollout {
+    /// How many nodes may be at a new revision at once: a number, or a percentage of the selected nodes, rounded down, one at
+    /// least. It is for changes that disturb nothing; those that restart something come to one node at a time in any case.
+    /// The next node gets the revision when one has said that it is ready, that it failed (it goes on trying) or that it
+    /// waits for a permit. A node that does not answer gets it when it is back. Default: "100%", all at once. Example: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<Share>,
 }
 
 /// What becomes of drift: something on a node is no longer as it was made there for the revision that the node has. A
@@ -584,6 +615,61 @@ pub struct Binary {
     pub on_change: Option<OnChange>,
 }
 
+/// An archive that is downloaded, verified and unpacked. Each file and link of it is then kept as if it stood in the spec:
+/// repaired, and removed when the archive leaves the spec or a new version of it has no such file. Directories that are
+/// missing are made; those that are there stay as they are. An archive that holds a device, a path or link that leads out
+/// of its folder, one name twice, more than 10000 entries or more than 4 GiB is refused, and so is a zip.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.sha256) && size(self.sha256) > 0").message("sha256 is missing: give the digest for each architecture, as in sha256: {amd64: \"<64 hex digits>\"}"),
+    validation = Rule::new("!has(self.sha256) || self.sha256.all(a, a in ['amd64', 'arm64'])").message("sha256 is given for each architecture: the keys are amd64 and arm64"),
+    validation = Rule::new("!has(self.include) || !self.include.exists(p, p.startsWith('/'))").message("include: a pattern is that of a path in the archive, without a / in front, as in: bin/*")
+)]
+pub struct Archive {
+    /// What messages call it. Example: cni-plugins.
+    pub name: ArchiveName,
+    /// Where it is fetched from. {arch} stands for the node's architecture, amd64 or arm64; redirects are followed. A
+    /// file that is on the node already is taken with file:// and its path. Example: file:///opt/images/cni.tgz.
+    pub url: Url,
+    /// Other places with the same file, tried in this order when url fails. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub mirrors: Vec<Url>,
+    /// The SHA-256 digest of the archive for each architecture that is among the selected nodes, 64 hexadecimal digits. A
+    /// node whose architecture is not listed reports an error. Example: {amd64: "<64 hex>", arm64: "<64 hex>"}.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub sha256: BTreeMap<String, Sha256>,
+    /// The directory that it is unpacked into. It must be there or be in directories. Example: /opt/cni/bin.
+    pub into: HostPath,
+    /// How many leading folders are taken off each path in the archive; what has no more of them is left out. 0 to 16.
+    /// Default: 0. Example: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 16))]
+    pub strip: Option<i64>,
+    /// What of it is unpacked: patterns of whole paths in it, after strip. * stands for anything but a slash, ** for
+    /// anything, ? for one character. At most 32. Default: all of it. Example: ["bin/*"].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 256)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub include: Vec<String>,
+    /// The user that owns what is unpacked, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<AccountRef>,
+    /// The group that owns what is unpacked, by name or number. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<AccountRef>,
+    /// Whether programs in it keep their set-uid and set-gid bits. Modes are else those of the archive, but nobody besides
+    /// the owner may write. Default: false, and an archive that has such a program is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setuid: Option<bool>,
+    /// What happens after content of it changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnChange>,
+}
+
 /// A symbolic link that shall exist. It belongs to root. One that leads elsewhere is replaced; anything else at its path is
 /// an error on that node, and left.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -596,14 +682,15 @@ pub struct Symlink {
     pub target: LinkTarget,
 }
 
-/// How downloads reach their servers.
+/// How servers are reached.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Trust {
-    /// The proxy that downloads go through. Default: none.
+    /// The proxy that downloads go through, and that units are told of. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
-    /// Certificates that servers of downloads may have besides those that the node trusts by itself. At most 8.
+    /// Certificates that servers of downloads may have besides those that the node trusts by itself; and, with install, that
+    /// the node itself trusts from then on. At most 8.
     /// Example: [{name: corporate, configMapRef: {name: corporate-ca, key: ca.crt}}].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -611,7 +698,7 @@ pub struct Trust {
     pub ca_bundles: Vec<CaBundle>,
 }
 
-/// The proxy that downloads go through.
+/// The proxy that downloads go through, and that units are told of.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.http) || has(self.https)").message("a proxy is for http, https or both: give one of them"))]
@@ -629,18 +716,29 @@ pub struct Proxy {
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub no_proxy: Vec<NoProxy>,
+    /// Services whose programs get these proxies as HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in capitals and in small letters: each
+    /// has a drop-in for it, /etc/systemd/system/UNIT.d/50-nodebootstrap-proxy.conf. When it changes and the unit runs, the
+    /// unit is restarted once (disruption class Restart). At most 16. Example: [containerd.service].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(unit, unit.endsWith('.service') && !unit.contains('@.'))").message("only a service has a program that can be told of a proxy, and a template (name@.service) does not run: name services, as containerd.service, or name@one.service")
+    )]
+    pub units: Vec<UnitName>,
 }
 
 /// Certificates that servers of downloads may have.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
+    validation = Rule::new("!has(self.install) || !self.install || self.name.matches('^[A-Za-z0-9][A-Za-z0-9._-]*$')").message("the name of a CA bundle that is installed is a part of its files' names: use letters, digits and . _ - only, as in: corporate"),
     validation = Rule::new("has(self.pem) != has(self.configMapRef)").message("a CA bundle has exactly one source: give one of pem and configMapRef"),
     validation = Rule::new("!has(self.pem) || self.pem.contains('-----BEGIN CERTIFICATE-----')").message("a CA bundle is one or more certificates as PEM: -----BEGIN CERTIFICATE-----, lines of base64, -----END CERTIFICATE-----"),
     validation = Rule::new("!has(self.pem) || !self.pem.contains('PRIVATE KEY')").message("a CA bundle has a private key in it, which anybody who may read this object sees: give the certificates alone")
 )]
 pub struct CaBundle {
-    /// What messages call it. Example: corporate.
+    /// What messages call it; with install, a part of its files' names. Example: corporate.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// The certificates themselves, as PEM. At most 65536 characters.
@@ -651,6 +749,11 @@ pub struct CaBundle {
     /// follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_ref: Option<KeyRef>,
+    /// true: the certificates go into the trust store of the node's distribution (Debian, Red Hat and SUSE families), each as
+    /// a file named nodebootstrap-NODEBOOTSTRAP.NAME.DIGEST, and the distribution's own program makes them known. Programs that
+    /// run see them when they start the next time. Default: false, so that they are for downloads only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<bool>,
 }
 
 /// A systemd unit.
@@ -698,7 +801,7 @@ pub struct DropIn {
     pub content: String,
 }
 
-/// The kernel's modules and settings.
+/// The kernel's modules, settings and swap.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -718,6 +821,22 @@ pub struct Kernel {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 128))]
     pub sysctls: BTreeMap<String, SysctlValue>,
+    /// Disabled: no swap is in use, now and, by a mask of swap.target, after a boot. What is in use is turned off, if its pages
+    /// fit into the memory that is available; /etc/fstab stays as it is. Swap that something else turns on again is turned off
+    /// within the interval of the agent. Keep: it is left as it is. Default: Keep. Example: Disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapPolicy>,
+}
+
+/// What becomes of swap. It is not called Off, which YAML takes for a Boolean.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SwapPolicy {
+    /// It is left as it is.
+    #[default]
+    Keep,
+    /// None is in use.
+    Disabled,
 }
 
 /// What became of a NodeBootstrap: bounded, however many nodes there are.
@@ -760,7 +879,7 @@ pub struct NodeCounts {
     pub updated: u32,
     /// Nodes that are being changed now.
     pub updating: u32,
-    /// Nodes that wait: for the first word of their agent, for its plan, or for their turn to be disrupted.
+    /// Nodes that wait: for the first word of their agent, for its plan, or for their turn.
     pub pending: u32,
     /// Nodes whose changes are planned, in mode Plan.
     #[serde(default)]

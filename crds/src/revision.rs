@@ -15,11 +15,11 @@ use sha2::Digest;
 use thiserror::Error;
 
 use crate::names;
-use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy};
+use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy, SwapPolicy};
 use crate::validate;
 use crate::value::{
-    AccountComment, AccountName, AccountPath, AccountRef, DropInName, HostPath, LinkTarget, Mode, ModuleName,
-    PartName, Sha256, SysctlName, SysctlValue, UnitName, Url,
+    AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, DropInName, HostPath, LinkTarget,
+    Mode, ModuleName, NoProxy, PartName, Sha256, SysctlName, SysctlValue, UnitName, Url,
 };
 
 /// The format of revisions that this build writes and reads. An agent refuses any other.
@@ -68,7 +68,7 @@ pub struct Trust {
     /// The proxy; `None`: what the agent's environment says, and that is nothing in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
-    /// Certificates besides the host's own, sorted by name.
+    /// Certificates besides the host's own, sorted by name. Those that the host itself shall trust are a resource.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ca_bundles: Vec<CaBundle>,
 }
@@ -81,7 +81,7 @@ impl Trust {
 }
 
 /// Certificates that are trusted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CaBundle {
     /// What messages call it.
@@ -114,6 +114,12 @@ pub enum Resource {
     Sysctl(Sysctl),
     /// A part of a file that others own.
     Part(Part),
+    /// A downloaded archive, unpacked.
+    Archive(Archive),
+    /// Certificates that the host shall trust. Where they are put is known on the host only.
+    CaBundle(CaBundle),
+    /// No swap shall be in use. That none is after a boot is a unit of its own.
+    NoSwap(NoSwap),
 }
 
 /// A group that shall exist.
@@ -354,6 +360,44 @@ impl Part {
     }
 }
 
+/// An archive that is downloaded and unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Archive {
+    /// What messages call it.
+    pub name: ArchiveName,
+    /// The directory that it is unpacked into.
+    pub into: HostPath,
+    /// The user that owns what is unpacked.
+    pub owner: AccountRef,
+    /// The group that owns it.
+    pub group: AccountRef,
+    /// Where it comes from, in the order in which they are tried.
+    pub urls: Vec<Url>,
+    /// Its digest for each architecture.
+    pub sha256: BTreeMap<String, Sha256>,
+    /// How many leading folders are taken off.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub strip: u32,
+    /// Patterns of what is unpacked, sorted; none: all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// Whether set-uid and set-gid bits are kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub setuid: bool,
+    /// Units to restart, if they run, after content of it changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<UnitName>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// No swap shall be in use.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NoSwap {}
+
 /// A systemd unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -373,6 +417,9 @@ pub struct Unit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked: Option<bool>,
 }
+
+/// The unit that brings all swap at boot.
+pub(crate) const SWAP_TARGET: &str = "swap.target";
 
 /// The kind of claims by which paths are claimed, whatever lies there.
 pub const PATH: &str = "path";
@@ -396,6 +443,11 @@ impl Unit {
     pub fn drop_in(name: &UnitName, drop_in: &DropInName) -> Option<HostPath> {
         format!("/etc/systemd/system/{name}.d/{drop_in}").parse().ok()
     }
+
+    /// Where the drop-in lies that tells a unit of a proxy. It is one path for all NodeBootstraps: only one may tell a unit.
+    pub fn proxy_drop_in(name: &UnitName) -> Option<HostPath> {
+        Self::drop_in(name, &"50-nodebootstrap-proxy.conf".parse().ok()?)
+    }
 }
 
 impl Resource {
@@ -412,6 +464,9 @@ impl Resource {
             Self::Module(_) => "module",
             Self::Sysctl(_) => "sysctl",
             Self::Part(_) => "part",
+            Self::Archive(_) => "archive",
+            Self::CaBundle(_) => "caBundle",
+            Self::NoSwap(_) => "swap",
         }
     }
 
@@ -428,6 +483,9 @@ impl Resource {
             Self::Module(module) => module.name.as_str(),
             Self::Sysctl(sysctl) => sysctl.name.as_str(),
             Self::Part(part) => part.shown.as_str(),
+            Self::Archive(archive) => archive.name.as_str(),
+            Self::CaBundle(bundle) => &bundle.name,
+            Self::NoSwap(_) => "disabled",
         }
     }
 
@@ -435,8 +493,10 @@ impl Resource {
     /// one space, that of paths.
     pub fn claims(&self) -> Vec<(&'static str, String)> {
         match self {
-            // A module that two want is loaded for both.
-            Self::Module(_) => Vec::new(),
+            // A module that two want is loaded for both. What is in an archive is known on the host alone. The files of a
+            // bundle have the NodeBootstrap's own name in theirs. What two would want of swap is claimed by the unit that
+            // comes with it.
+            Self::Module(_) | Self::Archive(_) | Self::CaBundle(_) | Self::NoSwap(_) => Vec::new(),
             Self::Group(_) | Self::User(_) | Self::Sysctl(_) => vec![(self.kind(), self.name().to_owned())],
             Self::Directory(_) | Self::File(_) | Self::Binary(_) | Self::Symlink(_) => {
                 vec![(PATH, self.name().to_owned())]
@@ -479,6 +539,16 @@ impl Revision {
             return Err(Unreadable::Format(format));
         }
         serde_json::from_value(data.clone()).map_err(|error| Unreadable::Damaged(error.to_string()))
+    }
+
+    /// How its downloads reach their servers: what the host shall trust, they trust before it does.
+    pub fn trust_of_downloads(&self) -> Trust {
+        let mut trust = self.trust.clone();
+        trust.ca_bundles.extend(self.resources.iter().filter_map(|resource| match resource {
+            Resource::CaBundle(bundle) => Some(bundle.clone()),
+            _ => None,
+        }));
+        trust
     }
 
     /// Whether it has values in a payload.
@@ -591,7 +661,7 @@ pub enum RenderError {
     #[error("not found: {}: create it, or take the reference out", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Missing(Vec<Reference>),
     /// The revision is above [`MAX_BYTES`].
-    #[error("the revision has {bytes} bytes, at most {MAX_BYTES} are possible; the biggest entries: {}: make them smaller, or download them as binaries", .biggest.join(", "))]
+    #[error("the revision has {bytes} bytes, at most {MAX_BYTES} are possible; the biggest entries: {}: make them smaller, or download them as binaries or archives", .biggest.join(", "))]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -665,6 +735,7 @@ pub fn render(
             restart: restart(binary.on_change.as_ref()),
         })
     }));
+    resources.extend(spec.archives.iter().map(|archive| Resource::Archive(render_archive(archive))));
     resources.extend(spec.units.iter().map(|unit| {
         Resource::Unit(Unit {
             name: unit.name.clone(),
@@ -675,6 +746,8 @@ pub fn render(
         })
     }));
     resources.extend(spec.units.iter().flat_map(drop_ins).map(Resource::File));
+    let proxy = spec.trust.as_ref().and_then(|trust| trust.proxy.as_ref());
+    resources.extend(proxy.iter().flat_map(|proxy| proxy_drop_ins(&identity.node_bootstrap, proxy)));
     resources.extend(spec.symlinks.iter().map(|symlink| {
         Resource::Symlink(Symlink { path: symlink.path.clone(), target: symlink.target.clone() })
     }));
@@ -682,6 +755,8 @@ pub fn render(
     if let Some(kernel) = &spec.kernel {
         resources.extend(render_kernel(&identity.node_bootstrap, kernel));
     }
+    let (trust, installed) = trust(spec, values)?;
+    resources.extend(installed.into_iter().map(Resource::CaBundle));
     resources.sort();
 
     let revision = Revision {
@@ -690,7 +765,7 @@ pub fn render(
         node_bootstrap: identity.node_bootstrap.clone(),
         uid: identity.uid.clone(),
         cluster: identity.cluster.clone(),
-        trust: trust(spec, values)?,
+        trust,
         resources,
     };
     let json = canonical(&revision);
@@ -716,10 +791,11 @@ fn biggest(revision: &Revision) -> Vec<String> {
     sizes.iter().take(3).map(|(size, entry)| format!("{entry} ({size} bytes)")).collect()
 }
 
-fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError> {
-    let Some(trust) = &spec.trust else { return Ok(Trust::default()) };
+/// How downloads reach their servers; and the certificates that the host itself shall trust.
+fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<(Trust, Vec<CaBundle>), RenderError> {
+    let Some(trust) = &spec.trust else { return Ok(Default::default()) };
     let mut problems = Vec::new();
-    let mut ca_bundles = Vec::new();
+    let (mut ca_bundles, mut installed) = (Vec::new(), Vec::new());
     for bundle in &trust.ca_bundles {
         let pem = match bundle_reference(bundle) {
             None => bundle.pem.clone().unwrap_or_default(),
@@ -732,7 +808,8 @@ fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError
                 pem
             }
         };
-        ca_bundles.push(CaBundle { name: bundle.name.clone(), pem });
+        let list = if bundle.install == Some(true) { &mut installed } else { &mut ca_bundles };
+        list.push(CaBundle { name: bundle.name.clone(), pem });
     }
     if !problems.is_empty() {
         return Err(RenderError::Invalid(problems));
@@ -742,8 +819,28 @@ fn trust(spec: &NodeBootstrapSpec, values: &Values) -> Result<Trust, RenderError
     if let Some(proxy) = &mut proxy {
         proxy.no_proxy.sort();
         proxy.no_proxy.dedup();
+        // What units are told stands in files of theirs.
+        proxy.units.clear();
     }
-    Ok(Trust { proxy, ca_bundles })
+    Ok((Trust { proxy, ca_bundles }, installed))
+}
+
+fn render_archive(archive: &nodebootstrap::Archive) -> Archive {
+    let mut include = archive.include.clone();
+    include.sort();
+    include.dedup();
+    Archive {
+        name: archive.name.clone(),
+        into: archive.into.clone(),
+        owner: archive.owner.clone().unwrap_or_else(AccountRef::root),
+        group: archive.group.clone().unwrap_or_else(AccountRef::root),
+        urls: std::iter::once(&archive.url).chain(&archive.mirrors).cloned().collect(),
+        sha256: archive.sha256.clone(),
+        strip: number(archive.strip).unwrap_or_default(),
+        include,
+        setuid: archive.setuid.unwrap_or(false),
+        restart: restart(archive.on_change.as_ref()),
+    }
 }
 
 /// A unit's drop-ins: files for which the unit is restarted.
@@ -784,6 +881,44 @@ pub(crate) fn shown_part(path: &HostPath, name: &PartName) -> String {
     format!("{path}#{name}")
 }
 
+/// What tells units of a proxy: files for which they are restarted.
+fn proxy_drop_ins(node_bootstrap: &str, proxy: &Proxy) -> Vec<Resource> {
+    let mut direct: Vec<&str> = proxy.no_proxy.iter().map(NoProxy::as_str).collect();
+    direct.sort_unstable();
+    direct.dedup();
+    let direct = Some(direct.join(",")).filter(|direct| !direct.is_empty());
+    let named = [
+        ("HTTP_PROXY", proxy.http.as_ref().map(ToString::to_string)),
+        ("HTTPS_PROXY", proxy.https.as_ref().map(ToString::to_string)),
+        ("NO_PROXY", direct),
+    ];
+    let mut content = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n[Service]\n");
+    for (name, value) in named {
+        let Some(value) = value else { continue };
+        // Some programs read the one, some the other.
+        for name in [name.to_owned(), name.to_lowercase()] {
+            content.push_str(&format!("Environment=\"{name}={}\"\n", in_quotes(&value)));
+        }
+    }
+    let drop_in = |unit: &UnitName| {
+        Some(Resource::File(File {
+            path: Unit::proxy_drop_in(unit)?,
+            access: access(&None, &None, None, 0o644),
+            content: Content::Text(content.clone()),
+            restart: vec![unit.clone()],
+        }))
+    };
+    let mut units = proxy.units.clone();
+    units.sort();
+    units.dedup();
+    units.iter().filter_map(drop_in).collect()
+}
+
+/// A value as it stands between double quotes in a unit's file.
+fn in_quotes(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%")
+}
+
 /// The kernel's modules and settings, and the files by which they are there after a boot.
 fn render_kernel(node_bootstrap: &str, kernel: &nodebootstrap::Kernel) -> Vec<Resource> {
     let mut modules = kernel.modules.clone();
@@ -810,9 +945,16 @@ fn render_kernel(node_bootstrap: &str, kernel: &nodebootstrap::Kernel) -> Vec<Re
             sysctls.iter().map(|sysctl| format!("{} = {}", sysctl.name, sysctl.value)).collect(),
         ),
     ];
+    let no_swap = kernel.swap == Some(SwapPolicy::Disabled);
+    // All that is used at boot is wanted by this target.
+    let target = SWAP_TARGET.parse().ok().filter(|_| no_swap).map(|name| {
+        Resource::Unit(Unit { name, content: None, enabled: None, active: None, masked: Some(true) })
+    });
     files
         .into_iter()
         .flatten()
+        .chain(target)
+        .chain(no_swap.then_some(Resource::NoSwap(NoSwap {})))
         .chain(modules.into_iter().map(|name| Resource::Module(Module { name })))
         .chain(sysctls.into_iter().map(Resource::Sysctl))
         .collect()
@@ -839,9 +981,9 @@ fn render_user(user: &nodebootstrap::User) -> User {
     }
 }
 
-/// The schema's range is that of the kernel's ids, so that nothing is lost here.
-fn number(id: Option<i64>) -> Option<u32> {
-    id.and_then(|id| u32::try_from(id).ok())
+/// The schema's ranges are narrower than this type, so that nothing is lost here.
+fn number(number: Option<i64>) -> Option<u32> {
+    number.and_then(|number| u32::try_from(number).ok())
 }
 
 fn access(

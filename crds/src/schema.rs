@@ -113,6 +113,9 @@ fn inner(property: &JSONSchemaProps) -> Option<(&JSONSchemaProps, bool)> {
 }
 
 fn type_of(property: &JSONSchemaProps) -> String {
+    if property.x_kubernetes_int_or_string == Some(true) {
+        return "integer or string".to_owned();
+    }
     let own = property.type_.as_deref().unwrap_or("any");
     if let Some(JSONSchemaPropsOrArray::Schema(item)) = &property.items {
         return format!("list of {}", type_of(item));

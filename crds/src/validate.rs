@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
 use crate::nodebootstrap::{
-    Directory, Health, LabelOperator, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES,
-    MAX_FILE_PARTS, MAX_GROUPS, MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_SYMLINKS, MAX_SYSCTLS,
-    MIN_INTERVAL, NodeBootstrapSpec,
+    Directory, Health, LabelOperator, MAX_ARCHIVES, MAX_BINARIES, MAX_CA_BUNDLES, MAX_DROP_INS, MAX_ENTRIES,
+    MAX_FILE_PARTS, MAX_GROUPS, MAX_MODULES, MAX_PATTERN, MAX_PATTERNS, MAX_PROXY_UNITS, MAX_STRIP,
+    MAX_SYMLINKS, MAX_SYSCTLS, MIN_INTERVAL, NodeBootstrapSpec, SwapPolicy,
 };
-use crate::revision::{Part, Unit, references, render_part, shown_part};
-use crate::value::{SysctlName, Timeout};
+use crate::revision::{Part, SWAP_TARGET, Unit, references, render_part, shown_part};
+use crate::value::{SysctlName, Timeout, UnitName};
 
 /// Folders of the system whose inside is never changed recursively. The CRD has the same list as a pattern.
 const TOP_LEVEL: &[&str] = &[
@@ -86,8 +86,26 @@ pub(crate) fn pem_problem(pem: &str) -> Option<&'static str> {
     }
 }
 
+/// The units that are told of the proxy.
+fn proxy_units(spec: &NodeBootstrapSpec) -> &[UnitName] {
+    let proxy = spec.trust.as_ref().and_then(|trust| trust.proxy.as_ref());
+    proxy.map(|proxy| proxy.units.as_slice()).unwrap_or_default()
+}
+
 fn trust(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let Some(trust) = &spec.trust else { return };
+    for unit in proxy_units(spec) {
+        if !unit.as_str().ends_with(".service") || unit.is_template() {
+            problems.push(format!(
+                "trust.proxy.units, {unit}: only a service has a program that can be told of a proxy, and a template (name@.service) does not run: name services, as containerd.service, or name@one.service"
+            ));
+        }
+        if Unit::proxy_drop_in(unit).is_none() {
+            problems.push(format!(
+                "trust.proxy.units, {unit}: its drop-in's path would be longer than 256 characters: give the unit a shorter name"
+            ));
+        }
+    }
     if trust.proxy.as_ref().is_some_and(|proxy| proxy.http.is_none() && proxy.https.is_none()) {
         problems.push("trust.proxy: a proxy is for http, https or both: give one of them".to_owned());
     }
@@ -98,10 +116,21 @@ fn trust(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
                 bundle.name
             ));
         }
+        if bundle.install == Some(true) && !is_part_of_a_file_name(&bundle.name) {
+            problems.push(format!(
+                "trust.caBundles, {}: the name of a CA bundle that is installed is a part of its files' names: use letters, digits and . _ - only, as in: corporate",
+                bundle.name
+            ));
+        }
         if let Some(problem) = bundle.pem.as_deref().and_then(pem_problem) {
             problems.push(format!("trust.caBundles, {}: {problem}", bundle.name));
         }
     }
+}
+
+fn is_part_of_a_file_name(name: &str) -> bool {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.chars().all(is_plain)
 }
 
 fn selection(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
@@ -164,23 +193,27 @@ fn drift(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
 fn lists(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let bundles = spec.trust.iter().flat_map(|trust| &trust.ca_bundles);
     let parts: Vec<String> = spec.file_parts.iter().map(|part| shown_part(&part.path, &part.name)).collect();
-    let names: [(&str, Vec<&str>); 9] = [
+    let names: [(&str, Vec<&str>); 11] = [
         ("groups", spec.groups.iter().map(|group| group.name.as_str()).collect()),
         ("users", spec.users.iter().map(|user| user.name.as_str()).collect()),
         ("directories", spec.directories.iter().map(|directory| directory.path.as_str()).collect()),
         ("files", spec.files.iter().map(|file| file.path.as_str()).collect()),
         ("binaries", spec.binaries.iter().map(|binary| binary.path.as_str()).collect()),
+        ("archives", spec.archives.iter().map(|archive| archive.name.as_str()).collect()),
         ("symlinks", spec.symlinks.iter().map(|symlink| symlink.path.as_str()).collect()),
         ("fileParts", parts.iter().map(String::as_str).collect()),
         ("units", spec.units.iter().map(|unit| unit.name.as_str()).collect()),
         ("trust.caBundles", bundles.map(|bundle| bundle.name.as_str()).collect()),
+        ("trust.proxy.units", proxy_units(spec).iter().map(UnitName::as_str).collect()),
     ];
     for (list, names) in names {
         let most = match list {
             "binaries" => MAX_BINARIES,
+            "archives" => MAX_ARCHIVES,
             "symlinks" => MAX_SYMLINKS,
             "fileParts" => MAX_FILE_PARTS,
             "trust.caBundles" => MAX_CA_BUNDLES,
+            "trust.proxy.units" => MAX_PROXY_UNITS,
             _ => MAX_ENTRIES,
         };
         if names.len() > most {
@@ -214,7 +247,13 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         .chain(spec.symlinks.iter().map(|symlink| (symlink.path.to_string(), "symlinks")))
         .chain(of_units.map(|unit| (Unit::path_of(&unit.name), "units")))
         .chain(drop_ins.map(|path| (path.to_string(), "units")))
-        .chain(spec.file_parts.iter().map(|part| (part.path.to_string(), "fileParts")));
+        .chain(spec.file_parts.iter().map(|part| (part.path.to_string(), "fileParts")))
+        .chain(
+            proxy_units(spec)
+                .iter()
+                .filter_map(Unit::proxy_drop_in)
+                .map(|path| (path.to_string(), "trust.proxy.units")),
+        );
     for (path, list) in all {
         match files.get(&path) {
             Some(other) if *other != list => {
@@ -231,7 +270,19 @@ fn paths(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
             ));
         }
     }
-    let below = files.keys().map(String::as_str).chain(spec.directories.iter().map(|d| d.path.as_str()));
+    for archive in &spec.archives {
+        if let Some(list) = files.get(archive.into.as_str()) {
+            problems.push(format!(
+                "archive {}: it is unpacked into {}, which is in {list} and no directory: name another one",
+                archive.name, archive.into
+            ));
+        }
+    }
+    let below = files
+        .keys()
+        .map(String::as_str)
+        .chain(spec.directories.iter().map(|directory| directory.path.as_str()))
+        .chain(spec.archives.iter().map(|archive| archive.into.as_str()));
     for path in below {
         if let Some(file) = parents(path).find(|parent| files.contains_key(*parent)) {
             problems.push(format!("{path} lies below {file}, which is no directory: move one of them"));
@@ -319,17 +370,37 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
             ));
         }
     }
-    for binary in &spec.binaries {
-        if binary.sha256.is_empty() {
+    let digests = spec.binaries.iter().map(|binary| (binary.path.to_string(), &binary.sha256));
+    let of_archives =
+        spec.archives.iter().map(|archive| (format!("archive {}", archive.name), &archive.sha256));
+    for (what, sha256) in digests.chain(of_archives) {
+        if sha256.is_empty() {
             problems.push(format!(
-                "{}: sha256 is missing: give the digest for each architecture, as in sha256: {{amd64: \"<64 hex digits>\"}}",
-                binary.path
+                "{what}: sha256 is missing: give the digest for each architecture, as in sha256: {{amd64: \"<64 hex digits>\"}}"
             ));
         }
-        if let Some(other) = binary.sha256.keys().find(|arch| !matches!(arch.as_str(), "amd64" | "arm64")) {
+        if let Some(other) = sha256.keys().find(|arch| !matches!(arch.as_str(), "amd64" | "arm64")) {
             problems.push(format!(
-                "{}: sha256 is given for each architecture: the keys are amd64 and arm64, not {other}",
-                binary.path
+                "{what}: sha256 is given for each architecture: the keys are amd64 and arm64, not {other}"
+            ));
+        }
+    }
+    for archive in &spec.archives {
+        let name = &archive.name;
+        if archive.strip.is_some_and(|strip| !(0..=MAX_STRIP).contains(&strip)) {
+            problems.push(format!("archive {name}: strip is a number from 0 to {MAX_STRIP}"));
+        }
+        if archive.include.len() > MAX_PATTERNS {
+            problems.push(format!(
+                "archive {name}: include has {} entries, at most {MAX_PATTERNS} are possible",
+                archive.include.len()
+            ));
+        }
+        let is_good =
+            |pattern: &str| (1..=MAX_PATTERN).contains(&pattern.chars().count()) && !pattern.starts_with('/');
+        if let Some(bad) = archive.include.iter().find(|pattern| !is_good(pattern)) {
+            problems.push(format!(
+                "archive {name}: include, {bad:?}: a pattern is that of a path in the archive, without a / in front, as in: bin/*"
             ));
         }
     }
@@ -341,6 +412,7 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
     let changes = spec.files.iter().map(|file| (file.path.as_str(), &file.on_change));
     let changes = changes.chain(spec.binaries.iter().map(|binary| (binary.path.as_str(), &binary.on_change)));
     let changes = changes.chain(spec.file_parts.iter().map(|part| (part.path.as_str(), &part.on_change)));
+    let changes = changes.chain(spec.archives.iter().map(|one| (one.name.as_str(), &one.on_change)));
     for (path, on_change) in changes {
         let mut units = on_change.iter().flat_map(|on_change| &on_change.restart);
         if let Some(unit) = units.find(|unit| unit.is_template()) {
@@ -350,6 +422,12 @@ fn entries(spec: &NodeBootstrapSpec, problems: &mut Vec<String>) {
         }
     }
     if let Some(kernel) = &spec.kernel {
+        let mut units = spec.units.iter();
+        if kernel.swap == Some(SwapPolicy::Disabled) && units.any(|unit| unit.name.as_str() == SWAP_TARGET) {
+            problems.push(format!(
+                "{SWAP_TARGET} is in units, and kernel.swap Disabled masks it: leave it in one of them"
+            ));
+        }
         for (list, length, most) in
             [("modules", kernel.modules.len(), MAX_MODULES), ("sysctls", kernel.sysctls.len(), MAX_SYSCTLS)]
         {
@@ -437,6 +515,15 @@ mod tests {
         spec
     }
 
+    /// Archives of one name, with these fields besides.
+    fn archives(fields: &[&str]) -> String {
+        let digest = "0".repeat(64);
+        let one = |field: &&str| {
+            format!("{{name: a, url: 'http://a', into: /a/b, sha256: {{amd64: '{digest}'}}, {field}}}")
+        };
+        format!("archives: [{}]", fields.iter().map(one).collect::<Vec<_>>().join(", "))
+    }
+
     #[test]
     fn a_good_spec_has_no_problems() {
         let spec = spec(
@@ -517,6 +604,7 @@ mod tests {
             ("kernel: {sysctls: {net.ipv4..ip_forward: '1'}}", "named as sysctl does"),
             ("kernel: {sysctls: {kernel.hostname: a}}", "each pod has this setting for itself"),
             ("units: [{name: a.service, content: x, masked: true}]", "a unit that is masked"),
+            ("kernel: {swap: Disabled}\nunits: [{name: swap.target}]", "swap.target is in units"),
             ("units: [{name: a@.service, masked: true}]", "a@.service: a template"),
             (
                 "files: [{path: /etc/systemd/system/a.service.d/b.conf, content: ''}]\nunits: [{name: a.service, dropIns: [{name: b.conf, content: x}]}]",
@@ -534,6 +622,13 @@ mod tests {
                 "/a: inside.directoryMode has no set-uid",
             ),
             ("binaries: [{path: /a, url: 'http://a'}]", "/a: sha256 is missing"),
+            ("archives: [{name: a, url: 'http://a', into: /a}]", "archive a: sha256 is missing"),
+            (&archives(&["", ""]), "archives: a is there twice"),
+            (&archives(&["strip: 17"]), "archive a: strip is a number from 0 to 16"),
+            (&archives(&["include: [/bin/a]"]), "archive a: include, \"/bin/a\": a pattern"),
+            (&archives(&["onChange: {restart: [t@.service]}"]), "is a template"),
+            (&format!("files: [{{path: /a, content: ''}}]\n{}", archives(&[""])), "/a/b lies below /a"),
+            (&format!("files: [{{path: /a/b, content: ''}}]\n{}", archives(&[""])), "unpacked into /a/b"),
             ("units: [{name: a@.service, active: true}]", "a@.service: a template"),
             ("groups: [{name: a, gid: 0}]", "group a: the number 0"),
             ("drift: {interval: 9s}", "drift.interval: at least 10s"),
@@ -542,6 +637,21 @@ mod tests {
             ("drift: {ignore: [etc/motd]}", "\"etc/motd\": a pattern"),
             ("drift: {overrides: [{pattern: etc/motd, policy: Report}]}", "\"etc/motd\": a pattern"),
             ("trust: {proxy: {noProxy: [a]}}", "trust.proxy: a proxy is for http, https or both"),
+            ("trust: {proxy: {http: 'http://a', units: [a.socket]}}", "units, a.socket: only a service"),
+            ("trust: {proxy: {http: 'http://a', units: [a@.service]}}", "units, a@.service: only a service"),
+            ("trust: {proxy: {http: 'http://a', units: [a.service, a.service]}}", "a.service is there twice"),
+            (
+                "files: [{path: /etc/systemd/system/a.service.d/50-nodebootstrap-proxy.conf, content: ''}]\ntrust: {proxy: {http: 'http://a', units: [a.service]}}",
+                "in both files and trust.proxy.units",
+            ),
+            (
+                "units: [{name: a.service, dropIns: [{name: 50-nodebootstrap-proxy.conf, content: ''}]}]\ntrust: {proxy: {http: 'http://a', units: [a.service]}}",
+                "in both units and trust.proxy.units",
+            ),
+            (
+                "trust: {caBundles: [{name: ../c, pem: '-----BEGIN CERTIFICATE-----', install: true}]}",
+                "caBundles, ../c: the name of a CA bundle that is installed",
+            ),
             ("trust: {caBundles: [{name: c}]}", "caBundles, c: a CA bundle has exactly one source"),
             ("trust: {caBundles: [{name: c, pem: x}]}", "caBundles, c: a CA bundle is one or more"),
             (

@@ -311,6 +311,13 @@ text_type! {
 }
 
 text_type! {
+    /// Name of an archive, for messages and `drift`: a-z, 0-9, `-` and `.`, at most 63 characters. Example: `cni-plugins`.
+    ArchiveName, max 63, ARCHIVE_RULES = [
+        must(r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", "an archive's name has a-z, 0-9, - and . only, and begins and ends with a letter or digit, as in: cni-plugins"),
+    ]
+}
+
+text_type! {
     /// Where a download lies: http or https, no credentials; or file:// and the path of a file that is on the node already. `{arch}` stands for amd64 or arm64. Example: `https://dl.k8s.io/release/v1.36.3/bin/linux/{arch}/kubelet`, `file:///opt/images/kubelet`.
     Url, max 1024, URL_RULES = [
         must(r"^(https?|file)://", "a URL starts with https:// or http://, or with file:/// for a file that is on the node already"),
@@ -578,6 +585,89 @@ impl JsonSchema for Timeout {
     }
 }
 
+/// How a share is written as text; as a number it is one from 1.
+const SHARE_RULES: &[Rule] = &[must(
+    r"^([1-9][0-9]?|100)%$",
+    "write a number of nodes, from 1, or in quotes a percentage from 1% to 100%, as in: 10, or \"25%\"",
+)];
+
+/// Some of the nodes: a number, or a part of all in percent. Example: `10`, `"25%"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenShare", into = "WrittenShare")]
+pub enum Share {
+    /// So many.
+    Nodes(u32),
+    /// So many of a hundred.
+    Percent(u32),
+}
+
+/// A share as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WrittenShare {
+    Number(i64),
+    Text(String),
+}
+
+impl Share {
+    /// How many nodes that is, of so many: rounded down, but one at least.
+    pub fn of(self, all: usize) -> usize {
+        let nodes = match self {
+            Self::Nodes(nodes) => nodes as usize,
+            Self::Percent(percent) => all.saturating_mul(percent as usize) / 100,
+        };
+        nodes.max(1)
+    }
+}
+
+impl TryFrom<WrittenShare> for Share {
+    type Error = Refused;
+
+    fn try_from(written: WrittenShare) -> Result<Self, Refused> {
+        let refused = |value: String| Refused { value, message: SHARE_RULES[0].message.to_owned() };
+        match written {
+            WrittenShare::Number(number) => match u32::try_from(number) {
+                Ok(nodes @ 1..) => Ok(Self::Nodes(nodes)),
+                _ => Err(refused(number.to_string())),
+            },
+            WrittenShare::Text(text) => {
+                check(&text, 4, SHARE_RULES)?;
+                let percent = text.trim_end_matches('%').parse();
+                percent.map(Self::Percent).map_err(|_| refused(text))
+            }
+        }
+    }
+}
+
+impl From<Share> for WrittenShare {
+    fn from(share: Share) -> Self {
+        match share {
+            Share::Nodes(nodes) => Self::Number(nodes.into()),
+            Share::Percent(percent) => Self::Text(format!("{percent}%")),
+        }
+    }
+}
+
+impl JsonSchema for Share {
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let text = SHARE_RULES.iter().map(Rule::cel).collect::<Vec<_>>().join(" && ");
+        let rule = format!("type(self) == int ? self >= 1 : {text}");
+        json_schema!({
+            "description": "A number of nodes, or in quotes a percentage of them. Example: `10`, `\"25%\"`.",
+            "x-kubernetes-int-or-string": true,
+            "x-kubernetes-validations": [{"rule": rule, "message": SHARE_RULES[0].message}],
+        })
+    }
+}
+
 const ALL_RULES: &[&[Rule]] = &[
     ACCOUNT_PATH_RULES,
     ACCOUNT_COMMENT_RULES,
@@ -595,12 +685,14 @@ const ALL_RULES: &[&[Rule]] = &[
     MODULE_RULES,
     SYSCTL_RULES,
     SYSCTL_VALUE_RULES,
+    ARCHIVE_RULES,
     URL_RULES,
     PROXY_URL_RULES,
     NO_PROXY_RULES,
     MODE_RULES,
     SHA256_RULES,
     TIMEOUT_RULES,
+    SHARE_RULES,
 ];
 
 #[cfg(test)]
@@ -673,6 +765,20 @@ mod tests {
         assert!("/opt/a:b".parse::<AccountPath>().is_err() && "/opt/a\nb".parse::<AccountPath>().is_err());
         let told = "/etc/shadow".parse::<HostPath>().map_err(|refused| refused.to_string());
         assert!(told.is_err_and(|told| told.contains("users and groups")));
+    }
+
+    #[test]
+    fn shares_of_nodes() {
+        for (json, of_200, of_3) in
+            [("1", 1, 1), ("250", 250, 250), ("\"1%\"", 2, 1), ("\"50%\"", 100, 1), ("\"100%\"", 200, 3)]
+        {
+            let share: Share = serde_json::from_str(json).expect(json);
+            assert_eq!((share.of(200), share.of(3)), (of_200, of_3), "{json}");
+            assert_eq!(serde_json::to_string(&share).expect("JSON"), json);
+        }
+        for bad in ["0", "-1", "4294967296", "\"0%\"", "\"101%\"", "\"10\"", "\"%\"", "1.5", "true"] {
+            assert!(serde_json::from_str::<Share>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

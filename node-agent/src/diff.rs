@@ -1,7 +1,7 @@
 //! How content would change, for whoever stands before the host: no Report and no log has it.
 //!
-//! In: a plan and its host. Out: for each file that is written a unified diff, or why there is none. A secret value is
-//! never shown, neither the new one nor one that may have been there before.
+//! In: a plan and its host. Out: for each file that is written a unified diff, or why there is none; for an archive what is
+//! made of it. A secret value is never shown, neither the new one nor one that may have been there before.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -38,6 +38,7 @@ pub fn of_plan(host: &Host, request: &Request, plan: &Plan) -> Vec<Option<String
                 let new = anchor::edit(&old, anchor, text.as_ref().map(|text| &*text.0)).ok()?;
                 of_file(host, path, &new, is_secret(path))
             }
+            Action::Unpack { parts: Some(parts), .. } => Some(of_parts(parts)),
             _ => None,
         }
     };
@@ -61,6 +62,29 @@ fn known(host: &Host) -> BTreeSet<String> {
     let entries = ledgers.iter().flat_map(|ledger| ledger.entries()).filter(|(_, entry)| entry.secret);
     let path = |item: &Item| if let Item::Path(path) = item { Some(path.clone()) } else { None };
     entries.filter_map(|(item, _)| path(item)).collect()
+}
+
+/// What is made of an archive, each in a line.
+fn of_parts(parts: &[Action]) -> String {
+    let line = |part: &Action| match part {
+        Action::MakeDirectory { path, .. } => Some(format!("directory {path}")),
+        Action::UnpackFile { path, size, .. } => Some(format!("file {path}, {size} bytes")),
+        Action::Link { path, target, .. } => Some(format!("symlink {path} to {target}")),
+        Action::SetAccess { path, .. } => Some(format!("owner and mode of {path}")),
+        _ => None,
+    };
+    let mut lines: Vec<String> = parts.iter().filter_map(line).collect();
+    cut(&mut lines);
+    lines.join("\n")
+}
+
+/// Leaves out what would be too much.
+fn cut(lines: &mut Vec<String>) {
+    if lines.len() > MAX_LINES {
+        let more = lines.len() - MAX_LINES;
+        lines.truncate(MAX_LINES);
+        lines.push(format!("… and {more} more lines"));
+    }
 }
 
 fn of_file(host: &Host, path: &str, new: &[u8], is_secret: bool) -> Option<String> {
@@ -93,11 +117,7 @@ fn unified(path: &str, old: Option<&[u8]>, new: &[u8]) -> String {
     let from = if old.is_some() { path } else { "/dev/null" };
     let whole = diff.unified_diff().header(from, path).to_string();
     let mut lines: Vec<String> = whole.trim_end_matches('\n').split('\n').map(shown).collect();
-    if lines.len() > MAX_LINES {
-        let more = lines.len() - MAX_LINES;
-        lines.truncate(MAX_LINES);
-        lines.push(format!("… and {more} more lines"));
-    }
+    cut(&mut lines);
     lines.join("\n")
 }
 

@@ -29,7 +29,7 @@ pub fn policy_of(drift: Option<&Drift>, resource: &str) -> DriftPolicy {
 }
 
 /// Whether a name fits a pattern: `*` stands for anything but a slash, `**` for anything, `?` for one character.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     // Which beginnings of the name fit the pattern so far: a pattern of stars costs no more than any other.
     let mut fits = vec![false; name.len() + 1];

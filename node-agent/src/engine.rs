@@ -13,7 +13,7 @@
 mod book;
 pub mod rollback;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use crds::Sha256;
@@ -28,15 +28,18 @@ use tokio_util::sync::CancellationToken;
 pub use crate::resource::{Change, Payload, Problem, Step};
 
 use crate::anchor;
+use crate::host::archive::{Target, index_aside};
 use crate::host::error::HARD_LINKED;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
+use crate::host::trust::Store;
 use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError, Place, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
 use crate::resource::{
-    Action, Planner, binary, directory, disk, file, group, kernel, part, removal, symlink, unit, user,
+    Action, Planner, archive, binary, directory, disk, file, group, kernel, part, removal, symlink, trust,
+    unit, user,
 };
 
 use book::Notes;
@@ -101,17 +104,25 @@ impl Plan {
         self.steps.iter().map(|step| &step.change)
     }
 
-    /// Whether something is to be fetched that the host does not have yet.
+    /// Whether something is to be fetched that the host does not have yet. After that it is to be planned again: what is in
+    /// an archive is known only then.
     ///
     /// # Errors
     /// If what was fetched before cannot be read.
     pub fn has_downloads(&self, host: &Host) -> Result<bool, HostError> {
-        for (_, _, digest) in self.downloads() {
-            if !host.cache.has(digest)? {
+        for Download { digest, is_archive, .. } in self.downloads() {
+            if !host.cache.has(digest)? || (is_archive && host.cache.index(digest).is_none()) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The archives of which nobody on this host has read yet what is in them: to fetch them changes nothing, and tells
+    /// what there is to change.
+    pub fn unread(&self) -> BTreeSet<&str> {
+        let is_unread = |step: &&Step| matches!(step.action, Action::Unpack { parts: None, .. });
+        self.steps.iter().filter(is_unread).map(|step| step.change.resource.as_str()).collect()
     }
 
     /// Whether it starts or restarts units: they may end soon after.
@@ -119,11 +130,19 @@ impl Plan {
         self.steps.iter().any(|step| step.action.starts())
     }
 
-    /// What is downloaded: the change, where it comes from, the digest.
-    fn downloads(&self) -> impl Iterator<Item = (&Change, &[String], Sha256)> {
-        self.steps.iter().filter_map(|step| match &step.action {
-            Action::Download { urls, digest, .. } => Some((&step.change, &**urls, *digest)),
-            _ => None,
+    /// What is downloaded.
+    fn downloads(&self) -> impl Iterator<Item = Download<'_>> {
+        self.steps.iter().filter_map(|step| {
+            let (urls, digest, is_archive) = match &step.action {
+                Action::Download { urls, digest, .. } => (urls, *digest, false),
+                // Owners and modes need no content.
+                Action::Unpack { parts: Some(parts), .. } if !parts.iter().any(Action::is_unpacked) => {
+                    return None;
+                }
+                Action::Unpack { urls, digest, .. } => (urls, *digest, true),
+                _ => return None,
+            };
+            Some(Download { change: &step.change, urls, digest, is_archive })
         })
     }
 
@@ -144,6 +163,14 @@ impl Plan {
     pub fn is_owed(&self) -> bool {
         !self.owed.is_empty() || !self.notes.is_complete()
     }
+}
+
+/// What a change needs to be downloaded.
+struct Download<'p> {
+    change: &'p Change,
+    urls: &'p [String],
+    digest: Sha256,
+    is_archive: bool,
 }
 
 /// Why a revision is not, or not wholly, on a host.
@@ -213,6 +240,8 @@ impl Failure {
 /// The name of a revision that takes everything back.
 pub const REVERT: &str = "revert";
 const STOPPED: &str = "Stopped";
+/// Of an archive.
+const UNREAD: &str = "what is in it was not read yet: the next pass looks again";
 /// Something was changed back at once.
 const NOT_HELD: &str = "NotHeld";
 /// Something changed while units were waited for.
@@ -242,11 +271,20 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let resources = &revision.resources;
     let others = host.state.others(&revision.node_bootstrap);
     let (others, unreadable) = or_none("state", others, &mut unseen);
-    // Also the units of others: two names may lead to one.
-    let all = resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
+    let all = || resources.iter().chain(others.iter().flat_map(|other| &other.revision.resources));
     let ledger = host.state.ledger(&revision.node_bootstrap, Some(&revision.cluster));
     let ledger = or_none("state", ledger, &mut unseen);
-    let to_observe = unit::to_observe(all, &owed.restarts, removal::to_observe(&ledger));
+    let store = if trust::matters(all(), &ledger, owed.trust_store) {
+        or_none("trust store", Store::of(&host.root), &mut unseen)
+    } else {
+        None
+    };
+    // What of it has a path.
+    let placed = trust::with_anchors(store, &revision.node_bootstrap, resources);
+    // Also the units of others: two names may lead to one.
+    let swaps = or_none("swap", kernel::swaps(host, resources), &mut unseen);
+    let of_swaps = swaps.iter().map(|swap| swap.unit.clone());
+    let to_observe = unit::to_observe(all(), &owed.restarts, removal::to_observe(&ledger).chain(of_swaps));
     let units = host.systemd.observe(&to_observe).await;
     let answers = units.is_ok();
     let units = or_none("systemd", units, &mut unseen);
@@ -257,7 +295,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             crds::names::STATE_DIR
         ));
     }
-    planner.locate(request, &others);
+    planner.locate(request, &placed, &others, &ledger, store);
     for path in &owed.written {
         planner.pass_over(leftover_of(path));
     }
@@ -274,14 +312,19 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
             | Resource::Symlink(_)
             | Resource::Module(_)
             | Resource::Sysctl(_)
-            | Resource::Part(_) => {}
+            | Resource::Part(_)
+            | Resource::Archive(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => {}
         }
     }
     group::plan(&groups, &mut planner);
     user::plan(&users, &mut planner);
     directory::announce(&directories, &mut planner);
-    planner.check_links(resources);
-    let claimed = removal::claims(resources, |path| planner.real(path));
+    planner.check_links(&placed);
+    let mut claimed = removal::claims(&placed, |path| planner.real(path));
+    claimed.extend(planner.archive_items());
+    claimed.extend(kernel::swap_claims(resources, &swaps, &ledger));
     let removal =
         removal::plan(&ledger, &claimed, &removal::named(resources), request.from_pod, &mut planner);
     directory::plan(&directories, &mut planner);
@@ -297,12 +340,18 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         }
     }
     for resource in resources {
+        if let Resource::Archive(archive) = resource {
+            archive::plan(archive, &ledger, &mut planner);
+        }
+    }
+    for resource in resources {
         if let Resource::Symlink(symlink) = resource {
             symlink::plan(symlink, &mut planner);
         }
     }
+    trust::plan(store, &revision.node_bootstrap, resources, owed.trust_store, &mut planner);
     part::plan(resources, &mut planner);
-    kernel::plan(resources, &mut planner);
+    kernel::plan(resources, &swaps, &mut planner);
     let written = unit::plan_files(resources, &mut planner);
     if answers {
         unit::plan(resources, written, &owed.restarts, &mut planner);
@@ -313,16 +362,16 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         planner.refused(what, error);
     }
     planner.warn_of_exposure();
-    let restarts = resources.iter().filter_map(|resource| {
-        let (item, units) = match resource {
-            Resource::File(file) => (Item::Path(planner.real(file.path.as_str())?), &file.restart),
-            Resource::Binary(binary) => (Item::Path(planner.real(binary.path.as_str())?), &binary.restart),
-            Resource::Part(part) => {
-                (Item::Part(planner.real(part.path.as_str())?, part.anchor.clone()), &part.restart)
-            }
-            _ => return None,
+    let restarts = resources.iter().flat_map(|resource| {
+        let units = match resource {
+            Resource::File(file) => &file.restart,
+            Resource::Binary(binary) => &binary.restart,
+            Resource::Part(part) => &part.restart,
+            Resource::Archive(archive) => &archive.restart,
+            _ => return Vec::new(),
         };
-        Some((item, units.iter().map(ToString::to_string).collect()))
+        let units: Vec<String> = units.iter().map(ToString::to_string).collect();
+        planner.items(resource).unwrap_or_default().into_iter().map(|item| (item, units.clone())).collect()
     });
     let secrets = resources.iter().filter_map(|resource| match resource {
         Resource::File(file) if matches!(file.content, Content::Secret { .. }) => {
@@ -332,8 +381,10 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     });
     let (restarts, secrets) = (restarts.collect(), secrets.collect());
     let is_made = |resource: &&Resource| {
-        let items = removal::claims(std::slice::from_ref(*resource), |path| planner.real(path));
-        items.iter().all(|item| ledger.get(item).is_some_and(|entry| entry.done))
+        let own = std::slice::from_ref(*resource);
+        let own = trust::with_anchors(store, &revision.node_bootstrap, own);
+        let is_done = |item: &Item| ledger.get(item).is_some_and(|entry| entry.done);
+        own.iter().all(|one| planner.items(one).is_some_and(|items| items.iter().all(is_done)))
     };
     // It is asked for what differs only, and most passes find nothing.
     let differs = !(planner.steps.is_empty() && planner.problems.is_empty() && planner.left.is_empty());
@@ -356,7 +407,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     } else {
         (Vec::new(), steps.into_iter().map(|step| step.change).collect())
     };
-    let trust = revision.trust.clone();
+    let trust = revision.trust_of_downloads();
     Ok(Plan { steps, problems, held_back, warnings, left, held: false, trust, owed, notes })
 }
 
@@ -386,19 +437,30 @@ pub async fn fetch(
     let slots = Semaphore::new(MAX_DOWNLOADS);
     let mut running: FuturesUnordered<_> = plan
         .downloads()
-        .map(|(change, urls, digest)| {
+        .map(|download| {
             let slots = &slots;
             async move {
                 let _slot = slots.acquire().await;
+                let change = download.change;
                 observer.begins(change);
                 let progress = |bytes: u64, total: Option<u64>| observer.downloaded(change, bytes, total);
-                let fetched = host.downloads.fetch(&host.cache, urls, digest, &plan.trust, &progress).await;
+                let fetched = host
+                    .downloads
+                    .fetch(&host.cache, download.urls, download.digest, &plan.trust, &progress)
+                    .await;
+                let read = match fetched {
+                    Ok(()) if download.is_archive => read_archive(host, download.digest)
+                        .await
+                        .map_err(|error| Failure::of(&change.resource, &error, &[])),
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(Failure {
+                        reason: error.reason.to_owned(),
+                        message: format!("{}: {}", change.resource, error.message),
+                        made: Vec::new(),
+                    }),
+                };
                 observer.download_ended(change);
-                fetched.map_err(|error| Failure {
-                    reason: error.reason.to_owned(),
-                    message: format!("{}: {}", change.resource, error.message),
-                    made: Vec::new(),
-                })
+                read
             }
         })
         .collect();
@@ -408,6 +470,15 @@ pub async fn fetch(
     drop(running);
     host.downloads.rest().await;
     Ok(())
+}
+
+/// Reads an archive that was fetched, once: what is in it is kept beside it.
+async fn read_archive(host: &Host, digest: Sha256) -> Result<(), HostError> {
+    if host.cache.index(digest).is_some() {
+        return Ok(());
+    }
+    let index = index_aside(host.cache.open(digest)?).await;
+    host.cache.keep_index(digest, &index.map_err(|refused| HostError::Archive(refused.to_string()))?)
 }
 
 /// Makes a plan's changes, and verifies that nothing is left to change. What it downloads must have been fetched.
@@ -493,6 +564,10 @@ async fn run(
     }
     let left: Vec<String> =
         again.changes().map(|change| format!("{} {}", change.resource, change.found)).collect();
+    if left.is_empty() && plan.held {
+        // The revision before may come back.
+        return Ok(());
+    }
     if left.is_empty() {
         return prune(host, node_bootstrap, Some(&request.revision)).map_err(state);
     }
@@ -631,10 +706,11 @@ fn prune(host: &Host, node_bootstrap: &str, own: Option<&Revision>) -> Result<()
         .chain(own)
         .flat_map(|revision| &revision.resources)
         .filter_map(|resource| match resource {
-            Resource::Binary(binary) => Some(binary.sha256.values().copied()),
+            Resource::Binary(binary) => Some(&binary.sha256),
+            Resource::Archive(archive) => Some(&archive.sha256),
             _ => None,
         })
-        .flatten()
+        .flat_map(|sha256| sha256.values().copied())
         .collect();
     host.cache.prune(&named)
 }
@@ -642,11 +718,12 @@ fn prune(host: &Host, node_bootstrap: &str, own: Option<&Revision>) -> Result<()
 /// What the next run must know if this one is killed.
 fn owed_by(plan: &Plan) -> Owed {
     let mut owed = plan.owed.clone();
-    for step in &plan.steps {
-        match &step.action {
+    for action in plan.steps.iter().flat_map(|step| step.action.parts()) {
+        match action {
             Action::MakeDirectory { path, .. }
             | Action::WriteFile { path, .. }
             | Action::Download { path, .. }
+            | Action::UnpackFile { path, .. }
             | Action::Link { path, .. }
             | Action::EditPart { path, .. }
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
@@ -657,9 +734,11 @@ fn owed_by(plan: &Plan) -> Owed {
             Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
                 owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
             }
+            Action::UpdateTrustStore { renew, .. } => owed.trust_store |= renew,
             Action::SetComment { .. } => _ = owed.written.insert("/etc/passwd".to_owned()),
             Action::SetLocked { .. } => _ = owed.written.insert("/etc/shadow".to_owned()),
             Action::SetAccess { .. }
+            | Action::Unpack { .. }
             | Action::OwnBelow { .. }
             | Action::LoadModules
             | Action::SetSysctl { .. }
@@ -748,8 +827,17 @@ async fn step_by<'a>(
                 host.digests.remember(path, &meta, *digest);
             }
         }
-        Action::Link { path, target, owner } => {
-            root.locate(path).and_then(|place| root.replace_link(&place, target, *owner)).map_err(refused)?;
+        Action::Unpack { digest, parts, .. } => {
+            let parts =
+                parts.as_deref().ok_or_else(|| HostError::Archive(UNREAD.to_owned())).map_err(refused)?;
+            unpack(host, *digest, parts).await.map_err(refused)?;
+        }
+        // Only as a part of the one above.
+        Action::UnpackFile { .. } => {}
+        Action::Link { path, target, owner, replaces } => {
+            root.locate(path)
+                .and_then(|place| root.replace_link(&place, target, *owner, *replaces))
+                .map_err(refused)?;
         }
         Action::EditPart { path, anchor, text } => {
             let text = text.as_ref().map(|text| &*text.0);
@@ -760,6 +848,10 @@ async fn step_by<'a>(
             root.locate(path).and_then(|place| root.edit(&place, anchor::MAX_FILE, edit)).map_err(refused)?;
         }
         Action::LoadModules => return put_off(step, host.systemd.load_modules(), stop, jobs).await,
+        Action::UpdateTrustStore { store, renew } => {
+            let command = if *renew { store.renew } else { store.update };
+            return put_off(step, host.systemd.run(trust::UNIT, command), stop, jobs).await;
+        }
         Action::SetSysctl { name, value } => crate::host::kernel::set(root, name, value).map_err(refused)?,
         Action::Reload => or_stop(stop, host.systemd.reload()).await?.map_err(refused)?,
         Action::Enable { unit, again } => {
@@ -838,6 +930,27 @@ async fn step_by<'a>(
     Ok(())
 }
 
+/// Makes an archive's parts: folders first, and files as they come out of it.
+async fn unpack(host: &Host, digest: Sha256, parts: &[Action]) -> Result<(), HostError> {
+    let root = &host.root;
+    let mut files: BTreeMap<String, Vec<Target>> = BTreeMap::new();
+    for part in parts {
+        match part {
+            Action::MakeDirectory { path, ids } => root.make_directory(&root.locate(path)?, *ids)?,
+            Action::SetAccess { path, kind, ids } => root.set_access(&root.locate(path)?, *kind, *ids)?,
+            Action::Link { path, target, owner, replaces } => {
+                root.replace_link(&root.locate(path)?, target, *owner, *replaces)?;
+            }
+            Action::UnpackFile { from, path, digest, ids, .. } => {
+                let target = Target { path: path.clone(), digest: *digest, ids: *ids };
+                files.entry(from.clone()).or_default().push(target);
+            }
+            _ => {}
+        }
+    }
+    if files.is_empty() { Ok(()) } else { crate::host::archive::unpack(host, digest, files).await }
+}
+
 /// Has systemd begin a step, whose end is waited for later.
 async fn put_off<'a>(
     step: &'a Step,
@@ -861,6 +974,11 @@ async fn or_stop<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> 
 }
 
 impl Action {
+    /// Whether it is a file of an archive.
+    fn is_unpacked(&self) -> bool {
+        matches!(self, Self::UnpackFile { .. })
+    }
+
     /// Whether it has systemd start something.
     fn starts(&self) -> bool {
         matches!(self, Self::Start { .. } | Self::Restart { .. })
@@ -880,10 +998,13 @@ impl Action {
             Self::SetAccess { kind, .. } => *kind == crate::host::Kind::Directory,
             Self::WriteFile { .. }
             | Self::Download { .. }
+            | Self::Unpack { .. }
+            | Self::UnpackFile { .. }
             | Self::Link { .. }
             | Self::EditPart { .. }
             | Self::LoadModules
             | Self::SetSysctl { .. }
+            | Self::UpdateTrustStore { .. }
             | Self::Reload
             | Self::Enable { .. }
             | Self::Disable { .. }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `nodeBootstrap`, `revision`, `root` | all | what was looked at |
 //! | `changes` | plan, apply | list of `resource`, `change`, `found`, `disruption`; of apply: those that were made |
-//! | `diff` | each of `changes`, in plan | how the content changes, as a unified diff; or in brackets why it is not shown |
+//! | `diff` | each of `changes`, in plan | how the content changes, as a unified diff; or in brackets why it is not shown; of an archive what is unpacked |
 //! | `disruption` | plan | the highest of its changes: `None`, `Restart` |
 //! | `warnings` | all | list of texts |
 //! | `errors` | all | list of `resource`, `reason`, `message` |

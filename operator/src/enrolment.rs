@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use crds::nodebootstrap::{Drift, Health};
 use crds::report::{Conflict, Leave, Permit, ReportPhase, RunMode};
-use crds::{NodeBootstrapReportSpec, names};
+use crds::{NodeBootstrapReportSpec, Share, names};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::observed::{AgentState, Node, Report};
-use crate::rollout::{self, Hold, Seat};
+use crate::rollout::{self, Hold, Seat, Turn};
 
 /// A node of the cluster.
 #[derive(Debug, Clone)]
@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub target: Option<&'a str>,
     /// Whether nodes are changed, or only planned for.
     pub mode: RunMode,
+    /// How many may be at a new revision at once; `None`: all.
+    pub max_parallel: Option<Share>,
     /// What becomes of drift.
     pub drift: Option<&'a Drift>,
     /// How nodes are judged.
@@ -137,6 +139,8 @@ pub struct Enrolment {
     pub leaving: BTreeSet<String>,
     /// What keeps the rollout.
     pub hold: Option<Hold>,
+    /// Nodes that are not told of the revision yet, since enough others are at it.
+    pub queued: BTreeSet<String>,
 }
 
 /// So many nodes may begin downloads in one second, and as many at once.
@@ -217,8 +221,13 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
         }
     }
 
-    let new = joining(facts, &has_report);
-    let spread = spread(facts.target, &staying, new.len());
+    let mut new = joining(facts, &has_report);
+    let most = most(facts, staying.len() + new.len());
+    if let Some(most) = most {
+        enrolment.queued = queued(facts, most, &staying, &new);
+        new.retain(|node| !enrolment.queued.contains(&node.name));
+    }
+    let spread = spread(facts.target, &staying, new.len(), most);
     permits(facts, &staying, &leaving, spread, &mut enrolment);
     join(facts, &new, spread, &mut enrolment);
 
@@ -231,6 +240,58 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
     enrolment
 }
 
+/// How many nodes may be at a new revision at once; `None`: all, and so it is where nothing is changed.
+fn most(facts: &Facts<'_>, nodes: usize) -> Option<usize> {
+    let most = facts.max_parallel.filter(|_| facts.mode == RunMode::Apply)?.of(nodes);
+    (most < nodes).then_some(most)
+}
+
+/// Nodes that are not told of the revision yet. `most`: how many may be at it.
+fn queued<'a>(
+    facts: &Facts<'a>,
+    most: usize,
+    staying: &[(&'a Node, &'a Report)],
+    new: &[&'a Node],
+) -> BTreeSet<String> {
+    let Some(target) = facts.target else { return BTreeSet::new() };
+    let agent = |node: &Node| facts.agents.get(node.name.as_str()).copied();
+    let turn = |node: &'a Node| Turn {
+        node: &node.name,
+        is_control_plane: node.is_control_plane,
+        // One whose agent never started keeps no other from its turn.
+        can_begin: node.ready && agent(node) == Some(&AgentState::Ready),
+        is_told: false,
+        is_at_it: false,
+    };
+    let staying = staying.iter().map(|(node, report)| Turn {
+        is_told: report.revision == target && report.mode == facts.mode,
+        // Who only plans is at nothing.
+        is_at_it: report.mode == RunMode::Apply && rollout::is_at_it(&seat(facts, node, report, false)),
+        ..turn(node)
+    });
+    let turns: Vec<_> = staying.chain(new.iter().map(|node| turn(node))).collect();
+    rollout::waiting(most, &turns).into_iter().map(str::to_owned).collect()
+}
+
+fn conflicts_of<'a>(facts: &Facts<'a>, node: &str) -> &'a [Conflict] {
+    facts.conflicts.get(node).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn seat<'a>(facts: &Facts<'a>, node: &'a Node, report: &'a Report, is_leaving: bool) -> Seat<'a> {
+    Seat {
+        node: &report.node,
+        is_control_plane: node.is_control_plane,
+        is_reachable: is_reachable(node, facts.agents.get(report.node.as_str()).copied()),
+        is_leaving,
+        is_blocked: facts.mode == RunMode::Plan
+            || !conflicts_of(facts, &report.node).is_empty()
+            || is_paused(node, report),
+        revision: &report.revision,
+        permit: report.permit,
+        answer: report.answer_for(node),
+    }
+}
+
 /// What changes in the Reports of nodes that stay.
 fn permits<'a>(
     facts: &Facts<'a>,
@@ -240,34 +301,22 @@ fn permits<'a>(
     enrolment: &mut Enrolment,
 ) {
     let Some(target) = facts.target else { return };
-    let conflicts_of = |node: &str| facts.conflicts.get(node).map(Vec::as_slice).unwrap_or_default();
-    let seat = |node: &'a Node, report: &'a Report, is_leaving: bool| Seat {
-        node: &report.node,
-        is_control_plane: node.is_control_plane,
-        is_reachable: is_reachable(node, facts.agents.get(report.node.as_str()).copied()),
-        is_leaving,
-        is_blocked: facts.mode == RunMode::Plan
-            || !conflicts_of(&report.node).is_empty()
-            || is_paused(node, report),
-        revision: &report.revision,
-        permit: report.permit,
-        answer: report.answer_for(node),
-    };
     let seats: Vec<_> = staying
         .iter()
-        .map(|(node, report)| seat(node, report, false))
-        .chain(leaving.iter().map(|(node, report)| seat(node, report, true)))
+        .map(|(node, report)| seat(facts, node, report, false))
+        .chain(leaving.iter().map(|(node, report)| seat(facts, node, report, true)))
         .collect();
     let mut rollout = rollout::decide(target, &seats);
     enrolment.hold = rollout.hold.take();
 
     for (node, report) in staying {
-        let conflicts = conflicts_of(&report.node);
+        let conflicts = conflicts_of(facts, &report.node);
+        let is_queued = enrolment.queued.contains(&report.node);
         let is_new_conflict = conflicts.iter().any(|conflict| !report.conflicts.contains(conflict));
         let withdrawn = rollout.withdraw.remove(&report.node);
         let granted =
             rollout.grant.as_ref().filter(|(node, _)| *node == report.node).map(|(_, permit)| *permit);
-        let mode = (report.mode != facts.mode).then_some(facts.mode);
+        let mode = (report.mode != facts.mode && !is_queued).then_some(facts.mode);
         let paused = paused(node, report);
         let takes =
             is_new_conflict || withdrawn.is_some() || mode == Some(RunMode::Plan) || paused == Some(true);
@@ -281,7 +330,7 @@ fn permits<'a>(
         let edit = Edit {
             node_bootstrap_created: (report.node_bootstrap_created != Some(facts.created))
                 .then_some(facts.created),
-            revision: (report.revision != target).then(|| (target.to_owned(), spread)),
+            revision: (report.revision != target && !is_queued).then(|| (target.to_owned(), spread)),
             mode,
             permit: withdrawn.or(granted),
             conflicts: (report.conflicts != conflicts).then(|| conflicts.to_vec()),
@@ -308,14 +357,15 @@ fn joining<'a>(facts: &Facts<'a>, has_report: &HashSet<&str>) -> Vec<&'a Node> {
 
 /// Over how many seconds downloads for a revision begin: many nodes that ask one server at the same moment would find
 /// it away. All count that are given the revision now, or were and do not have it yet.
-fn spread(target: Option<&str>, staying: &[(&Node, &Report)], new: usize) -> u32 {
+/// `most`: no more are at it at once.
+fn spread(target: Option<&str>, staying: &[(&Node, &Report)], new: usize, most: Option<usize>) -> u32 {
     let has_it = |node: &Node, report: &Report| {
         report.answer_for(node).is_some_and(|answer| {
             answer.phase == ReportPhase::Ready && Some(answer.revision.as_str()) == target
         })
     };
     let starting = new + staying.iter().filter(|(node, report)| !has_it(node, report)).count();
-    match starting {
+    match starting.min(most.unwrap_or(starting)) {
         0..=STARTS => 0,
         _ => u32::try_from(starting.div_ceil(STARTS)).unwrap_or(MAX_SPREAD).min(MAX_SPREAD),
     }
@@ -458,6 +508,7 @@ mod tests {
         is_ending: bool,
         target: Option<&'static str>,
         mode: RunMode,
+        max_parallel: Option<Share>,
         conflicts: BTreeMap<String, Vec<Conflict>>,
     }
 
@@ -471,6 +522,7 @@ mod tests {
                 is_ending: false,
                 target: Some(TARGET),
                 mode: RunMode::Apply,
+                max_parallel: None,
                 conflicts: BTreeMap::new(),
             }
         }
@@ -491,6 +543,7 @@ mod tests {
                 leave_timeout: Duration::from_secs(600),
                 target: self.target,
                 mode: self.mode,
+                max_parallel: self.max_parallel,
                 drift: None,
                 health: None,
                 nodes: &self.nodes.iter().map(candidate).collect::<Vec<_>>(),
@@ -589,6 +642,84 @@ mod tests {
             report.answer = answer(&report.node, ReportPhase::Ready);
         }
         assert_eq!(told(&world), 0, "they are done");
+    }
+
+    #[test]
+    fn with_max_parallel_a_new_revision_goes_out_in_turns() {
+        let nodes = || ["a", "b", "c", "d"].map(|name| node(name, &["pool"])).into();
+        let mut world =
+            World::new(nodes(), vec![report("a", "nb-1"), report("b", "nb-1"), report("c", TARGET)]);
+        for report in &mut world.reports {
+            report.answer = answer(&report.node, ReportPhase::Ready);
+            report.answer.as_mut().unwrap().revision = report.revision.clone();
+        }
+        let all = world.decide();
+        assert_eq!((all.steps[CHANGE].len(), all.queued.len()), (3, 0), "without it all at once");
+        world.max_parallel = Some(Share::Percent(100));
+        assert_eq!(world.decide().steps, all.steps);
+
+        let told = |world: &World| -> (Vec<String>, Vec<String>) {
+            let Enrolment { steps: [take, changes, give, unlabel], queued, .. } = world.decide();
+            assert!(take.is_empty() && give.is_empty() && unlabel.is_empty());
+            let name = |write: &Write| match write {
+                Write::Create { node, .. } => node.clone(),
+                Write::Change { name, .. } => name.clone(),
+                other => panic!("{other:?}"),
+            };
+            (changes.iter().map(name).collect(), queued.into_iter().collect())
+        };
+        let is = |told: (Vec<String>, Vec<String>), changed: &[&str], queued: &[&str]| {
+            assert_eq!(
+                told,
+                (
+                    changed.iter().map(ToString::to_string).collect(),
+                    queued.iter().map(ToString::to_string).collect()
+                )
+            );
+        };
+        world.max_parallel = Some(Share::Percent(50));
+        is(told(&world), &["nb.a", "nb.b"], &["d"]);
+        world.max_parallel = Some(Share::Nodes(1));
+        is(told(&world), &["nb.a"], &["b", "d"]);
+        world.reports[0].revision = TARGET.into();
+        is(told(&world), &[], &["b", "d"]);
+        // A failure is an end of it, or nobody else would ever have a turn.
+        world.reports[0].answer = answer("a", ReportPhase::Failed);
+        is(told(&world), &["nb.b"], &["d"]);
+        world.reports[1].revision = TARGET.into();
+        world.reports[1].answer = answer("b", ReportPhase::Ready);
+        is(told(&world), &["d"], &[]);
+        // Its agent has yet to start.
+        world.agent = AgentState::Starting;
+        is(told(&world), &[], &["d"]);
+        world.agent = AgentState::Ready;
+        world.nodes[3].ready = false;
+        is(told(&world), &[], &["d"]);
+    }
+
+    #[test]
+    fn what_was_planned_is_made_in_turns_too_and_a_plan_is_made_by_all_at_once() {
+        let nodes = ["a", "b"].map(|name| node(name, &["pool"])).into();
+        let mut world = World::new(nodes, vec![report("a", TARGET), report("b", TARGET)]);
+        world.max_parallel = Some(Share::Nodes(1));
+        for report in &mut world.reports {
+            report.mode = RunMode::Plan;
+            report.answer = answer(&report.node, ReportPhase::Planned);
+        }
+        // Nobody is at it: they have only planned.
+        let told = |node: &str, mode| edit(node, Edit { mode: Some(mode), ..Edit::default() });
+        assert_eq!(world.decide().steps, [vec![], vec![told("a", RunMode::Apply)], vec![], vec![]]);
+        world.reports[0].mode = RunMode::Apply;
+        assert_eq!(world.decide().steps, [const { Vec::new() }; 4]);
+        world.reports[0].answer = answer("a", ReportPhase::Ready);
+        assert_eq!(world.decide().steps, [vec![], vec![told("b", RunMode::Apply)], vec![], vec![]]);
+
+        world.mode = RunMode::Plan;
+        for report in &mut world.reports {
+            report.mode = RunMode::Apply;
+        }
+        let all = vec![told("a", RunMode::Plan), told("b", RunMode::Plan)];
+        assert_eq!(world.decide().steps, [all, vec![], vec![], vec![]]);
     }
 
     #[test]

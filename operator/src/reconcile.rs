@@ -100,6 +100,7 @@ struct Look {
     rendering: Rendering,
     refusal: Option<Problem>,
     hold: Option<Hold>,
+    queued: BTreeSet<String>,
     leaving: BTreeSet<String>,
     notices: Vec<Notice>,
 }
@@ -280,6 +281,7 @@ async fn enrol(
         &look.nodes,
     );
     look.hold = enrolment.hold.clone();
+    look.queued.clone_from(&enrolment.queued);
     look.leaving = enrolment.leaving.clone();
     carry_out(context, name, &enrolment, look).await
 }
@@ -302,6 +304,7 @@ fn decide(
         leave_timeout: leave_timeout(spec).duration(),
         target,
         mode: mode(spec),
+        max_parallel: spec.and_then(|spec| spec.rollout.as_ref()?.max_parallel),
         drift: spec.and_then(|spec| spec.drift.as_ref()),
         health: spec.and_then(|spec| spec.health.as_ref()),
         nodes,
@@ -465,6 +468,7 @@ async fn tell(
         members: &members,
         problem: look.rendering.problem.clone().or_else(|| look.refusal.clone()),
         hold: look.hold.as_ref(),
+        queued: &look.queued,
         leaving: look.leaving.iter().map(String::as_str).collect(),
         before: &node_bootstrap.status,
         now: Timestamp::now(),

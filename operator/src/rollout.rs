@@ -4,8 +4,10 @@
 //! A new revision goes to all nodes at once with the standing permit `None`. An agent whose plan needs more answers
 //! `Waiting`, and one node at a time gets a permit; the next one only when that agent has answered for that permit.
 //! What an agent has not answered for counts as used: a permit that is taken back may have been begun already.
+//!
+//! With `rollout.maxParallel` the revision itself goes out in turns, too: [`waiting`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::report::{Disruption, Permit, ReportPhase};
 
@@ -149,6 +151,47 @@ fn answered(seat: &Seat<'_>) -> Option<ReportPhase> {
         | ReportPhase::Waiting
         | ReportPhase::Planned => None,
     }
+}
+
+/// Whether a node is at what it was told last: it can answer, and has not said how that ended. One that waits for a permit,
+/// or failed and tries again later, is not.
+pub fn is_at_it(seat: &Seat<'_>) -> bool {
+    let is_over = seat.answer.is_some_and(|answer| {
+        answer.revision == seat.revision
+            && match answer.phase {
+                ReportPhase::Ready | ReportPhase::Failed | ReportPhase::Left | ReportPhase::Paused => true,
+                ReportPhase::Waiting => seat.permit.disruption == Disruption::None,
+                // Of a plan that is to be made now.
+                ReportPhase::Planned | ReportPhase::Applying => false,
+            }
+    });
+    seat.is_reachable && !seat.is_blocked && !is_over
+}
+
+/// One node that is to be told of a revision, or was.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    /// The Node's name.
+    pub node: &'a str,
+    /// Whether it runs the control plane: such nodes go last.
+    pub is_control_plane: bool,
+    /// Whether it would begin at once.
+    pub can_begin: bool,
+    /// Whether it was told.
+    pub is_told: bool,
+    /// See [`is_at_it`].
+    pub is_at_it: bool,
+}
+
+/// Who is not told yet, so that at most so many are at it.
+pub fn waiting<'a>(most: usize, turns: &[Turn<'a>]) -> BTreeSet<&'a str> {
+    let at_it = turns.iter().filter(|turn| turn.is_at_it).count();
+    // One that is at an older revision has its place already.
+    let mut next: Vec<_> = turns.iter().filter(|turn| !turn.is_told && !turn.is_at_it).collect();
+    next.sort_unstable_by_key(|turn| (!turn.can_begin, turn.is_control_plane, turn.node));
+    let free = most.saturating_sub(at_it);
+    let waits = |(index, turn): &(usize, &Turn<'a>)| *index >= free || !turn.can_begin;
+    next.into_iter().enumerate().filter(waits).map(|(_, turn)| turn.node).collect()
 }
 
 fn waits(target: &str, seat: &Seat<'_>) -> bool {
@@ -432,6 +475,101 @@ mod tests {
             revision: "r",
             permit,
             answer,
+        }
+    }
+
+    #[test]
+    fn who_has_answered_is_not_at_it_any_more() {
+        use ReportPhase::{Applying, Failed, Left, Paused, Planned, Ready, Waiting};
+        for (phase, is_at_it) in [
+            (Ready, false),
+            (Failed, false),
+            (Left, false),
+            (Paused, false),
+            (Waiting, false),
+            (Applying, true),
+            (Planned, true),
+        ] {
+            let answer = answer(phase, 0);
+            let seat = seat("a", Permit::default(), Some(&answer));
+            assert_eq!(super::is_at_it(&seat), is_at_it, "{phase:?}");
+            assert!(super::is_at_it(&Seat { revision: "next", ..seat }), "{phase:?}: it has yet to look");
+            assert!(!super::is_at_it(&Seat { revision: "next", is_reachable: false, ..seat }), "{phase:?}");
+            assert!(!super::is_at_it(&Seat { revision: "next", is_blocked: true, ..seat }), "{phase:?}");
+        }
+        let waiting = answer(Waiting, 0);
+        let permit = Permit { id: 1, disruption: Disruption::Restart };
+        assert!(super::is_at_it(&seat("a", permit, Some(&waiting))), "it may begin");
+        assert!(super::is_at_it(&seat("a", Permit::default(), None)), "it has never answered");
+    }
+
+    #[test]
+    fn turns_go_to_workers_first_and_to_nobody_who_does_not_answer() {
+        let turn = |node| Turn {
+            node,
+            is_control_plane: node == "cp",
+            can_begin: node != "silent",
+            is_told: false,
+            is_at_it: false,
+        };
+        let all = ["cp", "a", "b", "silent"].map(turn);
+        let waiting = |most: usize, turns: &[Turn<'static>]| super::waiting(most, turns);
+        assert_eq!(waiting(1, &all), BTreeSet::from(["b", "cp", "silent"]));
+        assert_eq!(waiting(3, &all), BTreeSet::from(["silent"]));
+        let told = |turn: Turn<'static>, is_at_it| Turn { is_told: true, is_at_it, ..turn };
+        assert_eq!(waiting(1, &[told(all[1], true), all[2], all[0]]), BTreeSet::from(["b", "cp"]));
+        assert_eq!(waiting(1, &[told(all[1], false), all[2], all[0]]), BTreeSet::from(["cp"]));
+        // An edit comes while one is at it: that one is told of it first.
+        let at_old = Turn { is_at_it: true, ..all[2] };
+        assert_eq!(waiting(1, &[all[1], at_old, all[0]]), BTreeSet::from(["a", "cp"]));
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_are_at_it_than_may_be_and_all_get_their_turn(
+            mut nodes in prop::collection::vec((any::<bool>(), any::<bool>(), 0..4u8), 1..8),
+            most in 1..4usize,
+            steps in prop::collection::vec(0..8usize, 0..60),
+        ) {
+            // Each: whether it is told of the target, whether it is at what it was told, how many looks it takes.
+            let names: Vec<String> = (0..nodes.len()).map(|n| format!("n{n}")).collect();
+            let begun = nodes.iter().filter(|(_, is_at_it, _)| *is_at_it).count();
+            let operate = |nodes: &mut Vec<(bool, bool, u8)>| {
+                let turns: Vec<_> = nodes
+                    .iter()
+                    .zip(&names)
+                    .map(|((is_told, is_at_it, _), node)| Turn {
+                        node,
+                        is_control_plane: false,
+                        can_begin: true,
+                        is_told: *is_told,
+                        is_at_it: *is_at_it,
+                    })
+                    .collect();
+                let waiting: BTreeSet<String> =
+                    super::waiting(most, &turns).into_iter().map(str::to_owned).collect();
+                for ((is_told, is_at_it, _), node) in nodes.iter_mut().zip(&names) {
+                    if !*is_told && !waiting.contains(node) {
+                        (*is_told, *is_at_it) = (true, true);
+                    }
+                }
+            };
+            let work = |(_, is_at_it, looks): &mut (bool, bool, u8)| {
+                *looks = looks.saturating_sub(1);
+                *is_at_it &= *looks > 0;
+            };
+            for step in steps {
+                operate(&mut nodes);
+                let at_it = nodes.iter().filter(|(_, is_at_it, _)| *is_at_it).count();
+                prop_assert!(at_it <= most.max(begun), "{at_it} of {most}: {nodes:?}");
+                let count = nodes.len();
+                work(&mut nodes[step % count]);
+            }
+            for _ in 0..nodes.len() * 6 {
+                operate(&mut nodes);
+                nodes.iter_mut().for_each(work);
+            }
+            prop_assert!(nodes.iter().all(|(is_told, is_at_it, _)| *is_told && !is_at_it), "{nodes:?}");
         }
     }
 

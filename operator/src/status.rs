@@ -3,7 +3,7 @@
 //! without a "now" in it: a second pass over the same facts gives the same status.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::nodebootstrap::{MAX_RESULTS, NodeCounts, NodePhase, NodeResult};
 use crds::report::{Disruption, ReportPhase, RunMode};
@@ -33,6 +33,8 @@ const AGENT_STARTING: &str = "AgentStarting";
 const NOT_REPORTED: &str = "NotReported";
 /// Reason: the node needs a permit, and another has it.
 const WAITS_FOR_TURN: &str = "WaitsForTurn";
+/// Reason: enough others are at the new revision.
+const QUEUED: &str = "Queued";
 /// Reason: what would be changed is known.
 pub const PLANNED: &str = "Planned";
 /// Reason: the agent has yet to say what it would change.
@@ -92,6 +94,8 @@ pub struct Facts<'a> {
     pub problem: Option<Problem>,
     /// What keeps the rollout.
     pub hold: Option<&'a Hold>,
+    /// Nodes that are not told of the target yet, since enough others are at it.
+    pub queued: &'a BTreeSet<String>,
     /// Nodes that are not selected any more and have yet to answer, in any order.
     pub leaving: Vec<&'a str>,
     /// The status before.
@@ -266,6 +270,8 @@ fn verdict<'a>(
         joined_later,
     };
     let with = |phase, reason: &'a str, message: &'a str| found(phase, reason.into(), message.into());
+    let is_queued = facts.queued.contains(&node.name);
+    let queued = "waits for its turn (rollout.maxParallel)";
 
     if !node.ready {
         return with(NodePhase::Unreachable, "NodeNotReady", "the Node is not Ready; goes on when it is");
@@ -293,6 +299,7 @@ fn verdict<'a>(
                 reason,
                 "the agent's pod cannot start: look at it with kubectl describe",
             ),
+            AgentState::Ready if is_queued => with(NodePhase::Pending, QUEUED, queued),
             AgentState::Ready => {
                 with(NodePhase::Pending, NOT_REPORTED, "the agent runs and has not reported yet")
             }
@@ -317,6 +324,7 @@ fn verdict<'a>(
     }
     match (facts.mode, answer.phase) {
         (_, ReportPhase::Paused) => with(NodePhase::Paused, PAUSED, &answer.message),
+        _ if is_queued => with(NodePhase::Pending, QUEUED, queued),
         (RunMode::Plan, ReportPhase::Planned) if is_target(answer) => {
             with(NodePhase::Planned, PLANNED, &answer.message)
         }
@@ -519,6 +527,10 @@ fn activity(undone: &[&Verdict<'_>]) -> String {
             (NodePhase::Updating, _) => ("is being changed".into(), "are being changed"),
             (_, PLANNING) => ("is being planned for".into(), "are being planned for"),
             (_, WAITS_FOR_TURN) => ("waits for its turn".into(), "wait for their turn"),
+            (_, QUEUED) => (
+                "waits for its turn (rollout.maxParallel)".into(),
+                "wait for their turn (rollout.maxParallel)",
+            ),
             (_, NO_REVISION) => ("waits for a revision".into(), "wait for a revision"),
             (_, AGENT_STARTING) => ("waits for its agent to start".into(), "wait for their agents to start"),
             (_, NOT_REPORTED) => ("has not reported yet".into(), "have not reported yet"),
@@ -752,6 +764,7 @@ mod tests {
             members: &members,
             problem: None,
             hold: None,
+            queued: &BTreeSet::new(),
             leaving: Vec::new(),
             before,
             now: time(now),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crds::NodeBootstrapSpec;
 use crds::nodebootstrap::NodeSelector;
-use crds::revision::{Identity, Reference, Source, Values, references, render};
+use crds::revision::{Content, File, Identity, Reference, Resource, Source, Values, references, render};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -61,8 +61,14 @@ fn fuller() -> Value {
     spec["symlinks"] = json!([{"path": "/usr/local/bin/a", "target": "/opt/a"}]);
     spec["units"][0]["dropIns"] = json!([{"name": "10-a.conf", "content": "[Service]\nNice=1\n"}]);
     spec["units"][0]["masked"] = json!(false);
-    spec["kernel"] = json!({"modules": ["overlay"], "sysctls": {"net.ipv4.ip_forward": "1"}});
+    spec["kernel"] =
+        json!({"modules": ["overlay"], "sysctls": {"net.ipv4.ip_forward": "1"}, "swap": "Disabled"});
     spec["users"][0]["groups"] = json!(["others"]);
+    spec["archives"] = json!([{
+        "name": "plugins", "url": "https://a.example/a.tgz", "mirrors": ["https://b.example/a.tgz"],
+        "sha256": {"amd64": "00".repeat(32)}, "into": "/opt/cni/bin", "strip": 1, "include": ["bin/*"],
+        "owner": "root", "group": "root", "setuid": true, "onChange": {"restart": ["kubelet.service"]},
+    }]);
     spec["users"][0]["comment"] = json!("Kubernetes");
     spec["users"][0]["locked"] = json!(true);
     spec["directories"][1]["recursive"] = json!(true);
@@ -72,6 +78,19 @@ fn fuller() -> Value {
         {"path": "/etc/environment", "name": "b", "line": "x=1", "replaces": "x="},
     ]);
     spec
+}
+
+/// The files that are rendered of a spec, with what is in them and whom they restart.
+fn files_of(spec: &Value) -> Vec<(String, String, Vec<String>)> {
+    let spec: NodeBootstrapSpec = serde_json::from_value(spec.clone()).unwrap();
+    let rendered = render(&identity(), &spec, &values(), KEY).unwrap();
+    let file = |resource: Resource| match resource {
+        Resource::File(File { path, content: Content::Text(text), restart, .. }) => {
+            Some((path.to_string(), text, restart.iter().map(ToString::to_string).collect()))
+        }
+        _ => None,
+    };
+    rendered.revision.resources.into_iter().filter_map(file).collect()
 }
 
 /// What stands in a spec that has been rendered stays named as it is in every later version, or an upgrade of the
@@ -133,8 +152,21 @@ fn every_input_is_in_the_name() {
         ("/users/0/groups", json!([])),
         ("/kernel", Value::Null),
         ("/kernel/modules", json!(["br_netfilter"])),
+        ("/kernel/swap", json!("Keep")),
         ("/kernel/sysctls", json!({"net.ipv4.ip_forward": "0"})),
         ("/kernel/sysctls", json!({"net.ipv6.conf.all.forwarding": "1"})),
+        ("/archives/0/name", json!("others")),
+        ("/archives/0/url", json!("https://c.example/a.tgz")),
+        ("/archives/0/mirrors", json!([])),
+        ("/archives/0/sha256/amd64", json!("01".repeat(32))),
+        ("/archives/0/into", json!("/opt/cni")),
+        ("/archives/0/strip", json!(2)),
+        ("/archives/0/include", json!([])),
+        ("/archives/0/owner", json!("kubernetes")),
+        ("/archives/0/group", json!("kubernetes")),
+        ("/archives/0/setuid", json!(false)),
+        ("/archives/0/onChange/restart", json!([])),
+        ("/archives", json!([])),
         ("/users/0/comment", json!("")),
         ("/users/0/comment", Value::Null),
         ("/users/0/locked", Value::Null),
@@ -187,10 +219,11 @@ fn what_is_no_input_of_a_host_is_not_in_the_name() {
     spec["leaveTimeout"] = json!("1h");
     spec["mode"] = json!("Plan");
     spec["drift"] = json!({"policy": "Report", "interval": "1m", "ignore": ["/etc/*"]});
+    spec["rollout"] = json!({"maxParallel": "10%"});
     assert_eq!(
         name_of(&spec),
         base,
-        "whom it selects, how long it waits, planning, and drift change no host"
+        "whom it selects, how long it waits, planning, drift, and whose turn it is change no host"
     );
     // A default that is written out is the default.
     let mut spec = full();
@@ -217,7 +250,7 @@ fn how_downloads_reach_their_servers_is_in_the_name_and_the_order_of_it_means_no
         render(&identity(), &spec, &values, KEY).map(|rendered| rendered.name)
     };
     let by_ref = json!({"name": "a", "configMapRef": {"name": "corporate-ca", "key": "ca.crt"}});
-    let by_text = json!({"name": "b", "pem": PEM});
+    let by_text = json!({"name": "b", "pem": PEM, "install": false});
     let trust = json!({
         "proxy": {"http": "http://proxy:3128", "https": "http://proxy:3129", "noProxy": ["a", "b"]},
         "caBundles": [by_ref, by_text],
@@ -231,6 +264,7 @@ fn how_downloads_reach_their_servers_is_in_the_name_and_the_order_of_it_means_no
         ("/proxy", Value::Null),
         ("/caBundles/0/name", json!("c")),
         ("/caBundles/1/pem", json!(format!("{PEM}{PEM}"))),
+        ("/caBundles/1/install", json!(true)),
         ("/caBundles", json!([])),
     ] {
         let mut changed = trust.clone();
@@ -254,6 +288,30 @@ fn how_downloads_reach_their_servers_is_in_the_name_and_the_order_of_it_means_no
     let secret = format!("{PEM}-----BEGIN PRIVATE KEY-----\ns3cr3t");
     let told = name(&trust, &secret).unwrap_err().to_string();
     assert!(told.contains("a private key") && !told.contains("s3cr3t"), "{told}");
+}
+
+#[test]
+fn units_are_told_of_the_proxy_by_a_drop_in_for_which_they_restart() {
+    let mut spec = json!({"allNodes": true, "trust": {"proxy": {
+        "http": "http://[fd00::1]:3128", "noProxy": ["b.example", "10.0.0.0/8", "a.example"],
+        "units": ["containerd.service", "agent@one.service"],
+    }}});
+    let content = "# Kept by the NodeBootstrap workers.\n[Service]\n\
+        Environment=\"HTTP_PROXY=http://[fd00::1]:3128\"\nEnvironment=\"http_proxy=http://[fd00::1]:3128\"\n\
+        Environment=\"NO_PROXY=10.0.0.0/8,a.example,b.example\"\nEnvironment=\"no_proxy=10.0.0.0/8,a.example,b.example\"\n";
+    let told = |unit: &str| {
+        let path = format!("/etc/systemd/system/{unit}.d/50-nodebootstrap-proxy.conf");
+        (path, content.to_owned(), vec![unit.to_owned()])
+    };
+    assert_eq!(files_of(&spec), [told("agent@one.service"), told("containerd.service")]);
+    let base = name_of(&spec);
+    spec["trust"]["proxy"]["units"] = json!(["agent@one.service", "containerd.service"]);
+    assert_eq!(name_of(&spec), base);
+    spec["trust"]["proxy"]["units"] = json!(["containerd.service"]);
+    let fewer = name_of(&spec);
+    assert_ne!(fewer, base);
+    spec["trust"]["proxy"]["units"] = json!([]);
+    assert!(files_of(&spec).is_empty() && name_of(&spec) != fewer);
 }
 
 fn shuffled(mut list: Vec<Value>, seed: &[usize]) -> Vec<Value> {

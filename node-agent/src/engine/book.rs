@@ -54,6 +54,10 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     let mut ledger = notes.ledger.clone();
     let accounts = Accounts::load(&host.root)?;
     let look = |item: &Item| items::look(host, &accounts, &notes.units, item);
+    // Before anything is given away: what has no entry any more, a recursive directory remembers.
+    for item in notes.settled.iter().filter(|item| matches!(item, Item::Path(_))) {
+        ledger.release(item);
+    }
     for (from, to) in &notes.moved {
         ledger.moved(from, to);
     }
@@ -64,8 +68,9 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     for (directory, path, before) in &notes.handed {
         ledger.remember_inside(directory, path, *before);
     }
-    for step in plan.steps.iter().filter(|step| step.undoes.is_none()) {
-        if let Action::OwnBelow { path, inside, skip } = &step.action {
+    let steps = plan.steps.iter().filter(|step| step.undoes.is_none());
+    for action in steps.flat_map(|step| step.action.parts()) {
+        if let Action::OwnBelow { path, inside, skip } = action {
             let place = host.root.locate(path)?;
             let swept = host.root.sweep(&place, *inside, &|path| skip.of(path), false)?;
             let differ = swept.differ.into_iter().map(|(path, meta)| {
@@ -76,9 +81,9 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
             ledger.intend_inside(path, differ.collect::<Result<_, HostError>>()?, *inside);
             continue;
         }
-        let Some(item) = item_of(step) else { continue };
+        let Some(item) = item_of(action) else { continue };
         // A directory above an entry is made without being named; a unit is restarted without being ours.
-        let is_ours = notes.claimed.contains(&item) || matches!(step.action, Action::MakeDirectory { .. });
+        let is_ours = notes.claimed.contains(&item) || matches!(action, Action::MakeDirectory { .. });
         if !is_ours {
             continue;
         }
@@ -90,7 +95,7 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
             (Some(bare), Item::Part(_, anchor), found) => *found = items::part(bare, anchor),
             _ => {}
         }
-        let made = made_by(&step.action, &found);
+        let made = made_by(action, &found);
         ledger.intend(item.clone(), before_others(&others, &ledger, &item, found.clone()), made.clone());
         if bare.is_some() {
             ledger.found_as(&item, looked.clone());
@@ -122,7 +127,7 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     }
     // Only now: what a recursive directory knows of what was before may have been asked for above.
     // What may be rolled back is ours until then; and what was not made by a run that was killed is now.
-    let made: BTreeSet<Item> = plan.steps.iter().filter_map(item_of).collect();
+    let made: BTreeSet<Item> = items_of(plan).collect();
     for item in notes.settled.iter().filter(|item| !plan.held && !made.contains(*item)) {
         ledger.release(item);
     }
@@ -146,7 +151,7 @@ pub(super) fn close(host: &Host, request: &Request, plan: &Plan, made: &[Change]
     let left: BTreeSet<&str> =
         made.iter().filter(|change| change.is_left()).map(|change| change.resource.as_str()).collect();
     ledger.settle();
-    let made: BTreeSet<Item> = plan.steps.iter().filter_map(item_of).collect();
+    let made: BTreeSet<Item> = items_of(plan).collect();
     for item in plan.notes.settled.iter().filter(|item| plan.held && !made.contains(*item)) {
         ledger.release(item);
     }
@@ -269,8 +274,13 @@ fn digest_of(content: &[u8]) -> Sha256 {
     Sha256::from_bytes(sha2::Sha256::digest(content).into())
 }
 
-fn item_of(step: &Step) -> Option<Item> {
-    Some(match &step.action {
+/// What the changes of a plan are about.
+fn items_of(plan: &Plan) -> impl Iterator<Item = Item> {
+    plan.steps.iter().flat_map(|step| step.action.parts()).filter_map(item_of)
+}
+
+fn item_of(action: &Action) -> Option<Item> {
+    Some(match action {
         Action::AddGroup { name, .. } => Item::Group(name.clone()),
         Action::AddUser(user) | Action::ChangeUser(user) => Item::User(user.name.clone()),
         Action::SetMember { user, group, .. } => Item::Member(user.clone(), group.clone()),
@@ -280,6 +290,7 @@ fn item_of(step: &Step) -> Option<Item> {
         | Action::SetAccess { path, .. }
         | Action::WriteFile { path, .. }
         | Action::Download { path, .. }
+        | Action::UnpackFile { path, .. }
         | Action::Link { path, .. } => Item::Path(path.clone()),
         Action::EditPart { path, anchor, .. } => Item::Part(path.clone(), anchor.clone()),
         Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
@@ -287,7 +298,9 @@ fn item_of(step: &Step) -> Option<Item> {
         Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
         Action::SetSysctl { name, .. } => Item::Sysctl(name.clone()),
         Action::OwnBelow { .. }
+        | Action::Unpack { .. }
         | Action::LoadModules
+        | Action::UpdateTrustStore { .. }
         | Action::Reload
         | Action::Restart { .. }
         | Action::RemoveGroup { .. }
@@ -314,7 +327,9 @@ fn made_by(action: &Action, found: &Shape) -> Shape {
         | (Action::SetAccess { ids, kind: Kind::Directory, .. }, _) => Shape::Directory(*ids),
         (Action::SetAccess { ids, .. }, Shape::File { digest, .. }) => file(*ids, *digest),
         (Action::WriteFile { content, ids, .. }, _) => file(*ids, digest_of(&content.0)),
-        (Action::Download { digest, ids, .. }, _) => file(*ids, *digest),
+        (Action::Download { digest, ids, .. } | Action::UnpackFile { digest, ids, .. }, _) => {
+            file(*ids, *digest)
+        }
         (Action::Link { target, owner, .. }, _) => Shape::Link { target: target.clone(), owner: *owner },
         (Action::EditPart { text: Some(text), .. }, _) => Shape::Text(text.0.to_string()),
         (Action::Mask { masked, .. }, _) => Shape::Is(*masked),

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Change, Failure, Observer, Plan, Request, book, make, nothing, owed_by};
 use crate::host::state::{Begun, Lock, Owed};
+use crate::host::trust::Store;
 use crate::host::{Host, HostError};
-use crate::resource::{Action, Planner, removal, unit};
+use crate::resource::{Action, Planner, removal, trust, unit};
 
 /// The name of what is made while something is rolled back.
 const ROLL_BACK: &str = "roll-back";
@@ -55,9 +56,16 @@ pub async fn plan(
     }
     let to_observe = unit::to_observe(std::iter::empty(), &owed.restarts, removal::to_observe(&ledger));
     let units = host.systemd.observe(&to_observe).await?;
+    let store = if trust::matters(std::iter::empty(), &ledger, owed.trust_store) {
+        // What cannot be looked at keeps nothing else from being put back.
+        Store::of(&host.root).unwrap_or_default()
+    } else {
+        None
+    };
     let mut planner = Planner::new(host, &request, &units)?;
     let removal = removal::plan(&ledger, &BTreeSet::new(), &BTreeSet::new(), false, &mut planner);
     planner.steps.extend(removal.first);
+    trust::plan(store, node_bootstrap, &[], owed.trust_store, &mut planner);
     if at_boot {
         planner.restarts.clear();
     }

@@ -1,13 +1,16 @@
 //! What was fetched for this host, by digest, below /var/lib/nodebootstrap/.cache: each file is fetched once, whatever
-//! needs it, and a download disturbs nobody, since it changes nothing that anybody sees.
+//! needs it, and a download disturbs nobody, since it changes nothing that anybody sees. Beside an archive lies what is in it,
+//! so that it is read through once.
 //!
 //! In: a digest. Out: a [`Part`] to write to, which only one run has at a time; then a file that is whole. A file is
 //! believed only after it was hashed, by this process. What a run that broke off or was killed left of a part is gone on
 //! with.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crds::Sha256;
@@ -16,12 +19,18 @@ use rustix::fs::{AtFlags, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 use sha2::Digest;
 
+use super::archive::Index;
 use super::digest::Digests;
 use super::failpoint::reach;
 use super::root::{Kind, Place, errno_of};
+use super::write::Ids;
 use super::{HostError, Root};
 
 const PART: &str = ".part";
+/// What is in an archive. The number is that of the format, which a later version may have another of.
+const INDEX: &str = ".index1";
+/// The largest index: as many entries as there may be, with paths as long as they may be.
+const MAX_INDEX: u64 = 64 << 20;
 /// How often a part that another run writes is looked at again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -30,6 +39,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub struct Cache {
     root: Root,
     digests: Digests,
+    /// Those that were read already.
+    indexes: RefCell<BTreeMap<Sha256, Rc<Index>>>,
 }
 
 /// A file that is being fetched. Dropped before [`Part::finish`], it stays for the next run, unless nothing is in it.
@@ -60,7 +71,7 @@ fn directory() -> String {
 impl Cache {
     /// The cache of this host. Makes nothing.
     pub fn of(root: &Root) -> Self {
-        Self { root: root.clone(), digests: Digests::default() }
+        Self { root: root.clone(), digests: Digests::default(), indexes: RefCell::default() }
     }
 
     fn place(&self, digest: Sha256, ending: &str) -> Result<Place, HostError> {
@@ -96,6 +107,33 @@ impl Cache {
         })
     }
 
+    /// What is in the archive with this digest; `None` if nobody has read it through yet.
+    pub fn index(&self, digest: Sha256) -> Option<Rc<Index>> {
+        if let Some(index) = self.indexes.borrow().get(&digest) {
+            return Some(Rc::clone(index));
+        }
+        let (bytes, _) = self.place(digest, INDEX).and_then(|place| place.read(MAX_INDEX)).ok().flatten()?;
+        // What is damaged is read from the archive again.
+        let index = Rc::new(serde_json::from_slice(&bytes).ok()?);
+        self.indexes.borrow_mut().insert(digest, Rc::clone(&index));
+        Some(index)
+    }
+
+    /// Keeps what is in the archive with this digest.
+    ///
+    /// # Errors
+    /// If it does not get to the disk.
+    pub fn keep_index(&self, digest: Sha256, index: &Index) -> Result<(), HostError> {
+        let place = self.place(digest, INDEX)?;
+        // Only maps with keys that are no text cannot be written.
+        let bytes = serde_json::to_vec(index).unwrap_or_default();
+        match self.root.write(&place, &bytes, Ids::root(0o600)) {
+            // The agent of another NodeBootstrap may have written the same at the same moment.
+            Err(error) if self.index(digest).is_none() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Begins to fetch a file; while another run does, `waiting` is called again and again.
     ///
     /// # Errors
@@ -125,9 +163,11 @@ impl Cache {
     /// # Errors
     /// If one cannot be removed.
     pub fn prune(&self, wanted: &BTreeSet<Sha256>) -> Result<(), HostError> {
+        self.indexes.borrow_mut().retain(|digest, _| wanted.contains(digest));
         let wanted: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
         for name in self.root.names_in(&directory())? {
-            if wanted.contains(name.strip_suffix(PART).unwrap_or(&name)) {
+            let of = [PART, INDEX].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+            if wanted.contains(of) {
                 continue;
             }
             let place = self.root.locate(&format!("{}/{name}", directory()))?;

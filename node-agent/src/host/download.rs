@@ -432,7 +432,7 @@ impl Downloads {
         let failed = |error: reqwest::Error| {
             TryError::lasting("DownloadFailed", format!("downloads cannot be set up: {}", chain(&error)))
         };
-        if let Some(Proxy { http, https, no_proxy }) = &trust.proxy {
+        if let Some(Proxy { http, https, no_proxy, units: _ }) = &trust.proxy {
             let direct: Vec<_> = no_proxy.iter().map(crds::NoProxy::as_str).collect();
             let direct = reqwest::NoProxy::from_string(&direct.join(","));
             let http = http.as_ref().map(|proxy| reqwest::Proxy::http(proxy.as_str()));
@@ -502,7 +502,7 @@ impl Pace {
 }
 
 /// The certificates of a bundle, each one that can be used; or what is wrong with the first that cannot.
-fn certificates_in(pem: &str) -> Result<Vec<reqwest::Certificate>, String> {
+pub(crate) fn certificates_in(pem: &str) -> Result<Vec<reqwest::Certificate>, String> {
     let mut store = RootCertStore::empty();
     let mut found = Vec::new();
     for (index, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {

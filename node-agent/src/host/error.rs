@@ -127,7 +127,7 @@ pub enum HostError {
     },
     /// There would be more to write down than is ever read again.
     #[error(
-        "{path} would have {size} bytes, at most {max} are possible: name fewer or smaller directories as recursive"
+        "{path} would have {size} bytes, at most {max} are possible: name fewer or smaller directories as recursive, or leave more out of archives"
     )]
     LedgerFull {
         /// The ledger.
@@ -157,11 +157,16 @@ pub enum HostError {
         /// Why.
         unclear: Unclear,
     },
+    /// An archive is not unpacked.
+    #[error("{0}")]
+    Archive(String),
     /// The machine is none that we know.
     #[error("{0}")]
     Unsupported(String),
 }
 
+/// The reason of [`HostError::Archive`].
+pub(crate) const ARCHIVE_REFUSED: &str = "ArchiveRefused";
 /// The reason of [`HostError::HardLinked`].
 pub(crate) const HARD_LINKED: &str = "HardLinked";
 
@@ -190,6 +195,7 @@ impl HostError {
             Self::PriorsFull { .. } => "PriorsFull",
             Self::LedgerFull { .. } => "TooLarge",
             Self::Part { unclear, .. } => unclear.reason(),
+            Self::Archive(_) => ARCHIVE_REFUSED,
             Self::Unsupported(_) => "Unsupported",
         }
     }

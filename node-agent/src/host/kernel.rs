@@ -1,6 +1,6 @@
-//! The running kernel: its modules, and its settings below /proc/sys.
+//! The running kernel: its modules, its settings below /proc/sys, and the swap that it uses.
 //!
-//! In: a name. Out: whether a module is there, the value of a setting; a setting with another value.
+//! In: a name. Out: whether a module is there, the value of a setting; a setting with another value; what swap is in use.
 
 use std::io::Write;
 
@@ -76,6 +76,82 @@ pub fn words(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Swap that is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swap {
+    /// The device or file.
+    pub path: String,
+    /// The unit by which systemd knows it.
+    pub unit: String,
+    /// How much of it holds something, in KiB.
+    pub used: u64,
+}
+
+/// The swap that is in use.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn swaps(root: &Root) -> Result<Vec<Swap>, HostError> {
+    let text = root.read("/proc/swaps", MAX_VALUE)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&text).lines().skip(1).filter_map(swap).collect())
+}
+
+/// A line of /proc/swaps, as `/dev/sda2 partition 1048572 0 -2`.
+fn swap(line: &str) -> Option<Swap> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let path = unescaped(fields.first()?);
+    Some(Swap { unit: swap_unit(&path), used: fields.get(3)?.parse().ok()?, path })
+}
+
+/// A path as the kernel writes it in lists: three octal digits stand for what would end a field.
+fn unescaped(field: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = field.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let octal =
+            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The name of the unit of a swap, as systemd.unit(5) says that paths become names.
+fn swap_unit(path: &str) -> String {
+    let mut name = String::new();
+    for (index, byte) in path.trim_matches('/').bytes().enumerate() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if index > 0 => name.push('.'),
+            b':' | b'_' => name.push(byte.into()),
+            plain if plain.is_ascii_alphanumeric() => name.push(plain.into()),
+            other => name.push_str(&format!("\\x{other:02x}")),
+        }
+    }
+    format!("{name}.swap")
+}
+
+/// How much memory can be had without swapping, in KiB.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn available(root: &Root) -> Result<u64, HostError> {
+    let text = root.read("/proc/meminfo", MAX_VALUE)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let value = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let number = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
+    number
+        .ok_or_else(|| HostError::Unsupported("/proc/meminfo has no MemAvailable: is this Linux?".to_owned()))
+}
+
 /// Gives a setting another value.
 ///
 /// # Errors
@@ -96,6 +172,24 @@ pub fn set(root: &Root, name: &str, value: &str) -> Result<(), HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn swap_is_known_by_its_unit() {
+        let of = |line| swap(line).map(|swap| (swap.path, swap.unit, swap.used));
+        for (line, path, unit, used) in [
+            (
+                "/dev/sda2                               partition\t1048572\t\t12\t\t-2",
+                "/dev/sda2",
+                "dev-sda2.swap",
+                12,
+            ),
+            ("/swap\\040file file 1024 0 -3", "/swap file", "swap\\x20file.swap", 0),
+            ("/.swap/a-b file 1024 0 -3", "/.swap/a-b", "\\x2eswap-a\\x2db.swap", 0),
+        ] {
+            assert_eq!(of(line), Some((path.to_owned(), unit.to_owned(), used)), "{line}");
+        }
+        assert_eq!(of(""), None);
+    }
 
     #[test]
     fn names_lead_to_their_files() {

@@ -8,7 +8,9 @@
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
 //! | [`kernel`] | names of modules and settings ► whether they are loaded, what their values are |
 //! | [`kubelet`], [`journal`] | the kubelet ► how the node is; a unit ► the last lines that it wrote |
+//! | [`trust`] | the host's files ► what its distribution trusts, and how that is changed |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
+//! | [`archive`] | the bytes of an archive ► what is in it, or why it is refused |
 //! | [`disk`] | a place ► whether its disk takes more, and what is locked on it |
 //! | [`digest`] | a place ► the SHA-256 of what is there |
 //! | [`items`] | a thing of the ledger ► how it is now |
@@ -19,6 +21,7 @@
 //! | [`local`] | files of the place where a command is run |
 
 pub mod accounts;
+pub mod archive;
 pub mod cache;
 pub mod digest;
 pub mod disk;
@@ -38,6 +41,7 @@ pub mod root;
 mod signals;
 pub mod state;
 pub mod systemd;
+pub mod trust;
 pub mod write;
 
 pub use error::HostError;

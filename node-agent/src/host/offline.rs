@@ -169,6 +169,10 @@ impl Systemd for Offline {
         self.cannot("kernel modules")
     }
 
+    fn run<'a>(&'a self, unit: &'a str, _command: &'a [&'a str]) -> Answer<'a, Job<'a>> {
+        self.cannot(unit)
+    }
+
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.cannot(unit)
     }

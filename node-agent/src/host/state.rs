@@ -36,8 +36,8 @@ use crate::ledger::Ledger;
 use crate::resource::Payload;
 use crate::switch::Switch;
 
-/// The largest state file that is read: a revision and what JSON adds to it.
-const MAX_FILE: u64 = 8 << 20;
+/// The largest state file that is read: the paths of all that a ledger may have, with less to say of each.
+const MAX_FILE: u64 = MAX_LEDGER;
 /// The largest ledger: owners of a hundred thousand entries in each of a few directories.
 const MAX_LEDGER: u64 = 64 << 20;
 /// Where a copy of this program lies, for what a pod cannot do.
@@ -71,12 +71,15 @@ pub struct Owed {
     pub restarts: BTreeSet<String>,
     /// Paths beside which a half-written file may lie.
     pub written: BTreeSet<String>,
+    /// Whether certificates went from where they were put, and the trust store was not made anew since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trust_store: bool,
 }
 
 impl Owed {
     /// Whether nothing is.
     pub fn is_empty(&self) -> bool {
-        self.restarts.is_empty() && self.written.is_empty()
+        self.restarts.is_empty() && self.written.is_empty() && !self.trust_store
     }
 }
 

@@ -1,4 +1,4 @@
-//! systemd, over its own D-Bus interface; no program is run.
+//! systemd, over its own D-Bus interface; the agent itself runs no program.
 //!
 //! In: names of units and what shall become of them. Out: their states; jobs that systemd has begun, and what came of
 //! them in words.
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::future::LocalBoxFuture;
 use tokio::sync::Mutex;
-use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy, UnitProxy};
-use zbus_systemd::zbus::{self, Connection};
+use zbus_systemd::systemd1::{JobRemovedStream, ManagerProxy, ServiceProxy, UnitProxy};
+use zbus_systemd::zbus::{self, Connection, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::failpoint::reach;
 use super::signals::Signals;
@@ -21,6 +21,8 @@ use super::{HostError, Root};
 
 /// Where the system bus listens.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
+/// A program that systemd runs is ended after this time.
+const LONGEST_RUN: Duration = Duration::from_secs(120);
 /// The unit that loads kernel modules.
 const MODULES_LOAD: &str = "systemd-modules-load.service";
 /// How long systemd may take to answer one question.
@@ -112,6 +114,8 @@ pub trait Systemd {
     fn mask<'a>(&'a self, unit: &'a str, masked: bool) -> Answer<'a, ()>;
     /// Begins to load the kernel modules that files in modules-load.d name.
     fn load_modules(&self) -> Answer<'_, Job<'_>>;
+    /// Begins to run a program of the host once, as a unit of this name. While one of that name runs, it waits.
+    fn run<'a>(&'a self, unit: &'a str, command: &'a [&'a str]) -> Answer<'a, Job<'a>>;
     /// Begins to start a unit. One whose program ends again and again is not touched, and an error.
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
     /// Begins to stop a unit.
@@ -248,28 +252,8 @@ impl Bus {
             _ => SETTLE,
         };
         Ok(Box::pin(async move {
-            let outcome = async {
-                loop {
-                    let Some(signal) = ended.next().await else {
-                        return Err(HostError::Systemd(format!(
-                            "{unit}: systemd went away while it was to {} it",
-                            verb.word()
-                        )));
-                    };
-                    let args = signal.args().map_err(refused(unit, "watch"))?;
-                    if args.job == path {
-                        return Ok(args.result.clone());
-                    }
-                }
-            };
-            let Ok(outcome) = tokio::time::timeout(LONGEST_JOB, outcome).await else {
-                return Err(HostError::Systemd(format!(
-                    "{unit} has not finished to {} after {} s: is its Type= right? see journalctl -u {unit}",
-                    verb.word(),
-                    LONGEST_JOB.as_secs()
-                )));
-            };
-            match (verb, outcome?.as_str()) {
+            let outcome = result_of(&path, &mut ended, unit, verb.word()).await?;
+            match (verb, outcome.as_str()) {
                 (Verb::Stop, "done") => Ok(()),
                 // It did not run any more, so there was nothing to restart.
                 (Verb::Restart, "done" | "skipped") if !before.is_running() => Ok(()),
@@ -280,6 +264,56 @@ impl Bus {
             }
         }))
     }
+}
+
+/// Waits for a job's end; its result in systemd's own word.
+async fn result_of(
+    job: &OwnedObjectPath,
+    ended: &mut JobRemovedStream,
+    unit: &str,
+    word: &str,
+) -> Result<String, HostError> {
+    let outcome = async {
+        loop {
+            let Some(signal) = ended.next().await else {
+                return Err(HostError::Systemd(format!(
+                    "{unit}: systemd went away while it was to {word} it"
+                )));
+            };
+            let args = signal.args().map_err(refused(unit, "watch"))?;
+            if args.job == *job {
+                return Ok(args.result.clone());
+            }
+        }
+    };
+    match tokio::time::timeout(LONGEST_JOB, outcome).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(HostError::Systemd(format!(
+            "{unit} has not finished to {word} after {} s: is its Type= right? see journalctl -u {unit}",
+            LONGEST_JOB.as_secs()
+        ))),
+    }
+}
+
+/// What a unit is that runs a program once.
+fn properties(command: &[&str]) -> zbus::Result<Vec<(String, OwnedVariant)>> {
+    let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+    let program = words.first().cloned().unwrap_or_default();
+    let timeout = u64::try_from(LONGEST_RUN.as_micros()).unwrap_or(u64::MAX);
+    let properties = [
+        ("Description", Variant::from(format!("{program}, for nodebootstrap-agent"))),
+        ("Type", Variant::from("oneshot")),
+        // Of one that failed nothing stays that keeps the next from running.
+        ("CollectMode", Variant::from("inactive-or-failed")),
+        ("TimeoutStartUSec", Variant::from(timeout)),
+        ("ExecStart", Variant::from(vec![(program, words, false)])),
+    ];
+    properties.into_iter().map(|(name, value)| Ok((name.to_owned(), value.try_into_owned()?))).collect()
+}
+
+/// Whether systemd said that there is such a unit already.
+fn is_there_already(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::MethodError(name, ..) if name.as_str() == "org.freedesktop.systemd1.UnitExists")
 }
 
 /// Waits until a unit that has started can be counted on.
@@ -402,6 +436,15 @@ impl Systemd for Bus {
             let manager = self.manager().await?;
             let listed =
                 manager.list_units_by_names(units.to_vec()).await.map_err(refused("units", "list"))?;
+            if listed.len() != units.len() {
+                // It passes over what is no name of a unit, and whose state is whose would be a guess.
+                return Err(HostError::Systemd(format!(
+                    "systemd tells the states of {} units, asked for {}: is each of them the name of a unit? {}",
+                    listed.len(),
+                    units.len(),
+                    units.join(", ")
+                )));
+            }
             for (unit, (id, _, load, active, sub, _, path, _, _, _)) in units.iter().zip(listed) {
                 let mut state = UnitState { id, load, active, sub, ..UnitState::default() };
                 state.file = manager.get_unit_file_state(unit.clone()).await.unwrap_or_default();
@@ -473,6 +516,36 @@ impl Systemd for Bus {
 
     fn load_modules(&self) -> Answer<'_, Job<'_>> {
         Box::pin(self.begin(MODULES_LOAD, Verb::Load))
+    }
+
+    fn run<'a>(&'a self, unit: &'a str, command: &'a [&'a str]) -> Answer<'a, Job<'a>> {
+        Box::pin(async move {
+            let manager = self.manager().await?;
+            let _ = manager.subscribe().await;
+            let mut ended = manager.receive_job_removed().await.map_err(refused(unit, "watch"))?;
+            let asked = Instant::now();
+            let job = loop {
+                let properties = properties(command).map_err(refused(unit, "start"))?;
+                let mode = "fail".to_owned();
+                let made = manager.start_transient_unit(unit.to_owned(), mode, properties, Vec::new()).await;
+                match made {
+                    Err(error) if is_there_already(&error) && asked.elapsed() < LONGEST_RUN => {
+                        tokio::time::sleep(LOOK_EVERY).await;
+                    }
+                    made => break made.map_err(refused(unit, "start"))?,
+                }
+            };
+            let run: Job<'a> = Box::pin(async move {
+                match result_of(&job, &mut ended, unit, "run").await?.as_str() {
+                    "done" => Ok(()),
+                    outcome => Err(HostError::Systemd(format!(
+                        "{} did not end well: job {outcome}: see journalctl -u {unit}",
+                        command.join(" ")
+                    ))),
+                }
+            });
+            Ok(run)
+        })
     }
 
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {

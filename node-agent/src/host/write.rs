@@ -380,12 +380,18 @@ impl Root {
         sync_directory(place)
     }
 
-    /// Puts a symbolic link in the place of another, or where nothing is, atomically.
+    /// Puts a symbolic link in the place of another, or of a file if `replaces` says so, or where nothing is, atomically.
     ///
     /// # Errors
     /// If something else is there, or any step fails; what was there before is then untouched.
-    pub fn replace_link(&self, place: &Place, target: &str, owner: (u32, u32)) -> Result<(), HostError> {
-        if let Some(meta) = place.look()?.filter(|meta| meta.kind != Kind::Link) {
+    pub fn replace_link(
+        &self,
+        place: &Place,
+        target: &str,
+        owner: (u32, u32),
+        replaces: Kind,
+    ) -> Result<(), HostError> {
+        if let Some(meta) = place.look()?.filter(|meta| ![Kind::Link, replaces].contains(&meta.kind)) {
             return Err(HostError::Changed {
                 path: place.real.clone(),
                 found: meta.kind.words().to_owned(),

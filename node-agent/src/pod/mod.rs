@@ -511,8 +511,10 @@ impl<'a> Agent<'a> {
             let of = |revision: &Revision| find(revision, resource).cloned();
             begun.as_ref().is_some_and(|begun| of(&begun.revision) == of(&target.revision))
         };
+        let unread = plan.unread();
         let leave: BTreeSet<String> = plan
             .differing()
+            .filter(|resource| !unread.contains(resource))
             .filter(|resource| match drift::policy_of(spec.drift.as_ref(), resource) {
                 DriftPolicy::Enforce => is_made && self.damping.waits(resource, now).is_some(),
                 DriftPolicy::Report => is_made,
@@ -614,7 +616,9 @@ impl<'a> Agent<'a> {
                 Err(error) => return self.refused(spec, target, &error).await,
             };
             let changes: Vec<Change> = plan.changes().cloned().collect();
-            if !report::is_permitted(plan.disruption(), permit) {
+            // What an archive disturbs is known only when it was fetched, and that needs no permit.
+            let is_to_be_read = has_downloads && !plan.unread().is_empty();
+            if !is_to_be_read && !report::is_permitted(plan.disruption(), permit) {
                 drop(lock);
                 self.listen(target);
                 self.say(spec, &target.name, &Outcome::Waiting(&changes), &plan.warnings).await;
@@ -921,7 +925,9 @@ impl<'a> Agent<'a> {
         let resources = &target.revision.resources;
         let (units, links) = unit::to_watch(&self.host.root, resources);
         let own = ACCOUNT_FILES.iter().chain(&[PAUSED]).map(|path| (*path).to_owned());
-        let paths = own.chain(resources.iter().filter_map(resource::path_of)).chain(links).collect();
+        let certificates = resource::trust::to_watch(&self.host.root, &target.revision);
+        let watched = resources.iter().flat_map(|one| resource::watched(&self.host, one));
+        let paths = own.chain(watched).chain(links).chain(certificates).collect();
         self.listen_to(units, paths);
     }
 

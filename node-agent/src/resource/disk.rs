@@ -93,7 +93,10 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         let size = finder.locate(path).and_then(|place| place.look()).ok().flatten().map(|meta| meta.size);
         (resource, path.to_owned(), Touch::Replace(size.unwrap_or_default()))
     };
-    match &step.action {
+    if let Action::Unpack { into, parts: None, .. } = &step.action {
+        return vec![(resource, into.clone(), Touch::Inside)];
+    }
+    let mut touched = |action: &Action| match action {
         Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
             ["/etc/group", "/etc/gshadow"].map(&mut anew).into()
         }
@@ -123,10 +126,15 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         Action::Download { path, digest, .. } => {
             vec![(resource, path.clone(), Touch::Replace(cache.size(*digest).unwrap_or_default()))]
         }
+        Action::UpdateTrustStore { store, .. } => {
+            vec![(resource, store.bundle.to_owned(), Touch::Replace(0))]
+        }
         Action::Enable { .. } | Action::Disable { .. } | Action::Mask { .. } => {
             vec![(resource, UNIT_DIRECTORY.to_owned(), Touch::Inside)]
         }
+        Action::UnpackFile { path, size, .. } => vec![(resource, path.clone(), Touch::Replace(*size))],
         Action::Reload
+        | Action::Unpack { .. }
         | Action::LoadModules
         | Action::SetSysctl { .. }
         | Action::Start { .. }
@@ -134,7 +142,8 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         | Action::Restart { .. }
         | Action::GiveBack { .. }
         | Action::Leave => Vec::new(),
-    }
+    };
+    step.action.parts().iter().flat_map(&mut touched).collect()
 }
 
 /// The disk of a place, and what is locked there against such a touch.

@@ -1,12 +1,65 @@
-//! The kernel's modules and settings, as they run. The files by which they are there after a boot are files as any.
+//! The kernel's modules, settings and swap, as they run. The files by which they are there after a boot are files as any, and
+//! what keeps swap away then is the mask of a unit.
 
 use crds::report::Disruption;
 use crds::revision::{Resource, Sysctl};
 
 use super::{Action, Change, Planner};
-use crate::host::kernel::{self, Module};
+use crate::host::kernel::{self, Module, Swap};
+use crate::host::{Host, HostError};
+use crate::ledger::{Item, Ledger};
 
-pub(crate) fn plan(resources: &[Resource], planner: &mut Planner<'_>) {
+fn wants_no_swap(resources: &[Resource]) -> bool {
+    resources.iter().any(|resource| matches!(resource, Resource::NoSwap(_)))
+}
+
+/// The swap that is in use and shall not be.
+pub(crate) fn swaps(host: &Host, resources: &[Resource]) -> Result<Vec<Swap>, HostError> {
+    if wants_no_swap(resources) && host.systemd.is_running() {
+        kernel::swaps(&host.root)
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+/// What no swap means for the ledger: that which is in use, and that which was.
+pub(crate) fn swap_claims(resources: &[Resource], swaps: &[Swap], ledger: &Ledger) -> Vec<Item> {
+    if !wants_no_swap(resources) {
+        return Vec::new();
+    }
+    let known = ledger.entries().map(|(item, _)| item.clone());
+    let known = known.filter(|item| matches!(item, Item::Active(unit) if unit.ends_with(".swap")));
+    known.chain(swaps.iter().map(|swap| Item::Active(swap.unit.clone()))).collect()
+}
+
+/// Plans that swap is turned off; nothing of it, if its pages have no room elsewhere: a host that has no memory left ends programs.
+fn plan_swaps(swaps: &[Swap], planner: &mut Planner<'_>) {
+    let used: u64 = swaps.iter().map(|swap| swap.used).sum();
+    match kernel::available(&planner.host.root) {
+        Ok(available) if used >= available => {
+            let message = format!(
+                "{used} KiB of swap are in use, and {available} KiB of memory are available to take them: end or move something that runs here first"
+            );
+            return planner.problem("swap disabled", "NoMemory", message);
+        }
+        Ok(_) => {}
+        Err(error) => return planner.refused("swap disabled", &error),
+    }
+    for swap in swaps {
+        let change = Change {
+            resource: format!("swap {}", swap.path),
+            change: format!("turn off, {} KiB in use", swap.used),
+            found: "was in use".to_owned(),
+            disruption: Disruption::None,
+        };
+        planner.step(change, Action::Stop { unit: swap.unit.clone() });
+    }
+}
+
+pub(crate) fn plan(resources: &[Resource], swaps: &[Swap], planner: &mut Planner<'_>) {
+    if !swaps.is_empty() {
+        plan_swaps(swaps, planner);
+    }
     let (mut modules, mut sysctls) = (Vec::new(), Vec::new());
     for resource in resources {
         match resource {

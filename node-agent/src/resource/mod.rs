@@ -4,6 +4,7 @@
 //! that a step makes has its number already, a directory that a step makes can hold files. Out: [`Step`]s, warnings and
 //! problems in the planner. Nothing here changes the host; [`crate::engine`] does the steps.
 
+pub(crate) mod archive;
 pub(crate) mod binary;
 pub(crate) mod directory;
 pub(crate) mod disk;
@@ -13,6 +14,7 @@ pub(crate) mod kernel;
 pub(crate) mod part;
 pub(crate) mod removal;
 pub(crate) mod symlink;
+pub(crate) mod trust;
 pub(crate) mod unit;
 pub(crate) mod user;
 
@@ -22,18 +24,22 @@ use std::rc::Rc;
 
 use crds::names::STATE_DIR;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{Access, Anchor, PATH, Part, Resource};
+use crds::revision::{Access, Anchor, PATH, Part, Resource, Revision};
 use crds::{AccountRef, HostPath, Sha256};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Request;
 use crate::host::accounts::{self, Accounts};
 use crate::host::install::UNIT_DIRECTORY;
+use crate::host::root::Finder;
 use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
+use crate::host::trust::{ANCHORS, Store};
 use crate::host::write::{Ids, Inside, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
-use crate::ledger::{Before, Entry, Item};
+use crate::ledger::{Before, Entry, Item, Ledger};
+
+use archive::Located;
 
 /// One change to the host, in words. No content is ever in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -170,10 +176,28 @@ pub(crate) enum Action {
         digest: Sha256,
         ids: Ids,
     },
+    /// `into`: the directory; `parts`: what is made of it, each a change of the host by itself; `None`: what is in it is
+    /// known only when it was fetched.
+    Unpack {
+        into: String,
+        urls: Vec<String>,
+        digest: Sha256,
+        parts: Option<Vec<Action>>,
+    },
+    /// Part of the one above. `from`: its path in the archive.
+    UnpackFile {
+        from: String,
+        path: String,
+        size: u64,
+        digest: Sha256,
+        ids: Ids,
+    },
     Link {
         path: String,
         target: String,
         owner: (u32, u32),
+        /// What it takes the place of, besides another link.
+        replaces: Kind,
     },
     /// `text`: what the part shall be; `None`: it is taken out.
     EditPart {
@@ -185,6 +209,11 @@ pub(crate) enum Action {
     SetSysctl {
         name: String,
         value: String,
+    },
+    /// `renew`: something has gone from it.
+    UpdateTrustStore {
+        store: &'static Store,
+        renew: bool,
     },
     Reload,
     Enable {
@@ -232,6 +261,16 @@ pub(crate) enum Action {
         owners: BTreeMap<String, Before>,
     },
     Leave,
+}
+
+impl Action {
+    /// What it does to the host, one thing after the other.
+    pub(crate) fn parts(&self) -> &[Action] {
+        match self {
+            Self::Unpack { parts, .. } => parts.as_deref().unwrap_or_default(),
+            other => std::slice::from_ref(other),
+        }
+    }
 }
 
 /// Content that no log shows.
@@ -304,6 +343,10 @@ pub(crate) struct Planner<'a> {
     pub(crate) restarts: BTreeMap<String, Vec<String>>,
     /// Where the revision's paths really lie, by path as written.
     places: BTreeMap<String, Place>,
+    /// Where its archives go, by name.
+    archives: BTreeMap<String, Rc<Located>>,
+    /// Directories of archives of which nobody knows what is in them.
+    unread: Vec<String>,
     skip: SkipList,
     /// The parts of files that other NodeBootstraps have on this host.
     parts_of_others: BTreeSet<Item>,
@@ -337,6 +380,8 @@ impl<'a> Planner<'a> {
             missing: Vec::new(),
             restarts: BTreeMap::new(),
             places: BTreeMap::new(),
+            archives: BTreeMap::new(),
+            unread: Vec::new(),
             skip: SkipList::default(),
             parts_of_others: BTreeSet::new(),
             made: BTreeSet::new(),
@@ -346,13 +391,24 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Finds where all paths really lie. Two that are one place by way of a link are a problem: neither would ever be
-    /// in order; and so is what an older NodeBootstrap has on this host.
-    pub(crate) fn locate(&mut self, request: &Request, others: &[Begun]) {
-        let own = &request.revision.resources;
+    /// Whether what differs of a resource is left as it is.
+    pub(crate) fn leaves(&self, resource: &str) -> bool {
+        self.leave.contains(resource)
+    }
+
+    /// Finds where all paths really lie. `own`: of the revision, `store`: where its certificates are put. Two that are one
+    /// place by way of a link are a problem: neither would ever be in order; and so is what an older NodeBootstrap has on
+    /// this host.
+    pub(crate) fn locate(
+        &mut self,
+        request: &Request,
+        own: &[Resource],
+        others: &[Begun],
+        ledger: &Ledger,
+        store: Option<&Store>,
+    ) {
         let mut skip = BTreeMap::new();
         let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();
-        // They come last, so that all whole files are known then.
         let mut parts: Vec<(String, &Part)> = Vec::new();
         let mut finder = self.host.root.finder();
         for resource in own {
@@ -373,9 +429,7 @@ impl<'a> Planner<'a> {
                     self.problem(resource, "PathRefused", message);
                 }
                 Ok(place) if let Resource::Part(part) = resource => {
-                    let whole = taken.get(&(PATH, place.real.clone())).cloned();
-                    let other = part_at(&parts, &place.real, resource).map(ToString::to_string);
-                    if let Some(other) = whole.or(other) {
+                    if let Some(other) = part_at(&parts, &place.real, resource) {
                         let message = format!(
                             "would take the place of {other} in {}, by way of a link: leave one of them",
                             place.real
@@ -399,35 +453,148 @@ impl<'a> Planner<'a> {
                 Err(error) => self.refused(resource, &error),
             }
         }
+        self.locate_archives(own, others, ledger, &mut finder, &mut taken, &mut skip);
+        for (real, part) in &parts {
+            let Some(whole) = taken.get(&(PATH, real.clone())) else { continue };
+            let message = if whole.starts_with(ARCHIVE) {
+                format!(
+                    "{real} is a file of {whole}: leave one of them, or have include leave that entry out"
+                )
+            } else {
+                format!("would take the place of {whole} in {real}, by way of a link: leave one of them")
+            };
+            self.problem(part, "SamePath", message);
+        }
         for other in others {
             let keeps = is_older(other, request);
-            for resource in &other.revision.resources {
-                // What cannot be found is not there to be left alone.
-                let place = path_of(resource).and_then(|path| finder.locate(&path).ok());
-                let claims = self
-                    .names(resource)
-                    .into_iter()
-                    .chain(place.as_ref().map(|place| (PATH, place.real.clone())));
-                let whole = claims.filter(|_| keeps).find_map(|claim| taken.get(&claim)).cloned();
-                let at = place.as_ref().filter(|_| keeps);
-                let part = at.and_then(|place| part_at(&parts, &place.real, resource));
-                if let Some(mine) = whole.or_else(|| part.map(ToString::to_string)) {
+            let Revision { node_bootstrap, resources, .. } = &other.revision;
+            for resource in trust::with_anchors(store, node_bootstrap, resources).iter() {
+                let paths = self.paths(resource, &mut finder);
+                let claims = self.names(resource).into_iter();
+                let claims = claims.chain(paths.own.iter().map(|path| (PATH, path.clone())));
+                let whole =
+                    claims.filter(|_| keeps).find_map(|claim| Some((taken.get(&claim)?.clone(), claim.1)));
+                let part = || {
+                    let mut own = paths.own.iter().filter(|_| keeps);
+                    own.find_map(|path| Some((part_at(&parts, path, resource)?.to_string(), path.clone())))
+                };
+                if let Some((mine, claim)) = whole.or_else(part) {
                     let with = &other.revision.node_bootstrap;
+                    let what =
+                        if mine.starts_with(ARCHIVE) { format!("{claim} in it ") } else { String::new() };
                     let message = format!(
-                        "belongs to the NodeBootstrap {with} on this host: take it out of one of them; if {with} is gone, run nodebootstrap-agent revert {with} here, or remove {STATE_DIR}/{with} if all shall stay"
+                        "{what}belongs to the NodeBootstrap {with} on this host: take it out of one of them; if {with} is gone, run nodebootstrap-agent revert {with} here, or remove {STATE_DIR}/{with} if all shall stay"
                     );
                     self.problem(mine, "Conflict", message);
                 }
-                match (place, resource) {
-                    (Some(place), Resource::Part(part)) => {
-                        self.parts_of_others.insert(Item::Part(place.real, part.anchor.clone()));
-                    }
-                    (Some(place), _) => _ = skip.entry(place.real).or_insert(skip_of(resource)),
-                    (None, _) => {}
+                if let Resource::Part(part) = resource {
+                    let own = paths.own.into_iter();
+                    self.parts_of_others.extend(own.map(|path| Item::Part(path, part.anchor.clone())));
+                    continue;
+                }
+                for path in paths.own.into_iter().chain(paths.directories) {
+                    skip.entry(path).or_insert(skip_of(resource));
                 }
             }
         }
         self.skip = SkipList(Rc::new(skip));
+    }
+
+    /// Finds where the archives go, and what of them each path is.
+    fn locate_archives(
+        &mut self,
+        own: &[Resource],
+        others: &[Begun],
+        ledger: &Ledger,
+        finder: &mut Finder<'_>,
+        taken: &mut BTreeMap<(&str, String), String>,
+        skip: &mut BTreeMap<String, Skip>,
+    ) {
+        if !own.iter().any(|resource| matches!(resource, Resource::Archive(_))) {
+            return;
+        }
+        let mut directories = |resources: &mut dyn Iterator<Item = &Resource>| -> BTreeSet<String> {
+            let paths = resources.filter(|resource| matches!(resource, Resource::Directory(_)));
+            paths.filter_map(|one| finder.locate(one.name()).ok()).map(|place| place.real).collect()
+        };
+        let mut named = directories(&mut own.iter());
+        let of_others = directories(&mut others.iter().flat_map(|other| &other.revision.resources));
+        for resource in own {
+            let Resource::Archive(archive) = resource else { continue };
+            let mut located = match archive::locate(self.host, archive, |path| finder.locate(path)) {
+                Ok(located) => located,
+                Err((reason, message)) => {
+                    // Also where its directory can be found, and something in it not.
+                    let real = archive::directory(archive, |path| finder.locate(path)).ok();
+                    let written = archive.into.to_string();
+                    self.unread
+                        .extend(real.map(|into| into.parent().to_owned()).into_iter().chain([written]));
+                    self.problem(resource, reason, message);
+                    continue;
+                }
+            };
+            located.keep_own_directories(ledger, &named, &of_others);
+            if located.placed.is_none() {
+                self.unread.push(located.directory().to_owned());
+            }
+            let mut told = BTreeSet::new();
+            for real in located.own() {
+                let before = taken.insert((PATH, real.to_owned()), resource.to_string());
+                if let Some(other) = before.filter(|other| told.insert(other.clone())) {
+                    let message = format!(
+                        "{real} in it is the same place as {other}: leave one of them, or have include leave that entry out"
+                    );
+                    self.problem(resource, "SamePath", message);
+                }
+                skip.insert(real.to_owned(), Skip::Entry);
+            }
+            for real in located.directories() {
+                named.insert(real.to_owned());
+                skip.insert(real.to_owned(), Skip::Entry);
+            }
+            self.archives.insert(archive.name.to_string(), Rc::new(located));
+        }
+    }
+
+    /// Where a resource of another NodeBootstrap really lies. What cannot be found is not there to be left alone.
+    fn paths(&self, resource: &Resource, finder: &mut Finder<'_>) -> Paths {
+        if let Resource::Archive(archive) = resource {
+            let located = archive::locate(self.host, archive, |path| finder.locate(path)).ok();
+            let paths = |located: Located| Paths {
+                own: located.own().map(str::to_owned).collect(),
+                directories: located.directories().map(str::to_owned).collect(),
+            };
+            return located.map(paths).unwrap_or_default();
+        }
+        let place = path_of(resource).and_then(|path| finder.locate(&path).ok());
+        Paths { own: place.into_iter().map(|place| place.real).collect(), directories: Vec::new() }
+    }
+
+    /// Where an archive goes; `None`: there is a problem with it.
+    pub(crate) fn archive(&self, archive: &crds::revision::Archive) -> Option<Rc<Located>> {
+        self.archives.get(archive.name.as_str()).cloned()
+    }
+
+    /// The things of the ledger that a resource claims; `None`: they are not known yet.
+    pub(crate) fn items(&self, resource: &Resource) -> Option<BTreeSet<Item>> {
+        match resource {
+            Resource::Archive(archive) => self
+                .archive(archive)
+                .filter(|located| located.placed.is_some())
+                .map(|one| one.items().collect()),
+            other => Some(removal::claims(std::slice::from_ref(other), |path| self.real(path))),
+        }
+    }
+
+    /// What the archives claim.
+    pub(crate) fn archive_items(&self) -> impl Iterator<Item = Item> {
+        self.archives.values().flat_map(|located| located.items())
+    }
+
+    /// Whether something may be part of an archive that nobody has read yet.
+    pub(crate) fn is_unread(&self, item: &Item) -> bool {
+        let Item::Path(path) = item else { return false };
+        self.unread.iter().any(|directory| is_below(path, directory))
     }
 
     /// What a resource claims by name; of a unit its own name, where it was named by an alias.
@@ -451,13 +618,14 @@ impl<'a> Planner<'a> {
     /// Adds a step, or leaves what it would change; whether it was added.
     pub(crate) fn step(&mut self, change: Change, action: Action) -> bool {
         // What lies below a directory that is missing, and is left so, is left with it.
-        let below = match &action {
+        let below = action.parts().iter().any(|part| match part {
             Action::MakeDirectory { path, .. }
             | Action::WriteFile { path, .. }
             | Action::Link { path, .. }
+            | Action::UnpackFile { path, .. }
             | Action::Download { path, .. } => self.missing.iter().any(|missing| is_below(path, missing)),
             _ => false,
-        };
+        });
         if below || self.leave.contains(&change.resource) {
             if let Action::MakeDirectory { path, .. } = action {
                 self.missing.push(path);
@@ -587,12 +755,31 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether the directory that a place lies in is there, or will be. Folders that systemd reads are nobody's to list:
-    /// steps are added for them.
+    /// steps are added for them. So are those of the trust store.
     pub(crate) fn has_parent(&mut self, place: &Place) -> bool {
-        if READ_AT_BOOT.iter().any(|folder| is_below(&place.real, folder)) {
+        if READ_AT_BOOT.iter().chain(&ANCHORS).any(|folder| is_below(&place.real, folder)) {
             self.make_parents(place, &place.real);
         }
+        self.will_have_parent(place)
+    }
+
+    /// The same, with nothing added.
+    pub(crate) fn will_have_parent(&self, place: &Place) -> bool {
         place.missing_paths().iter().all(|path| self.made.contains(path))
+    }
+
+    /// Has a directory get this at once that a step makes for what lies below; whether there is one.
+    pub(crate) fn makes_with(&mut self, real: &str, wanted: Ids) -> bool {
+        let shown = self.shown(wanted);
+        let made = self.steps.iter_mut().find_map(|step| match &mut step.action {
+            Action::MakeDirectory { path, ids } if path == real => Some((ids, &mut step.change)),
+            _ => None,
+        });
+        let Some((ids, change)) = made else { return false };
+        *ids = wanted;
+        let words = change.change.rsplit_once(", ").map_or(change.change.as_str(), |(words, _)| words);
+        change.change = format!("{words}, {shown}");
+        true
     }
 
     /// Adds steps for the directories above a place that are missing. They belong to root, or get, below a recursive
@@ -645,32 +832,44 @@ impl<'a> Planner<'a> {
     /// Takes out what is reached by a link that this very plan gives into a user's hands: it could never be verified.
     pub(crate) fn check_links(&mut self, resources: &[Resource]) {
         for resource in resources {
+            if let Resource::Archive(archive) = resource {
+                let Some(located) = self.archive(archive) else { continue };
+                if let Some(error) = located.places().find_map(|place| self.unsafe_link(place)) {
+                    self.archives.remove(archive.name.as_str());
+                    self.unread.push(located.directory().to_owned());
+                    self.refused(resource, &error);
+                }
+                continue;
+            }
             let Some(path) = path_of(resource) else { continue };
-            let Some(place) = self.places.get(&path) else { continue };
-            let unsafe_link = place.links().iter().find_map(|followed| {
-                let mut directory = followed.directory_meta;
-                let mut link = followed.link;
-                if let Some(inside) = self.inherited(&followed.path) {
-                    (link.uid, link.gid) = inside.owner();
-                }
-                if let Some(ids) = self.owners.get(&followed.directory) {
-                    (directory.uid, directory.gid, directory.mode) = (ids.uid, ids.gid, ids.mode);
-                } else if let Some(inside) = self.inherited(&followed.directory) {
-                    let ids = inside.ids(Kind::Directory, directory.mode);
-                    (directory.uid, directory.gid, directory.mode) = (ids.uid, ids.gid, ids.mode);
-                }
-                let writer = directory.writer(Some(&link))?;
-                Some(HostError::UnsafeLink {
-                    link: followed.path.clone(),
-                    directory: followed.directory.clone(),
-                    who: format!("{writer}, as this spec has it,"),
-                })
-            });
-            if let Some(error) = unsafe_link {
+            if let Some(error) = self.places.get(&path).and_then(|place| self.unsafe_link(place)) {
                 self.places.remove(&path);
                 self.refused(resource, &error);
             }
         }
+    }
+
+    /// A link on the way to a place that will be in a user's hands.
+    fn unsafe_link(&self, place: &Place) -> Option<HostError> {
+        place.links().iter().find_map(|followed| {
+            let mut directory = followed.directory_meta;
+            let mut link = followed.link;
+            if let Some(inside) = self.inherited(&followed.path) {
+                (link.uid, link.gid) = inside.owner();
+            }
+            if let Some(ids) = self.owners.get(&followed.directory) {
+                (directory.uid, directory.gid, directory.mode) = (ids.uid, ids.gid, ids.mode);
+            } else if let Some(inside) = self.inherited(&followed.directory) {
+                let ids = inside.ids(Kind::Directory, directory.mode);
+                (directory.uid, directory.gid, directory.mode) = (ids.uid, ids.gid, ids.mode);
+            }
+            let writer = directory.writer(Some(&link))?;
+            Some(HostError::UnsafeLink {
+                link: followed.path.clone(),
+                directory: followed.directory.clone(),
+                who: format!("{writer}, as this spec has it,"),
+            })
+        })
     }
 
     /// Notes that what is root's lies where a user can replace it.
@@ -746,10 +945,34 @@ fn part_at<'a>(parts: &[(String, &'a Part)], real: &str, resource: &Resource) ->
     here.find(|part| !matches!(resource, Resource::Part(other) if !other.touches(part)))
 }
 
+/// The real paths of a resource of another NodeBootstrap: those that nobody else can have, and directories.
+#[derive(Default)]
+struct Paths {
+    own: Vec<String>,
+    directories: Vec<String>,
+}
+
+/// How the names of archives begin.
+const ARCHIVE: &str = "archive ";
+
+/// The paths by which drift of a resource is noticed.
+pub(crate) fn watched(host: &Host, resource: &Resource) -> Vec<String> {
+    match resource {
+        Resource::Archive(archive) => archive::watched(host, archive),
+        other => path_of(other).into_iter().collect(),
+    }
+}
+
 /// The path that a resource manages, or a part of what lies there.
 pub(crate) fn path_of(resource: &Resource) -> Option<String> {
     match resource {
-        Resource::Group(_) | Resource::User(_) | Resource::Module(_) | Resource::Sysctl(_) => None,
+        Resource::Group(_)
+        | Resource::User(_)
+        | Resource::Module(_)
+        | Resource::Sysctl(_)
+        | Resource::Archive(_)
+        | Resource::CaBundle(_)
+        | Resource::NoSwap(_) => None,
         Resource::Directory(_) | Resource::File(_) | Resource::Binary(_) | Resource::Symlink(_) => {
             Some(resource.name().to_owned())
         }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use crds::UnitName;
 use crds::report::Disruption;
 use crds::revision::{Anchor, Resource};
 
@@ -72,7 +73,11 @@ pub(crate) fn claims(resources: &[Resource], real: impl Fn(&str) -> Option<Strin
             | Resource::Binary(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Part(_) => {}
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_)
+            | Resource::Part(_)
+            // What is in one is known to the planner.
+            | Resource::Archive(_) => {}
         }
     }
     claims
@@ -89,7 +94,8 @@ pub(crate) fn to_observe(ledger: &Ledger) -> impl Iterator<Item = String> {
 fn unit_of(item: &Item) -> Option<&str> {
     let Item::Path(path) = item else { return None };
     let (directory, name) = path.rsplit_once('/')?;
-    (directory == UNIT_DIRECTORY && name.contains('.')).then_some(name)
+    // The folder of a unit's drop-ins is none.
+    (directory == UNIT_DIRECTORY && name.parse::<UnitName>().is_ok()).then_some(name)
 }
 
 /// Whether it is a drop-in of a unit.
@@ -149,6 +155,8 @@ pub(crate) fn plan(
     let unclaimed: Vec<(&Item, &Entry)> = ledger
         .entries()
         .filter(|(item, entry)| !entry.given_up && !claimed.contains(*item))
+        // It may be in an archive; that is known when this is planned again, before anything is changed.
+        .filter(|(item, _)| !planner.is_unread(item))
         .filter(|(item, _)| !matches!(item, Item::Group(name) | Item::User(name) if named.contains(name)))
         .collect();
     let spared = spared(&unclaimed, from_pod, planner);
@@ -290,7 +298,11 @@ fn put_back(
             let action = Action::SetAccess { path: path.clone(), kind: Kind::Directory, ids };
             (When::Directories, format!("{} again", planner.shown(ids)), action)
         }
-        (Item::Path(path), Shape::File { ids, digest, attributes }, Shape::File { .. } | Shape::Absent) => {
+        (
+            Item::Path(path),
+            Shape::File { ids, digest, attributes },
+            Shape::File { .. } | Shape::Link { .. } | Shape::Absent,
+        ) => {
             let same = matches!(found, Shape::File { digest: now, .. } if now == digest);
             if !same && !planner.has_prior(*digest) {
                 return Err("what was there before was not kept");
@@ -304,10 +316,16 @@ fn put_back(
             let action = Action::PutBack { path: path.clone(), content, ids, attributes: attributes.clone() };
             (When::Files, format!("{what}{} as before", planner.shown(ids)), action)
         }
-        (Item::Path(path), Shape::Link { target, owner: (uid, gid) }, Shape::Link { .. } | Shape::Absent) => {
+        (
+            Item::Path(path),
+            Shape::Link { target, owner: (uid, gid) },
+            Shape::Link { .. } | Shape::File { .. } | Shape::Absent,
+        ) => {
             let ids = Ids { uid: *uid, gid: *gid, mode: 0 };
             let Ids { uid, gid, .. } = handed_down(path, Kind::Link, ids, planner, handed);
-            let action = Action::Link { path: path.clone(), target: target.clone(), owner: (uid, gid) };
+            let replaces = found.kind().unwrap_or(Kind::Link);
+            let owner = (uid, gid);
+            let action = Action::Link { path: path.clone(), target: target.clone(), owner, replaces };
             (When::Files, format!("target {target} as before"), action)
         }
         (Item::Part(path, anchor), Shape::Absent, _) => {
@@ -366,6 +384,12 @@ fn put_back(
         }
         (Item::Active(unit), Shape::Is(false), _) => {
             (When::Stops, "stop, as before".to_owned(), Action::Stop { unit: unit.clone() })
+        }
+        // Swap that no file of the host names has a unit only while it is in use.
+        (Item::Active(unit), Shape::Is(true), _)
+            if unit.ends_with(".swap") && !planner.units.get(unit).is_some_and(UnitState::is_known) =>
+        {
+            return Err("nothing on this host says any more how it is turned on");
         }
         (Item::Active(unit), Shape::Is(true), _) => {
             (When::Starts, "start, as before".to_owned(), Action::Start { unit: unit.clone() })
@@ -544,6 +568,10 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             Resource::Directory(directory) => &directory.access,
             Resource::File(file) => &file.access,
             Resource::Binary(binary) => &binary.access,
+            Resource::Archive(archive) => {
+                named.extend([archive.owner.to_string(), archive.group.to_string()]);
+                continue;
+            }
             Resource::User(user) => {
                 // Without one it has that of its own name.
                 named.extend(user.groups.iter().map(ToString::to_string));
@@ -555,6 +583,8 @@ pub(crate) fn named(resources: &[Resource]) -> BTreeSet<String> {
             | Resource::Symlink(_)
             | Resource::Module(_)
             | Resource::Sysctl(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_)
             | Resource::Part(_) => continue,
         };
         named.extend([access.owner.to_string(), access.group.to_string()]);

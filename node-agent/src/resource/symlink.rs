@@ -17,7 +17,12 @@ pub(crate) fn plan(symlink: &Symlink, planner: &mut Planner<'_>) {
     }
     planner.note_exposure(&resource, &place, Ids::root(0o777));
     let target = symlink.target.as_str();
-    let action = Action::Link { path: place.real.clone(), target: target.to_owned(), owner: (0, 0) };
+    let action = Action::Link {
+        path: place.real.clone(),
+        target: target.to_owned(),
+        owner: (0, 0),
+        replaces: Kind::Link,
+    };
     let meta = match place.look() {
         Ok(Some(meta)) => meta,
         Ok(None) => {

@@ -110,13 +110,16 @@ fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: 
             Resource::File(file) => &file.restart,
             Resource::Binary(binary) => &binary.restart,
             Resource::Part(part) => &part.restart,
+            Resource::Archive(archive) => &archive.restart,
             Resource::Group(_)
             | Resource::User(_)
             | Resource::Directory(_)
             | Resource::Unit(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => continue,
+            | Resource::Sysctl(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => continue,
         };
         for unit in restart {
             let name = unit.as_str();
@@ -157,8 +160,9 @@ fn plan_reload(planner: &mut Planner<'_>) {
     if !planner.host.systemd.is_running() {
         return;
     }
-    let writes = planner.steps.iter().any(|step| match &step.action {
+    let writes = planner.steps.iter().flat_map(|step| step.action.parts()).any(|action| match action {
         Action::WriteFile { path, .. }
+        | Action::UnpackFile { path, .. }
         | Action::Link { path, .. }
         | Action::EditPart { path, .. }
         | Action::RemoveFile { path }
@@ -426,13 +430,16 @@ pub(crate) fn to_observe<'a>(
             Resource::File(file) => names.extend(file.restart.iter().map(ToString::to_string)),
             Resource::Binary(binary) => names.extend(binary.restart.iter().map(ToString::to_string)),
             Resource::Part(part) => names.extend(part.restart.iter().map(ToString::to_string)),
+            Resource::Archive(archive) => names.extend(archive.restart.iter().map(ToString::to_string)),
             Resource::Unit(_)
             | Resource::Group(_)
             | Resource::User(_)
             | Resource::Directory(_)
             | Resource::Symlink(_)
             | Resource::Module(_)
-            | Resource::Sysctl(_) => {}
+            | Resource::Sysctl(_)
+            | Resource::CaBundle(_)
+            | Resource::NoSwap(_) => {}
         }
     }
     // A template has no state of its own.

@@ -2,7 +2,7 @@
 //! first dies or hangs, and the guard that does it at a boot. All but the guard lie in /run and are gone at a boot.
 
 use crate::host::write::Ids;
-use crate::host::{Host, HostError};
+use crate::host::{Host, HostError, Kind};
 
 use super::NODE_UNITS;
 
@@ -70,7 +70,7 @@ pub(super) async fn arm(
     for parent in place.missing_paths() {
         host.root.make_directory(&host.root.locate(&parent)?, Ids::root(0o755))?;
     }
-    host.root.replace_link(&host.root.locate(GUARD_LINK)?, GUARD, (0, 0))?;
+    host.root.replace_link(&host.root.locate(GUARD_LINK)?, GUARD, (0, 0), Kind::Link)?;
     write(host, &format!("{RUNTIME}/{rollback}"), &rolls_back)?;
     write(host, &format!("{RUNTIME}/{}", dead_man(node_bootstrap)), &timer)?;
     host.systemd.reload().await?;

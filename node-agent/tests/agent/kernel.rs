@@ -86,6 +86,54 @@ async fn modules_are_loaded_before_the_settings_that_they_bring() {
     assert!(!machine.is_there("/etc/modules-load.d") && machine.is_there("/sys/module/br_netfilter"));
 }
 
+const SWAPS: &str = "Filename Type Size Used Priority\n";
+
+/// A machine with 100 KiB of memory to be had, and swap of which so many KiB are in use.
+fn with_swap(used: u64) -> Machine {
+    let machine = machine();
+    machine.write("/proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 100 kB\n");
+    machine.write("/proc/swaps", &format!("{SWAPS}/dev/sda2 partition 1000 {used} -2\n"));
+    machine.systemd.set("dev-sda2.swap", "active");
+    machine.systemd.set("swap.target", "active");
+    machine
+}
+
+#[tokio::test]
+async fn swap_is_turned_off_now_and_for_the_next_boot_and_comes_back() {
+    let machine = with_swap(99);
+    let before = machine.tree();
+    let spec = request(json!({"kernel": {"swap": "Disabled"}}));
+    let made = machine.apply(&spec).await.unwrap();
+    assert_eq!(lines(&made), ["unit swap.target: mask", "swap /dev/sda2: turn off, 99 KiB in use"]);
+    assert_eq!(machine.systemd.take_asked(), ["stop dev-sda2.swap", "mask swap.target"]);
+    assert!(machine.plan(&spec).await.is_empty());
+
+    // A file that somebody makes swap.
+    machine.write("/proc/swaps", &format!("{SWAPS}/swapfile file 1000 0 -2\n"));
+    machine.systemd.set("swapfile.swap", "active");
+    let made = machine.apply(&spec).await.unwrap();
+    assert_eq!(lines(&made), ["swap /swapfile: turn off, 0 KiB in use"]);
+    assert!(machine.plan(&spec).await.is_empty());
+    machine.systemd.take_asked();
+
+    // Of the file nothing is known any more.
+    machine.systemd.units.borrow_mut().remove("swapfile.swap");
+    let made = machine.revert("workers").await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["unmask swap.target", "start dev-sda2.swap"]);
+    let left: Vec<_> = made.iter().filter(|change| change.is_left()).map(|change| &change.resource).collect();
+    assert_eq!(left, ["unit swapfile.swap"]);
+    machine.write("/proc/swaps", &format!("{SWAPS}/dev/sda2 partition 1000 99 -2\n"));
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn swap_stays_where_memory_does_not_take_it() {
+    let machine = with_swap(100);
+    let plan = machine.plan(&request(json!({"kernel": {"swap": "Disabled"}}))).await;
+    assert_eq!(reasons(&plan), ["swap disabled: NoMemory"]);
+    assert!(machine.plan(&request(json!({"kernel": {"swap": "Keep"}}))).await.is_empty());
+}
+
 #[tokio::test]
 async fn what_the_kernel_does_not_have_is_a_problem() {
     let spec = kernel(json!(["ghost"]), json!({"net.ipv4.ghost": "1"}));

@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use node_agent::host::failpoint::KILL_AT;
+use sha2::Digest;
 
+use crate::archives::Tar;
 use crate::support::{Machine, Served};
 
 const SPEC: &str = r#"apiVersion: nodebootstrap.io/v1alpha1
@@ -32,6 +34,8 @@ spec:
   - {path: /etc/environment, name: b, line: B=ours, replaces: B=}
   binaries:
   - {path: /usr/local/sbin/kubelet, url: "URL", sha256: {amd64: "DIGEST", arm64: "DIGEST"}}
+  archives:
+  - {name: tools, url: "file:///srv/tools.tar", sha256: {amd64: "ARCHIVE", arm64: "ARCHIVE"}, into: /opt}
   symlinks: [{path: /opt/k, target: /etc/k}, {path: /etc/theirs, target: ours}]
   kernel: {modules: [br_netfilter], sysctls: {vm.swappiness: "1"}}
   units:
@@ -43,6 +47,16 @@ spec:
   - {name: vendor.service, masked: true}
 "#;
 
+/// What is unpacked: a file that was there before and is another, one that is new in a folder that is new, and a link.
+fn tools() -> Vec<u8> {
+    Tar::default()
+        .file("known", "ours")
+        .directory("tools", 0o755)
+        .file("tools/new", "n")
+        .link("link", "known")
+        .end()
+}
+
 /// A machine that has some of it already, and different.
 fn used() -> Machine {
     let machine = Machine::new();
@@ -53,6 +67,10 @@ fn used() -> Machine {
     machine.write("/etc/hosts", "127.0.0.1 localhost");
     machine.write("/etc/environment", "A=theirs\n");
     machine.set("/etc/environment", 1, 50, 0o640);
+    machine.write("/opt/known", "theirs");
+    machine.set("/opt/known", 1, 50, 0o600);
+    machine.directory("/srv");
+    std::fs::write(machine.path("/srv/tools.tar"), tools()).unwrap();
     machine.directory("/etc/k/old");
     machine.write("/etc/k/old/data", "data");
     machine.set("/etc/k/old/data", 77, 77, 0o4755);
@@ -123,7 +141,9 @@ async fn killed_before_any_change_the_next_run_finishes() {
     let files = tempfile::tempdir().unwrap();
     let served = Served::start(b"\x7fELF program").await;
     let file = files.path().join("nb.yaml").to_string_lossy().into_owned();
-    std::fs::write(&file, SPEC.replace("URL", &served.url).replace("DIGEST", &served.digest)).unwrap();
+    let archive = hex::encode(sha2::Sha256::digest(tools()));
+    let spec = SPEC.replace("URL", &served.url).replace("DIGEST", &served.digest);
+    std::fs::write(&file, spec.replace("ARCHIVE", &archive)).unwrap();
     let apply = ["apply", "--file", &file];
     let revert = ["revert", "workers"];
 

@@ -52,6 +52,24 @@ async fn a_link_that_was_there_is_replaced_and_put_back_with_its_owner() {
 }
 
 #[tokio::test]
+async fn a_link_that_was_there_and_is_given_away_when_its_entry_goes_gets_its_owner_back() {
+    let machine = Machine::new();
+    machine.directory("/opt/d");
+    machine.link("/opt/d/app", "v1");
+    machine.write("/opt/d/file", "theirs");
+    let before = machine.tree();
+    let directory = json!([{"path": "/opt/d", "owner": "daemon", "recursive": true}]);
+    let mut spec = link("/opt/d/app", "v1");
+    spec["directories"] = directory.clone();
+    spec["files"] = json!([{"path": "/opt/d/file", "content": "theirs"}]);
+    machine.apply(&request(spec)).await.unwrap();
+    machine.apply(&request(json!({"directories": directory}))).await.unwrap();
+    assert_eq!((machine.access("/opt/d/app").0, machine.access("/opt/d/file").0), (1, 1));
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
 async fn what_is_no_link_is_left_and_so_is_a_link_that_somebody_made_lead_elsewhere() {
     let machine = Machine::new();
     machine.write("/opt/file", "theirs");

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod api;
+mod archives;
 mod command_line;
 mod crashes;
 mod downloads;
@@ -19,4 +20,5 @@ mod properties;
 mod reverts;
 mod rollbacks;
 mod support;
+mod trust;
 mod units;

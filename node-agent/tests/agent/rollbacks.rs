@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use node_agent::engine::rollback;
 use serde_json::json;
 
+use crate::archives::{Tar, archive};
 use crate::support::{Machine, lines, request};
 
 const UNIT: &str = "/etc/systemd/system/kubelet.service";
@@ -57,6 +58,47 @@ async fn what_was_there_before_that_run_is_there_again_and_runs() {
     assert_eq!(machine.read("/var/lib/nodebootstrap/workers/ledger.json"), ledger);
     machine.revert_by_hand("workers").await.expect("reverted");
     assert_eq!(machine.read("/etc/motd"), "theirs");
+}
+
+#[tokio::test]
+async fn what_an_archive_brought_before_is_there_again_without_a_download() {
+    let machine = Machine::new();
+    machine.directory("/opt/cni");
+    machine.write("/opt/cni/theirs", "theirs");
+    let of = |name: &str, tar: Tar| {
+        let archive = archive(&machine, name, &tar.end(), json!({}));
+        request(json!({"directories": [{"path": "/opt/cni"}], "archives": [archive]}))
+    };
+    let first = Tar::default()
+        .file("changed", "first")
+        .file("becomes-link", "first")
+        .link("becomes-file", "changed")
+        .file("gone/file", "first")
+        .file("theirs", "ours")
+        .link("link", "changed");
+    let second = Tar::default()
+        .file("changed", "second")
+        .link("becomes-link", "changed")
+        .file("becomes-file", "second")
+        .file("new/file", "second")
+        .link("link", "new/file");
+    let (first, second) = (of("first.tar", first), of("second.tar", second));
+    machine.apply(&first).await.expect("applied");
+    let (tree, ledger) = (machine.tree(), machine.read("/var/lib/nodebootstrap/workers/ledger.json"));
+    let previous = machine.host().state.begun("workers").expect("a file");
+
+    machine.apply_held(&second, usize::MAX).await.expect("applied");
+    assert_eq!(machine.read("/opt/cni/theirs"), "theirs");
+    assert_eq!(machine.read("/opt/cni/becomes-link"), "second");
+    assert!(machine.is_there("/opt/cni/new/file") && !machine.is_there("/opt/cni/gone"));
+
+    machine.roll_back("workers", previous.as_ref(), usize::MAX).await.expect("rolled back");
+    assert!(machine.tree() == tree);
+    assert_eq!(machine.read("/var/lib/nodebootstrap/workers/ledger.json"), ledger);
+    assert!(machine.plan(&first).await.is_empty(), "what is in it is still known");
+    machine.revert_by_hand("workers").await.expect("reverted");
+    assert_eq!(machine.read("/opt/cni/theirs"), "theirs");
+    assert!(!machine.is_there("/opt/cni/changed"));
 }
 
 #[tokio::test]

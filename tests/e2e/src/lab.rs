@@ -246,6 +246,34 @@ impl Lab {
         Ok((self.testbed.publish(name, content)?, hex::encode(sha2::Sha256::digest(content))))
     }
 
+    /// Publishes a tar.gz of programs, each with its path and its text; its URL and its digest.
+    pub(crate) fn publish_archive(&self, name: &str, programs: &[(&str, &str)]) -> Result<(String, String)> {
+        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        let mut archive = tar::Builder::new(gzip);
+        for (path, text) in programs {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o755);
+            archive.append_data(&mut header, path, text.as_bytes())?;
+        }
+        self.publish(name, &archive.into_inner()?.finish()?)
+    }
+
+    /// `deploy/examples/archives.yaml` with small archives of the testbed's server in place of the true ones.
+    pub(crate) fn archives_example(&self) -> Result<String> {
+        let file = workspace().join("deploy/examples/archives.yaml");
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let programs =
+            [("./LICENSE", "free"), ("./example", "#!/bin/sh\n"), ("./crictl", "#!/bin/sh\necho crictl\n")];
+        let (url, digest) = self.publish_archive("example.tgz", &programs)?;
+        let ours = |line: &str| match line.split_once("url: ") {
+            Some((before, _)) => format!("{before}url: {url}"),
+            None => line.replace(&"0".repeat(64), &digest),
+        };
+        Ok(text.lines().map(ours).collect::<Vec<_>>().join("\n"))
+    }
+
     /// `deploy/examples/seed.yaml` with the testbed's server in place of the internet, and the digest of what it serves.
     pub(crate) async fn seed_example(&self) -> Result<String> {
         self.example("seed", "kubelet").await

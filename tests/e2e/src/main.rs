@@ -8,6 +8,7 @@
 //! | [`suite`] | runs scenarios, side by side on two testbeds, keeps the logs of what failed, counts |
 //! | [`scenario`] | the end-to-end tests themselves |
 //! | [`power`] | a virtual machine whose power is cut while the agent works |
+//! | [`swap`] | a virtual machine whose swap is turned off |
 //! | [`demo`], [`bench`] | the other two commands |
 
 mod bench;
@@ -18,6 +19,7 @@ mod power;
 mod programs;
 mod scenario;
 mod suite;
+mod swap;
 
 use std::process::ExitCode;
 
@@ -46,7 +48,7 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
-    /// Cut the power of a virtual machine while the agent works on it
+    /// Cut the power of a virtual machine while the agent works on it; and turn the swap of another one off
     TestVm {
         /// How often
         #[arg(long, default_value_t = power::MANY)]
@@ -79,7 +81,11 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Demo => demo::run().await?,
         Command::CleanDemo => Testbed::down_id(demo::ID).await?,
         Command::Test { only, keep } => return suite::run(&only, keep).await,
-        Command::TestVm { cuts, seed } => return suite::concluded(power::run(cuts, seed).await?),
+        Command::TestVm { cuts, seed } => {
+            let mut counts = power::run(cuts, seed).await?;
+            counts += swap::run().await?;
+            return suite::concluded(counts);
+        }
         Command::Bench => bench::run().await?,
     }
     Ok(ExitCode::SUCCESS)

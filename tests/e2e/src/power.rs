@@ -84,7 +84,7 @@ async fn cut_again_and_again(cuts: u32, seed: u64) -> Result<String> {
 }
 
 /// Waits for a line of the console.
-async fn until(machine: &mut Running, wanted: &str) -> Result<()> {
+pub(crate) async fn until(machine: &mut Running, wanted: &str) -> Result<()> {
     let wait = async {
         loop {
             let line = machine.line().await?;

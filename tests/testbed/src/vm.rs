@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::{paths, prerequisites, process};
+use crate::{paths, prerequisites, process, root};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// Depends on the newest kernel of the distribution.
@@ -75,6 +75,13 @@ async fn kernel() -> Result<PathBuf> {
     let folder = folder()?;
     std::fs::rename(&new, &folder).with_context(|| format!("cannot rename {}", new.display()))?;
     kernel_file()?.with_context(|| format!("{package} has no vmlinuz"))
+}
+
+/// Copies the root of the testbed's machines, Debian with systemd, into a folder, to become that of a virtual machine.
+pub async fn debian(to: &Path) -> Result<()> {
+    prerequisites::bring(&[("debootstrap", "debootstrap")]).await?;
+    let root = root::ensure().await?;
+    process::run(Command::new("cp").arg("-a").arg(root.join(".")).arg(to)).await.map(drop)
 }
 
 /// A disk with what a virtual machine needs to boot from it.

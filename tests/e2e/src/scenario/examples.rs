@@ -18,6 +18,7 @@ pub(crate) async fn each_example_works(lab: &Lab) -> Result<()> {
         let name = file.strip_suffix(".yaml").context("an example is a .yaml file")?;
         let text = match name {
             "seed" => lab.seed_example().await?,
+            "archives" => lab.archives_example()?,
             "downloads" => lab.example("downloads", "kubectl").await?,
             _ => std::fs::read_to_string(folder.join(&file))?,
         };
@@ -32,6 +33,8 @@ pub(crate) async fn each_example_works(lab: &Lab) -> Result<()> {
         ("worker2", "/etc/crictl.yaml", "root:root 644 regular file"),
         ("cp1", "/var/lib/registry-auth/config.json", "root:root 600 regular file"),
         ("worker1", "/usr/local/bin/kubectl", "root:root 755 regular file"),
+        ("worker1", "/opt/cni/bin/example", "root:root 755 regular file"),
+        ("worker2", "/usr/local/bin/crictl", "root:root 755 regular file"),
         ("worker1", "/etc/heartbeat.conf", "heartbeat:heartbeat 640 regular file"),
     ] {
         // Retain: what was made stays.

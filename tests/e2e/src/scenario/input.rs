@@ -42,6 +42,16 @@ fn parts(change: Value) -> Value {
     spec(json!({"fileParts": [part(change)]}))
 }
 
+fn archive(change: Value) -> Value {
+    let mut archive =
+        json!({"name": "x", "url": "https://a/x", "sha256": {"amd64": DIGEST}, "into": "/opt/x"});
+    if let (Some(archive), Value::Object(change)) = (archive.as_object_mut(), change) {
+        archive.extend(change);
+        archive.retain(|_, value| !value.is_null());
+    }
+    spec(json!({"archives": [archive]}))
+}
+
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 fn trust(trust: Value) -> Value {
@@ -139,6 +149,13 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (binary(json!({"sha256": {"amd64": "abc"}})), "64 hexadecimal digits"),
         (binary(json!({"sha256": {"amd64": "z".repeat(64)}})), "64 hexadecimal digits"),
         (binary(json!({"sha256": {"x86_64": DIGEST}})), "the keys are amd64 and arm64"),
+        (archive(json!({"sha256": null})), "sha256 is missing: give the digest"),
+        (archive(json!({"sha256": {"x86_64": DIGEST}})), "the keys are amd64 and arm64"),
+        (archive(json!({"name": "A b"})), "begins and ends with a letter or digit"),
+        (archive(json!({"into": "opt"})), "write /etc/example, not etc/example"),
+        (archive(json!({"strip": 17})), "less than or equal to 16"),
+        (archive(json!({"include": ["/bin/x"]})), "without a / in front, as in: bin/*"),
+        (archive(json!({"onChange": {"restart": ["a@.service"]}})), "name the instances"),
         (binary(json!({"url": "ftp://a/x"})), "starts with https:// or http://"),
         (binary(json!({"url": "file://x/y"})), "as in: file:///opt/images/kubelet"),
         (binary(json!({"url": "file:///x/../y"})), "the path of one file as it is on the node"),
@@ -149,6 +166,14 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
         (
             trust(json!({"proxy": {"http": "http://a", "noProxy": ["*.a"]}})),
             "it stands for all hosts below it too",
+        ),
+        (
+            trust(json!({"proxy": {"http": "http://a", "units": ["a.socket"]}})),
+            "only a service has a program",
+        ),
+        (
+            trust(json!({"caBundles": [{"name": "a/b", "pem": CERTIFICATE, "install": true}]})),
+            "a part of its files' names",
         ),
         (trust(json!({"caBundles": [{"name": "a"}]})), "a CA bundle has exactly one source"),
         (trust(json!({"caBundles": [{"name": "a", "pem": "x"}]})), "one or more certificates as PEM"),
@@ -248,6 +273,8 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             "ends in .service",
         ),
         (spec(json!({"leaveTimeout": "soon"})), "as in: 90s, 10m, 1h"),
+        (spec(json!({"rollout": {"maxParallel": 0}})), "a percentage from 1% to 100%"),
+        (spec(json!({"rollout": {"maxParallel": "101%"}})), "a percentage from 1% to 100%"),
         (spec(json!({"drift": {"interval": "5s"}})), "drift.interval: at least 10s"),
         (spec(json!({"drift": {"ignore": ["etc/motd"]}})), "an absolute path or of a name"),
         (
@@ -333,6 +360,20 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
                 })
                 .collect(),
         ),
+        (
+            "archives",
+            (0..32)
+                .map(|i| {
+                    let url = format!("https://example.com/{}", "u".repeat(300));
+                    json!({
+                        "name": format!("a{i:02}{}", "x".repeat(60)), "url": url, "mirrors": vec![url.clone(); 8],
+                        "sha256": {"amd64": DIGEST, "arm64": DIGEST}, "into": path("archive", i), "strip": 16,
+                        "include": (0..32).map(|p| format!("{p:02}{}", "p".repeat(254))).collect::<Vec<_>>(),
+                        "owner": "o".repeat(32), "setuid": true, "onChange": {"restart": ["a.service"]},
+                    })
+                })
+                .collect(),
+        ),
         ("symlinks", (0..100).map(|i| json!({"path": path("symlink", i), "target": path("target", i)})).collect()),
         ("units", (0..1000).map(|i| json!({"name": format!("u{i:04}{}.service", "x".repeat(100)), "content": "[Unit]\n", "enabled": true})).collect()),
     ];
@@ -341,10 +382,11 @@ pub(crate) async fn every_list_at_its_maximum_is_accepted(lab: &Lab) -> Result<(
     all.insert(
         "trust".to_owned(),
         json!({
-            "caBundles": (0..8).map(|i| json!({"name": format!("c{i}"), "pem": pem})).collect::<Vec<_>>(),
+            "caBundles": (0..8).map(|i| json!({"name": format!("c{i}"), "pem": pem, "install": true})).collect::<Vec<_>>(),
             "proxy": {
                 "http": format!("http://{}", "p".repeat(500)),
                 "noProxy": (0..100).map(|i| format!("{i}{}", "n".repeat(250))).collect::<Vec<_>>(),
+                "units": (0..16).map(|i| format!("u{i:02}{}.service", "x".repeat(100))).collect::<Vec<_>>(),
             },
         }),
     );

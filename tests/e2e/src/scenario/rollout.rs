@@ -21,6 +21,8 @@ pub(super) struct Seen {
     pub(super) most: usize,
     /// The nodes whose agents said Ready, each with the revision that they spoke of.
     pub(super) ready: BTreeSet<(String, String)>,
+    /// How many had been given a revision and had not said Ready for it, at once and at most.
+    pub(super) most_at_it: usize,
 }
 
 /// Watches all Reports from before something begins until it has ended.
@@ -29,7 +31,7 @@ pub(super) async fn seen_during<T>(
     work: impl Future<Output = Result<T>> + Send,
 ) -> Result<(T, Seen)> {
     let mut stream = watcher(lab.reports(), watcher::Config::default()).applied_objects().boxed();
-    let (mut seen, mut permits) = (Seen::default(), BTreeMap::new());
+    let (mut seen, mut permits, mut at_it) = (Seen::default(), BTreeMap::new(), BTreeSet::new());
     tokio::pin!(work);
     loop {
         tokio::select! {
@@ -43,9 +45,15 @@ pub(super) async fn seen_during<T>(
                 }
                 permits.insert(node.clone(), is_permitted);
                 seen.most = seen.most.max(permits.values().filter(|permitted| **permitted).count());
-                if let Some(status) = report.status.filter(|status| status.phase == ReportPhase::Ready) {
-                    seen.ready.insert((node, status.revision));
+                let ready = report.status.filter(|status| status.phase == ReportPhase::Ready);
+                let ready = ready.map(|status| status.revision);
+                if ready.as_ref() == Some(&report.spec.revision) {
+                    at_it.remove(&node);
+                } else {
+                    at_it.insert(node.clone());
                 }
+                seen.most_at_it = seen.most_at_it.max(at_it.len());
+                seen.ready.extend(ready.map(|revision| (node, revision)));
             }
         }
     }
@@ -94,6 +102,40 @@ pub(crate) async fn a_restart_takes_one_node_at_a_time(lab: &Lab) -> Result<()> 
         ensure!(started(node).await? != before, "{node}: not restarted");
         ensure!(starts(node).await? == before_starts + 1, "{node}: restarted more than once");
     }
+    Ok(())
+}
+
+/// A new revision is given to a node only when the one before has it, and the first time too; the status says who waits.
+pub(crate) async fn with_max_parallel_one_node_after_the_other_gets_a_revision(lab: &Lab) -> Result<()> {
+    let (_, digest) = lab.publish("turns", &[7; 800_000])?;
+    let url = format!("{}/slow/400000/files/turns", lab.testbed.artifacts_url()?);
+    let with = |number: u32, binaries: &str| {
+        format!(
+            "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: turns}}\nspec:\n  allNodes: true\n  \
+             rollout: {{maxParallel: 1}}\n  files: [{{path: /etc/turns, content: \"{number}\"}}]\n{binaries}"
+        )
+    };
+    let first = async {
+        lab.apply(&with(1, "")).await?;
+        lab.ready("turns").await
+    };
+    let (_, seen) = seen_during(lab, first).await?;
+    ensure!(seen.most_at_it == 1 && seen.ready.len() == 3, "{} at once, {:?}", seen.most_at_it, seen.ready);
+
+    let slow = format!(
+        "  binaries: [{{path: /usr/local/bin/turns, url: \"{url}\", sha256: {{amd64: {digest}, arm64: {digest}}}}}]\n"
+    );
+    let edit = async {
+        lab.apply(&with(2, &slow)).await?;
+        let waits = "worker2 wait for their turn (rollout.maxParallel)";
+        let nb = lab.wait("turns", waits, |nb| message(nb, "Reconciling").contains(waits)).await?;
+        let status = nb.status.as_ref().context("a status")?;
+        ensure!(status.nodes.pending == 2, "{status:?}");
+        lab.ready("turns").await
+    };
+    let (nb, seen) = seen_during(lab, edit).await?;
+    ensure!(seen.most_at_it == 1, "{} at once", seen.most_at_it);
+    ensure!(nb.status.is_some_and(|status| status.nodes.ready == 3));
     Ok(())
 }
 
