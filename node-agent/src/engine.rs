@@ -223,6 +223,15 @@ impl Failure {
         self.reason == NOT_HELD
     }
 
+    /// That it was told to stop.
+    pub fn stopped() -> Self {
+        Self {
+            reason: STOPPED.to_owned(),
+            message: "told to stop: the next run goes on from here".to_owned(),
+            made: Vec::new(),
+        }
+    }
+
     /// Whether it only was told to stop.
     pub fn is_stop(&self) -> bool {
         self.reason == STOPPED
@@ -230,7 +239,7 @@ impl Failure {
 }
 
 /// The name of a revision that takes everything back.
-const REVERT: &str = "revert";
+pub const REVERT: &str = "revert";
 const STOPPED: &str = "Stopped";
 /// Of an archive.
 const UNREAD: &str = "what is in it was not read yet: the next pass looks again";
@@ -647,6 +656,7 @@ async fn await_all(
 /// If the files cannot be removed.
 pub fn give_up(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
     host.state.give_up(node_bootstrap)?;
+    host.state.drop_program()?;
     prune(host, node_bootstrap, None)
 }
 
@@ -749,14 +759,6 @@ fn owed_by(plan: &Plan) -> Owed {
     owed
 }
 
-fn stopped() -> Failure {
-    Failure {
-        reason: STOPPED.to_owned(),
-        message: "told to stop: the next run goes on from here".to_owned(),
-        made: Vec::new(),
-    }
-}
-
 /// Brings what was fetched beside its places; in the order of the steps.
 fn stage(host: &Host, steps: &[Step]) -> Result<Vec<Staged>, Failure> {
     let mut all = Vec::new();
@@ -785,7 +787,7 @@ async fn step_by<'a>(
     jobs: &mut Vec<(&'a Step, Job<'a>)>,
 ) -> Result<(), Failure> {
     if stop.is_cancelled() {
-        return Err(stopped());
+        return Err(Failure::stopped());
     }
     observer.begins(&step.change);
     let refused = |error: HostError| Failure::of(&step.change.resource, &error, &[]);
@@ -968,7 +970,7 @@ async fn or_stop<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> 
         // What is done already counts.
         biased;
         done = work => Ok(done),
-        () = stop.cancelled() => Err(stopped()),
+        () = stop.cancelled() => Err(Failure::stopped()),
     }
 }
 

@@ -15,8 +15,13 @@ const MAX: u64 = 64 << 10;
 /// last. Empty if they cannot be had: they only explain what is told anyway.
 pub async fn last_lines(unit: &str, since: i64, lines: usize) -> Vec<String> {
     let read = async {
+        // What was written a moment ago may be on its way still.
+        let mut sync = Command::new("journalctl");
+        let sync = sync.arg("--sync").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let _ = sync.kill_on_drop(true).status().await;
         let mut child = Command::new("journalctl")
-            .args(["--quiet", "--no-pager", "--output=cat"])
+            // With a time to begin at, --lines alone would be the first ones after it.
+            .args(["--quiet", "--no-pager", "--output=cat", "--reverse"])
             .args([format!("--lines={lines}"), format!("--since=@{since}"), format!("--unit={unit}")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -29,5 +34,5 @@ pub async fn last_lines(unit: &str, since: i64, lines: usize) -> Vec<String> {
         Some(String::from_utf8_lossy(&text).into_owned())
     };
     let text = tokio::time::timeout(ANSWER, read).await.ok().flatten().unwrap_or_default();
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    text.lines().rev().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }

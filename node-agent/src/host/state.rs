@@ -42,6 +42,8 @@ use crate::switch::Switch;
 const MAX_FILE: u64 = MAX_LEDGER;
 /// The largest ledger: owners of a hundred thousand entries in each of a few directories.
 const MAX_LEDGER: u64 = 64 << 20;
+/// Where a copy of this program lies, for what a pod cannot do.
+const PROGRAM_DIR: &str = "/var/lib/nodebootstrap/.agent";
 /// The file that pauses the host.
 pub const PAUSED: &str = "/var/lib/nodebootstrap/.paused";
 /// The most of it that is read.
@@ -297,14 +299,13 @@ impl State {
     /// # Errors
     /// If it does not get to the disk.
     pub fn keep_program(&self) -> Result<String, HostError> {
-        let directory = format!("{STATE_DIR}/.agent");
-        let path = format!("{directory}/nodebootstrap-agent");
+        let path = format!("{PROGRAM_DIR}/nodebootstrap-agent");
         let own = "/proc/self/exe";
         let unreadable =
             |error: std::io::Error| HostError::State { path: own.to_owned(), cause: error.to_string() };
         let digest = |file: File| read_through(file.take(u64::MAX), own, &mut |_| Ok(()));
         let wanted = digest(File::open(own).map_err(unreadable)?)?;
-        self.root.make_own_directory(&directory)?;
+        self.root.make_own_directory(PROGRAM_DIR)?;
         let place = self.root.locate(&path)?;
         if Digests::default().of(&place)? != Some(wanted) {
             let mut staged = Staged::begin(&place)?;
@@ -312,6 +313,18 @@ impl State {
             staged.install(Ids::root(0o700))?;
         }
         Ok(path)
+    }
+
+    /// Removes that copy, if no NodeBootstrap claims anything on this host.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn drop_program(&self) -> Result<(), HostError> {
+        if !self.others("")?.0.is_empty() {
+            return Ok(());
+        }
+        self.clear(PROGRAM_DIR, |_| false)?;
+        self.root.remove_own_directory(PROGRAM_DIR)
     }
 
     /// What is owed by an earlier run.

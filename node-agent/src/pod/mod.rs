@@ -944,9 +944,12 @@ impl<'a> Agent<'a> {
     }
 
     async fn leave(&mut self, spec: &NodeBootstrapReportSpec, stop: &CancellationToken) -> Next {
-        let under_way = self.host.state.switch(&self.settings.node_bootstrap).ok().flatten();
-        if under_way.is_some_and(|switch| switch.stage.is_open()) {
-            return self.await_switch(spec, stop).await;
+        match self.host.state.switch(&self.settings.node_bootstrap).ok().flatten() {
+            Some(switch) if switch.stage.is_open() => return self.await_switch(spec, stop).await,
+            Some(switch) if switch.forbids(engine::REVERT, &spec.retry) => {
+                return self.rolled_back(spec, &switch).await;
+            }
+            _ => {}
         }
         self.target = None;
         let revision = self.said.revision.clone();
@@ -955,7 +958,7 @@ impl<'a> Agent<'a> {
             return self.rest_paused(spec, &why).await;
         }
         let put_back = match (lock, spec.leave) {
-            (Ok(lock), Some(Leave::Revert)) => match self.revert(lock, stop).await {
+            (Ok(lock), Some(Leave::Revert)) => match self.revert(spec, lock, stop).await {
                 Ok(made) => Some(made),
                 Err(failure) if failure.is_stop() => return Next::Rest,
                 Err(failure) => return self.fail(spec, &revision, &failure, &[]).await,
@@ -975,13 +978,31 @@ impl<'a> Agent<'a> {
     }
 
     /// Puts back what was there before; what was done.
-    async fn revert(&self, lock: Lock, stop: &CancellationToken) -> Result<Vec<Change>, Failure> {
+    async fn revert(
+        &self,
+        spec: &NodeBootstrapReportSpec,
+        lock: Lock,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Change>, Failure> {
         let node_bootstrap = &self.settings.node_bootstrap;
         let refused = |error: HostError| Failure::from(&error);
         let request = engine::revert(&self.host, node_bootstrap, true).map_err(refused)?;
         let plan = engine::plan(&self.host, &request).await.map_err(refused)?;
-        let observer = Logged::new(self.pulse);
-        let made = engine::apply(&self.host, &request, &plan, lock, &observer, stop).await?;
+        let made = if switch::at_stake(&self.host, &plan).is_some() {
+            let node = self.settings.node_name.clone();
+            let asked = process::asked(&request, node, plan.disruption(), spec.health.as_ref(), &spec.retry);
+            process::ask(&self.host, &request, asked).await.map_err(refused)?;
+            drop(lock);
+            let over = process::wait(&self.host, node_bootstrap, stop).await.map_err(refused)?;
+            let over = over.ok_or_else(Failure::stopped)?;
+            match over.failure() {
+                Some(failure) => return Err(failure),
+                None => over.changes.into_iter().map(Change::from).collect(),
+            }
+        } else {
+            let observer = Logged::new(self.pulse);
+            engine::apply(&self.host, &request, &plan, lock, &observer, stop).await?
+        };
         let _lock = self.host.state.lock(|| {}).await.map_err(refused)?;
         engine::give_up(&self.host, node_bootstrap).map_err(refused)?;
         Ok(made)

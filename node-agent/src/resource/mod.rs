@@ -90,6 +90,13 @@ impl From<&Change> for ChangeSummary {
     }
 }
 
+impl From<ChangeSummary> for Change {
+    fn from(summary: ChangeSummary) -> Self {
+        let ChangeSummary { resource, change, disruption } = summary;
+        Self { resource, change, found: String::new(), disruption }
+    }
+}
+
 /// Why a revision cannot be had on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {

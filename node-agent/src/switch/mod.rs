@@ -59,6 +59,9 @@ pub struct Switch {
     pub node: String,
     /// The highest disruption that is permitted.
     pub permit: Disruption,
+    /// Whether a pod asks: what that runs under is never stopped to take something back.
+    #[serde(default)]
+    pub from_pod: bool,
     /// Resources whose differences are left as they are.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub leave: BTreeSet<String>,
@@ -71,6 +74,9 @@ pub struct Switch {
     pub retry: String,
     /// How far it is.
     pub stage: Stage,
+    /// When it was begun, in seconds since 1970: what units wrote before is of no interest.
+    #[serde(default)]
+    pub begun: i64,
     /// Units that run with what was made.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub restarts: BTreeSet<String>,
@@ -221,6 +227,38 @@ mod tests {
 
     fn good(lease: i64) -> Health {
         Health { kubelet: None, api: None, not_ready: Some(None), lease: Some(at(lease)) }
+    }
+
+    fn switch(stage: Stage) -> Switch {
+        let json = serde_json::json!({
+            "revision": {"name": "r1", "revision": {"format": 1, "presetVersion": 1, "nodeBootstrap": "n",
+                "uid": "", "cluster": "", "resources": []}},
+            "node": "n1", "permit": "Restart", "timeout": 10, "stableFor": 1, "stage": "Armed", "retry": "a"});
+        Switch { stage, ..serde_json::from_value(json).expect("a switch") }
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_tried_again_only_when_somebody_asks() {
+        let rolled_back = switch(Stage::RolledBack);
+        assert!(rolled_back.forbids("r1", "a"));
+        assert!(!rolled_back.forbids("r2", "a"), "another revision");
+        assert!(!rolled_back.forbids("r1", "b"), "another word");
+        assert!(!switch(Stage::Unproven).forbids("r1", "a"), "that was no failure");
+    }
+
+    #[test]
+    fn a_boot_in_the_middle_is_no_failure_unless_it_always_is() {
+        let mut next = switch(Stage::Armed);
+        for expected in [Stage::Unproven, Stage::Unproven, Stage::RolledBack] {
+            let interruptions = next.interruptions_of("r1");
+            next = Switch { interruptions, ..switch(Stage::Armed) };
+            next.interrupted();
+            assert_eq!(next.stage, expected);
+        }
+        assert_eq!(next.interruptions_of("r2"), 0);
+        let mut failed = Switch { cause: Some(Cause::default()), ..switch(Stage::Armed) };
+        failed.interrupted();
+        assert_eq!(failed.stage, Stage::RolledBack, "it had failed before");
     }
 
     #[test]

@@ -68,11 +68,13 @@ pub fn asked(
         previous: None,
         node,
         permit,
+        from_pod: request.from_pod,
         leave: request.leave.clone(),
         timeout: Health::timeout(health).duration().as_secs(),
         stable_for: Health::stable_for(health).duration().as_secs(),
         retry: retry.to_owned(),
         stage: Stage::Asked,
+        begun: 0,
         restarts: BTreeSet::new(),
         kubelet: None,
         before: kubelet::Health::default(),
@@ -151,8 +153,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         created: switch.revision.created.clone(),
         revision: switch.revision.revision.clone(),
         payload: host.state.payload(node_bootstrap).map_err(words)?,
-        // It is no pod that would be ended in the middle.
-        from_pod: false,
+        from_pod: switch.from_pod,
         leave: switch.leave.clone(),
     };
     let plan = match begin(host, &request, &mut switch).await {
@@ -226,7 +227,7 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     switch.previous = host.state.begun(node_bootstrap).map_err(failure)?.map(Rc::unwrap_or_clone);
     let program = host.state.keep_program().map_err(failure)?;
     units::arm(host, node_bootstrap, &program, switch.timeout).await.map_err(failure)?;
-    switch.stage = Stage::Armed;
+    (switch.stage, switch.begun) = (Stage::Armed, Timestamp::now().as_second());
     host.state.put_switch(node_bootstrap, switch).map_err(failure)?;
     Ok(plan)
 }
@@ -274,10 +275,8 @@ async fn healthy(
 /// The cause, with what the units wrote last.
 async fn with_journal(cause: Cause, switch: &Switch) -> Cause {
     let mut message = cause.message;
-    let since =
-        Timestamp::now().as_second().saturating_sub(i64::try_from(switch.timeout).unwrap_or(i64::MAX));
     for unit in switch.restarts.iter().filter(|unit| is_node_unit(unit)) {
-        let lines = journal::last_lines(unit, since, LINES).await;
+        let lines = journal::last_lines(unit, switch.begun, LINES).await;
         if !lines.is_empty() {
             let lines: Vec<String> = lines.iter().map(|line| line.chars().take(MAX_LINE).collect()).collect();
             message = format!("{message}; {unit} wrote: {}", lines.join(" | "));

@@ -35,7 +35,10 @@ pub(super) async fn prepare(host: &Host, node_bootstrap: &str, program: &str) ->
     host.systemd.reload().await
 }
 
-/// Arms the dead-man: in `seconds` at the latest what is not confirmed is rolled back, or at a boot before that.
+/// How much later than the process itself the dead-man rolls back, in seconds: who sees what is wrong can tell it.
+const GRACE: u64 = 5;
+
+/// Arms the dead-man: soon after `seconds` what is not confirmed is rolled back, or at a boot before that.
 pub(super) async fn arm(
     host: &Host,
     node_bootstrap: &str,
@@ -59,7 +62,8 @@ pub(super) async fn arm(
     // systemd's own default would have it a minute late.
     let timer = format!(
         "[Unit]\nDescription=nodebootstrap: the NodeBootstrap {node_bootstrap} is confirmed by then, or rolled back\n\
-         [Timer]\nOnActiveSec={seconds}\nAccuracySec=100ms\nRemainAfterElapse=no\n"
+         [Timer]\nOnActiveSec={}\nAccuracySec=100ms\nRemainAfterElapse=no\n",
+        seconds.saturating_add(GRACE)
     );
     write(host, GUARD, &guard)?;
     let place = host.root.locate(GUARD_LINK)?;

@@ -63,7 +63,6 @@ const DRIFTS: &[(&str, &str)] = &[
     ("a user's lock", "sed -i 's/^games:!/games:/' /etc/shadow"),
     ("a file of an archive", "echo evil > /opt/tools/bin/tool"),
     ("a file that an archive brought", "rm /opt/tools/bin/new"),
-    ("a drop-in", "rm /etc/systemd/system/kinds.service.d/10-nice.conf"),
     ("a block in a file", "sed -i s/registry.kinds/other.kinds/ /etc/hosts"),
     ("a line of a file", "sed -i s/A=ours/A=theirs/ /etc/kinds/theirs"),
     ("a mode inside a directory", "chmod 0666 /etc/kinds/theirs"),
@@ -71,6 +70,8 @@ const DRIFTS: &[(&str, &str)] = &[
     ("a mask", "systemctl unmask systemd-tmpfiles-clean.timer"),
     ("a service", "systemctl stop kinds.service"),
     ("a kernel setting", "echo 0 > /proc/sys/net/ipv4/conf/all/log_martians"),
+    // The last: for ten seconds the service that it restarts is watched, and nothing else.
+    ("a drop-in", "rm /etc/systemd/system/kinds.service.d/10-nice.conf"),
 ];
 
 pub(crate) async fn each_kind_is_made_repaired_and_put_back(lab: &Lab) -> Result<()> {

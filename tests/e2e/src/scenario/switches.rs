@@ -169,8 +169,7 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
 pub(crate) async fn what_cannot_be_proven_is_put_back_and_tried_again(lab: &Lab) -> Result<()> {
     let node = lab.expendable_worker().await?;
     let name = "unproven";
-    let text = yaml(name, Some(node), "kubelet.service", "[Service]\nEnvironment=SWITCH=2\n", "")
-        .replace("stableFor: 2s", "stableFor: 6s");
+    let text = yaml(name, Some(node), "kubelet.service", "[Service]\nEnvironment=SWITCH=2\n", "");
     lab.apply(&text).await?;
     wait_for("the attempt to be begun", PATIENCE, || async {
         Ok((stage(lab, node, name).await.unwrap_or_default() == "Armed").then_some(()))
