@@ -401,6 +401,11 @@ async fn lock(host: &Host, stop: &CancellationToken) -> Result<Lock, String> {
         lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string())?,
         () = stop.cancelled() => return Err("told to stop: nothing was begun".to_owned()),
     };
+    if let Some(name) = host.state.switching().map_err(|error| error.to_string())? {
+        return Err(format!(
+            "what pods run under is being changed for the NodeBootstrap {name}, and is confirmed or rolled back soon: wait for that, and see journalctl -u nodebootstrap-switch-{name} -u nodebootstrap-rollback-{name}"
+        ));
+    }
     match host.state.paused().map_err(|error| error.to_string())? {
         Some(since) => Err(format!(
             "this host is paused since {since}, so nothing is changed: run nodebootstrap-agent resume first"

@@ -51,6 +51,8 @@ pub enum Outcome<'a> {
     Impossible(&'a [Problem]),
     /// The host itself makes the changes, and confirms them within so many seconds or rolls them back.
     Switching(&'a [ChangeSummary], u64),
+    /// It does so for another NodeBootstrap, which is waited for.
+    OtherSwitches(&'a str),
     /// It has rolled them back; why.
     RolledBack(&'a Failure),
     /// Every change is stopped; by what, and what ends it.
@@ -215,6 +217,12 @@ pub fn status(
             list(&mut word, changes.iter().cloned());
             word.message = format!(
                 "what pods run under is changed, by the host itself: confirmed within {seconds} s, or rolled back"
+            );
+        }
+        Outcome::OtherSwitches(name) => {
+            word.phase = ReportPhase::Applying;
+            word.message = format!(
+                "waits: what pods run under is being changed for the NodeBootstrap {name}, and is confirmed or rolled back soon"
             );
         }
         Outcome::RolledBack(failure) => {

@@ -50,12 +50,8 @@ pub async fn plan(
     let ledger = host.state.ledger(node_bootstrap, None)?.unconfirmed();
     let request = nothing(ROLL_BACK, node_bootstrap, ledger.cluster.clone());
     let mut owed = host.state.owed(node_bootstrap)?;
-    if at_boot {
-        owed.restarts.clear();
-    } else {
-        owed.restarts.extend(restarts.iter().cloned());
-    }
-    let to_observe = unit::to_observe(std::iter::empty(), &owed.restarts, removal::to_observe(&ledger));
+    let ran: BTreeSet<String> = owed.restarts.union(restarts).cloned().collect();
+    let to_observe = unit::to_observe(std::iter::empty(), &ran, removal::to_observe(&ledger));
     let units = host.systemd.observe(&to_observe).await?;
     let store = if trust::matters(std::iter::empty(), &ledger, owed.trust_store) {
         // What cannot be looked at keeps nothing else from being put back.
@@ -69,6 +65,10 @@ pub async fn plan(
     trust::plan(store, node_bootstrap, &[], owed.trust_store, &mut planner);
     if at_boot {
         planner.restarts.clear();
+        owed.restarts.clear();
+    } else if !planner.steps.is_empty() || !removal.last.is_empty() {
+        // What was put back before a roll-back was killed stands in what is owed.
+        owed.restarts = ran;
     }
     unit::plan(&[], Vec::new(), &owed.restarts, &mut planner);
     planner.steps.extend(removal.last);
@@ -95,7 +95,8 @@ pub async fn run(
     for path in &plan.owed.written {
         host.root.remove_leftover(path).map_err(state)?;
     }
-    host.state.owe(node_bootstrap, &owed_by(plan)).map_err(state)?;
+    // Putting back does not wait for a disk that is full; what is owed then is only not known after another crash.
+    let _ = host.state.owe(node_bootstrap, &owed_by(plan));
     let mut made = Vec::new();
     let done = make(host, node_bootstrap, &plan.steps, lock, observer, stop, &mut made).await;
     let lock = match done {

@@ -267,6 +267,19 @@ impl State {
         self.read(node_bootstrap, "switch.json")
     }
 
+    /// The NodeBootstrap for which what the node's pods run under is being changed now. Ask with the lock held.
+    ///
+    /// # Errors
+    /// If a file is damaged.
+    pub fn switching(&self) -> Result<Option<String>, HostError> {
+        for name in self.known()? {
+            if self.switch(&name)?.is_some_and(|switch| switch.stage.is_open()) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     /// Writes down how far that is. What is over needs no secret values any more.
     ///
     /// # Errors

@@ -455,7 +455,10 @@ impl Systemd for Bus {
                         .build()
                         .await
                         .map_err(refused(unit, "look"))?;
-                    state.need_reload = proxy.need_daemon_reload().await.map_err(refused(unit, "look"))?;
+                    // It does not say so of a mask that it has not read.
+                    let mask_is_new = state.file.starts_with("masked") && state.load != "masked";
+                    state.need_reload =
+                        proxy.need_daemon_reload().await.map_err(refused(unit, "look"))? || mask_is_new;
                     state.loops = loops(unit, &proxy, &state).await?;
                 }
                 states.insert(unit.clone(), state);

@@ -55,6 +55,8 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const GATHER: Duration = Duration::from_millis(100);
 /// The least time between two passes because of inotify.
 const CALM: Duration = Duration::from_secs(1);
+/// How soon it is looked again whether another NodeBootstrap is done with what only one may do at a time.
+const OTHERS: Duration = Duration::from_secs(2);
 /// An apply that takes longer than this says so in the Report before it ends.
 const SLOW: Duration = Duration::from_secs(1);
 /// What goes on for longer says how far it is, so often at most.
@@ -599,6 +601,9 @@ impl<'a> Agent<'a> {
             if let Some(why) = self.why_paused(spec) {
                 return self.rest_paused(spec, &why).await;
             }
+            if let Some(next) = self.others_switch(spec).await {
+                return next;
+            }
             let seen = match self.look(spec, target).await {
                 Ok((plan, target)) => {
                     plan.has_downloads(&self.host).map(|has_downloads| (plan, target, has_downloads))
@@ -654,7 +659,7 @@ impl<'a> Agent<'a> {
                 Err(next) => return next,
             }
         }
-        if switch::at_stake(&self.host, &plan).is_some() {
+        if switch::touches(&self.host, &plan) {
             let node = self.settings.node_name.clone();
             let asked = process::asked(target, node, permit, spec.health.as_ref(), &spec.retry);
             if let Err(error) = process::ask(&self.host, target, asked).await {
@@ -690,6 +695,13 @@ impl<'a> Agent<'a> {
         }
     }
 
+    /// Waits for another NodeBootstrap's change of what pods run under: a node is judged by one at a time.
+    async fn others_switch(&mut self, spec: &NodeBootstrapReportSpec) -> Option<Next> {
+        let name = self.host.state.switching().ok().flatten()?;
+        self.say(spec, &spec.revision, &Outcome::OtherSwitches(&name), &[]).await;
+        Some(Next::Within(OTHERS))
+    }
+
     /// Waits until what the host itself does is over. It goes on also if this pod ends.
     async fn await_switch(&mut self, spec: &NodeBootstrapReportSpec, stop: &CancellationToken) -> Next {
         self.pulse.set_busy(false);
@@ -710,8 +722,9 @@ impl<'a> Agent<'a> {
             Err(error) => return self.fail(spec, &spec.revision, &Failure::from(&error), &[]).await,
         };
         match (switch.stage, switch.failure()) {
-            // What it made is found made.
+            // What it made is found made; and what is to be had may be something else by now.
             (_, None) => Next::Now,
+            _ if switch.revision.name != spec.revision && spec.leave.is_none() => Next::Now,
             (Stage::RolledBack, Some(_)) => self.rolled_back(spec, &switch).await,
             (_, Some(failure)) => self.fail(spec, &switch.revision.name, &failure, &[]).await,
         }
@@ -957,6 +970,9 @@ impl<'a> Agent<'a> {
         if let Some(why) = self.why_paused(spec) {
             return self.rest_paused(spec, &why).await;
         }
+        if let Some(next) = self.others_switch(spec).await {
+            return next;
+        }
         let put_back = match (lock, spec.leave) {
             (Ok(lock), Some(Leave::Revert)) => match self.revert(spec, lock, stop).await {
                 Ok(made) => Some(made),
@@ -988,7 +1004,7 @@ impl<'a> Agent<'a> {
         let refused = |error: HostError| Failure::from(&error);
         let request = engine::revert(&self.host, node_bootstrap, true).map_err(refused)?;
         let plan = engine::plan(&self.host, &request).await.map_err(refused)?;
-        let made = if switch::at_stake(&self.host, &plan).is_some() {
+        let made = if switch::touches(&self.host, &plan) {
             let node = self.settings.node_name.clone();
             let asked = process::asked(&request, node, plan.disruption(), spec.health.as_ref(), &spec.retry);
             process::ask(&self.host, &request, asked).await.map_err(refused)?;

@@ -190,11 +190,14 @@ pub fn is_node_unit(unit: &str) -> bool {
     unit.strip_suffix(".service").is_some_and(|name| NODE_UNITS.contains(&name))
 }
 
-/// The kubelet whose node a plan could lose: it restarts, stops or starts what the node's pods run under. `None`: it does
-/// not, or there is nothing to lose yet.
+/// Whether a plan restarts, stops or starts what the node's pods run under.
+pub fn touches(host: &Host, plan: &Plan) -> bool {
+    host.systemd.is_running() && plan.steps.iter().filter_map(Step::unit).any(is_node_unit)
+}
+
+/// The kubelet whose node such a plan could lose; `None`: it is none, or there is nothing to lose yet.
 pub fn at_stake(host: &Host, plan: &Plan) -> Option<Kubelet> {
-    let touches = plan.steps.iter().filter_map(Step::unit).any(is_node_unit);
-    if touches && host.systemd.is_running() { Kubelet::find(&host.root) } else { None }
+    if touches(host, plan) { Kubelet::find(&host.root) } else { None }
 }
 
 /// Why a node is not as good as it was before; empty: it is. `since`: when the changes were done.

@@ -22,6 +22,8 @@ use crate::resource::{Change, Step};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often whoever waits for an attempt looks how far it is.
 const WAIT_STEP: Duration = Duration::from_millis(500);
+/// How much later than the dead-man whoever waits starts the roll-back, in seconds.
+const LATE: u64 = 5;
 /// Lines of a unit's journal that are told.
 const LINES: usize = 3;
 /// The longest of them, in characters.
@@ -102,6 +104,15 @@ pub async fn wait(
         if !switch.stage.is_open() {
             return Ok(Some(switch));
         }
+        let late = switch.timeout.saturating_add(units::GRACE + LATE);
+        let late = switch.begun.saturating_add(i64::try_from(late).unwrap_or(i64::MAX));
+        // Its dead-man is dead too.
+        if switch.stage == Stage::Armed && Timestamp::now().as_second() > late {
+            let unit = units::rollback(node_bootstrap);
+            if !runs(host, &units::switch(node_bootstrap)).await && !runs(host, &unit).await {
+                drop(host.systemd.start(&unit).await);
+            }
+        }
         // What was never begun, and is not under way, never will be.
         if switch.stage == Stage::Asked && !runs(host, &units::switch(node_bootstrap)).await {
             let lock = host.state.lock(|| {}).await?;
@@ -174,9 +185,13 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     let proven = match outcome {
         Ok(made) => {
             switch.changes = made.iter().take(MAX_KEPT).map(ChangeSummary::from).collect();
-            healthy(host, &switch, switch.timeout().saturating_sub(begun.elapsed()), stop)
-                .await
-                .map(|()| made)
+            // Since before the restart: the kubelet renews its Lease at once when it starts, and then seldom.
+            let since = Timestamp::from_second(switch.begun).unwrap_or_default();
+            let within = switch.timeout().saturating_sub(begun.elapsed());
+            match healthy(host, &switch, since, within, stop).await {
+                Ok(()) => in_place(host, &request).await.map(|()| made),
+                Err(cause) => Err(cause),
+            }
         }
         Err(failure) => Err(Cause { reason: failure.reason, message: failure.message }),
     };
@@ -197,7 +212,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         Err(cause) => {
             tracing::warn!(reason = cause.reason, cause.message, "rolled back");
             switch.cause = Some(with_journal(cause, &switch).await);
-            host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
+            let _ = host.state.put_switch(node_bootstrap, &switch);
             // It starts when this process has ended, so that is not waited for.
             host.systemd.start(&units::rollback(node_bootstrap)).await.map(drop).map_err(words)
         }
@@ -232,14 +247,31 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     Ok(plan)
 }
 
-/// Waits until the node has been as good as before for long enough.
+/// Whether what was made is in place still: a node that is well again because somebody put it back proves nothing.
+async fn in_place(host: &Host, request: &Request) -> Result<(), Cause> {
+    let plan = engine::plan(host, request).await.map_err(|error| Failure::from(&error));
+    let left = match plan {
+        Ok(plan) => plan.changes().map(|change| format!("{} {}", change.resource, change.found)).collect(),
+        Err(failure) => vec![failure.message],
+    };
+    let changed = || Cause {
+        reason: "NotHeld".to_owned(),
+        message: format!(
+            "while the node was looked at, something else has changed what was made: {}",
+            left.join("; ")
+        ),
+    };
+    if left.is_empty() { Ok(()) } else { Err(changed()) }
+}
+
+/// Waits until the node has been as good as before for long enough. `since`: when the change began.
 async fn healthy(
     host: &Host,
     switch: &Switch,
+    since: Timestamp,
     within: Duration,
     stop: &CancellationToken,
 ) -> Result<(), Cause> {
-    let since = Timestamp::now();
     let deadline = tokio::time::Instant::now() + within;
     let stable = Duration::from_secs(switch.stable_for);
     let mut good_since = None;
@@ -306,17 +338,31 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
             return units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words);
         }
     }
-    if switch.cause.is_none() {
+    let is_first = switch.cause.is_none();
+    if is_first {
         // The process that was to judge did not.
         switch.cause = Some(Cause {
             reason: "NotConfirmed".to_owned(),
             message: format!("nothing confirmed it within {} s", switch.timeout),
         });
-        host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
+        // Putting back does not wait for a disk that is full.
+        let _ = host.state.put_switch(node_bootstrap, &switch);
     }
-    put_back(host, &switch, false, lock, stop).await?;
+    let since = Timestamp::now();
+    let was_made = put_back(host, &switch, false, lock, stop).await?;
+    if is_first && !was_made {
+        let _lock = host.state.lock(|| {}).await.map_err(words)?;
+        switch.stage = Stage::Unproven;
+        switch.cause = Some(Cause {
+            reason: "NotBegun".to_owned(),
+            message: "it was ended before anything was changed".to_owned(),
+        });
+        host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
+        return units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words);
+    }
     // With what was there before it must be as before; else the node cannot tell what was wrong.
-    let back = healthy(host, &Switch { stable_for: 0, ..switch.clone() }, switch.timeout(), stop).await;
+    let lenient = Switch { stable_for: 0, ..switch.clone() };
+    let back = healthy(host, &lenient, since, switch.timeout(), stop).await;
     if stop.is_cancelled() {
         return Ok(());
     }
@@ -342,7 +388,7 @@ pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> 
         let Some(mut switch) = host.state.switch(&node_bootstrap).map_err(words)? else { continue };
         match switch.stage {
             Stage::Armed => {
-                put_back(host, &switch, true, lock, stop).await?;
+                let _ = put_back(host, &switch, true, lock, stop).await?;
                 switch.interrupted();
             }
             // What asked for it asks again.
@@ -355,13 +401,14 @@ pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> 
     units::disarm(host, "", true).await.map_err(words)
 }
 
+/// Puts back what was not confirmed; whether there was anything.
 async fn put_back(
     host: &Host,
     switch: &Switch,
     at_boot: bool,
     lock: Lock,
     stop: &CancellationToken,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let node_bootstrap = &switch.revision.revision.node_bootstrap;
     let words = |error: HostError| error.to_string();
     let plan = rollback::plan(host, node_bootstrap, &switch.restarts, at_boot).await.map_err(words)?;
@@ -371,7 +418,7 @@ async fn put_back(
     for change in made.iter().filter(|change| change.is_left()) {
         tracing::warn!(resource = change.resource, change = change.change, "not put back");
     }
-    Ok(())
+    Ok(!plan.steps.is_empty())
 }
 
 /// Whether no other NodeBootstrap has an attempt under way here.

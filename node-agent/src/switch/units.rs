@@ -36,7 +36,7 @@ pub(super) async fn prepare(host: &Host, node_bootstrap: &str, program: &str) ->
 }
 
 /// How much later than the process itself the dead-man rolls back, in seconds: who sees what is wrong can tell it.
-const GRACE: u64 = 5;
+pub(super) const GRACE: u64 = 5;
 
 /// Arms the dead-man: soon after `seconds` what is not confirmed is rolled back, or at a boot before that.
 pub(super) async fn arm(
