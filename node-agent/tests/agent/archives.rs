@@ -531,8 +531,8 @@ async fn a_cache_that_was_lost_is_no_reason_to_touch_anything() {
 #[tokio::test]
 async fn the_agent_fetches_before_it_asks_for_a_permit_and_watches_what_it_unpacked() {
     let (machine, api) = (Machine::new(), Api::start().await);
-    machine.systemd.set("containerd.service", "active");
-    let more = json!({"onChange": {"restart": ["containerd.service"]}});
+    machine.systemd.set("plugins.service", "active");
+    let more = json!({"onChange": {"restart": ["plugins.service"]}});
     let archive = archive(&machine, "a.tgz", &gzip(&plugins().end()), more);
     let name = api.put(&spec(archive), None);
     // Nothing but inotify tells of drift.
