@@ -92,7 +92,7 @@ const INSTANTS_BEFORE: &str = "printf '[Timer]\nUnit=systemd-tmpfiles-clean.serv
 const INSTANTS_SHOWN: &str = "cat /etc/instants; readlink /etc/instants-link; cat /proc/sys/net/ipv4/conf/all/log_martians; \
     for unit in instants.service instants-there.timer systemd-tmpfiles-clean.timer; do \
     systemctl show -P ActiveState -P UnitFileState -P LoadState -P NeedDaemonReload -P TimersMonotonic -P Nice $unit | sed 's/ ;.*//'; done; \
-    ls -A /var/lib/nodebootstrap/instants; \
+    ls -A /var/lib/nodebootstrap/instants | grep -v result.json; \
     find /etc/systemd /etc/instants* /var/lib/nodebootstrap -path '*/instants/*' -prune -o -printf '%p %y %m %u:%g %l\n' | sort; \
     find /etc/systemd /etc/instants* -type f -print0 | sort -z | xargs -0 sha256sum";
 
