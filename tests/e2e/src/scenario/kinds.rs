@@ -59,8 +59,11 @@ const SHOWN: &str = "ls /opt/tools /opt/tools/bin; /opt/tools/bin/tool; readlink
 const DRIFTS: &[(&str, &str)] = &[
     ("a symbolic link", "ln -sfn /nowhere /opt/kinds"),
     ("a membership", "sed -i '/^extra:/s/games//' /etc/group"),
-    ("a user's comment", "sed -i 's/:ours:/:theirs:/' /etc/passwd"),
-    ("a user's lock", "sed -i 's/^games:!/games:/' /etc/shadow"),
+    // At once: a third repair of one user within minutes counts as a tug of war.
+    (
+        "a user's comment and lock",
+        "sed -i 's/:ours:/:theirs:/' /etc/passwd; sed -i 's/^games:!/games:/' /etc/shadow",
+    ),
     ("a file of an archive", "echo evil > /opt/tools/bin/tool"),
     ("a file that an archive brought", "rm /opt/tools/bin/new"),
     ("a block in a file", "sed -i s/registry.kinds/other.kinds/ /etc/hosts"),
