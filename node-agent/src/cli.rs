@@ -556,8 +556,7 @@ async fn through_switch(
         "what pods run under is at stake: carried out by systemd, and rolled back unless the node is as good as before within {} s",
         asked.timeout
     ));
-    process::ask(host, request, asked).await.map_err(refused)?;
-    drop(lock);
+    process::ask(host, request, asked, lock).await.map_err(refused)?;
     let over = process::wait(host, node_bootstrap, stop).await.map_err(refused)?;
     let stopped = || Failure {
         reason: "Stopped".to_owned(),

@@ -48,7 +48,7 @@ use book::Notes;
 /// Downloads that run at once.
 const MAX_DOWNLOADS: usize = 4;
 /// The most changes that the last result keeps.
-const MAX_KEPT: usize = 1000;
+pub(crate) const MAX_KEPT: usize = 1000;
 
 /// What a host shall have.
 #[derive(Debug, Clone)]
@@ -66,6 +66,16 @@ pub struct Request {
     pub from_pod: bool,
     /// Resources, as in `file /etc/motd`, whose differences are left as they are. By hand: none.
     pub leave: BTreeSet<String>,
+}
+
+impl From<&Request> for Begun {
+    fn from(request: &Request) -> Self {
+        Self {
+            name: request.name.clone(),
+            created: request.created.clone(),
+            revision: request.revision.clone(),
+        }
+    }
 }
 
 /// What lies between a host and a revision.
@@ -533,11 +543,7 @@ async fn run(
 ) -> Result<(), Failure> {
     let node_bootstrap = &request.revision.node_bootstrap;
     let state = |error: HostError| Failure::of("state", &error, &[]);
-    let begun = Begun {
-        name: request.name.clone(),
-        created: request.created.clone(),
-        revision: request.revision.clone(),
-    };
+    let begun = Begun::from(request);
     for path in &plan.owed.written {
         host.root.remove_leftover(path).map_err(|error| Failure::of("leftover", &error, &[]))?;
     }

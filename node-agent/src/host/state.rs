@@ -42,8 +42,9 @@ use crate::switch::Switch;
 const MAX_FILE: u64 = MAX_LEDGER;
 /// The largest ledger: owners of a hundred thousand entries in each of a few directories.
 const MAX_LEDGER: u64 = 64 << 20;
-/// Where a copy of this program lies, for what a pod cannot do.
 const PROGRAM_DIR: &str = "/var/lib/nodebootstrap/.agent";
+/// Where a copy of this program lies, for what a pod cannot do.
+pub const PROGRAM: &str = "/var/lib/nodebootstrap/.agent/nodebootstrap-agent";
 /// The file that pauses the host.
 pub const PAUSED: &str = "/var/lib/nodebootstrap/.paused";
 /// The most of it that is read.
@@ -129,12 +130,13 @@ pub struct State {
     root: Root,
     ledgers: Rc<Kept<Ledger>>,
     begun: Rc<Kept<Begun>>,
+    switches: Rc<Kept<Switch>>,
 }
 
 impl State {
     /// The state of this host. Makes nothing.
     pub fn of(root: &Root) -> Self {
-        Self { root: root.clone(), ledgers: Rc::default(), begun: Rc::default() }
+        Self { root: root.clone(), ledgers: Rc::default(), begun: Rc::default(), switches: Rc::default() }
     }
 
     /// Takes the lock, if it is free.
@@ -263,8 +265,9 @@ impl State {
     ///
     /// # Errors
     /// If the file is damaged.
-    pub fn switch(&self, node_bootstrap: &str) -> Result<Option<Switch>, HostError> {
-        self.read(node_bootstrap, "switch.json")
+    pub fn switch(&self, node_bootstrap: &str) -> Result<Option<Rc<Switch>>, HostError> {
+        let path = format!("{STATE_DIR}/{node_bootstrap}/switch.json");
+        self.switches.of(&self.root, &path, MAX_FILE, |bytes| from_json(bytes, &path))
     }
 
     /// The NodeBootstrap for which what the node's pods run under is being changed now. Ask with the lock held.
@@ -307,25 +310,23 @@ impl State {
         Ok(self.read(node_bootstrap, "payload.json")?.unwrap_or_default())
     }
 
-    /// Makes sure that a copy of this program lies on the host; where.
+    /// Makes sure that a copy of this program lies at [`PROGRAM`].
     ///
     /// # Errors
     /// If it does not get to the disk.
-    pub fn keep_program(&self) -> Result<String, HostError> {
-        let path = format!("{PROGRAM_DIR}/nodebootstrap-agent");
+    pub fn keep_program(&self) -> Result<(), HostError> {
         let own = "/proc/self/exe";
         let unreadable =
             |error: std::io::Error| HostError::State { path: own.to_owned(), cause: error.to_string() };
-        let digest = |file: File| read_through(file.take(u64::MAX), own, &mut |_| Ok(()));
-        let wanted = digest(File::open(own).map_err(unreadable)?)?;
+        let wanted = read_through(File::open(own).map_err(unreadable)?, own, &mut |_| Ok(()))?;
         self.root.make_own_directory(PROGRAM_DIR)?;
-        let place = self.root.locate(&path)?;
+        let place = self.root.locate(PROGRAM)?;
         if Digests::default().of(&place)? != Some(wanted) {
             let mut staged = Staged::begin(&place)?;
             staged.append_file(File::open(own).map_err(unreadable)?)?;
             staged.install(Ids::root(0o700))?;
         }
-        Ok(path)
+        Ok(())
     }
 
     /// Removes that copy, if no NodeBootstrap claims anything on this host.

@@ -662,10 +662,9 @@ impl<'a> Agent<'a> {
         if switch::touches(&self.host, &plan) {
             let node = self.settings.node_name.clone();
             let asked = process::asked(target, node, permit, spec.health.as_ref(), &spec.retry);
-            if let Err(error) = process::ask(&self.host, target, asked).await {
+            if let Err(error) = process::ask(&self.host, target, asked, lock).await {
                 return self.refused(spec, target, &error).await;
             }
-            drop(lock);
             return self.await_switch(spec, stop).await;
         }
         self.listen |= !changes.is_empty();
@@ -1007,8 +1006,7 @@ impl<'a> Agent<'a> {
         let made = if switch::touches(&self.host, &plan) {
             let node = self.settings.node_name.clone();
             let asked = process::asked(&request, node, plan.disruption(), spec.health.as_ref(), &spec.retry);
-            process::ask(&self.host, &request, asked).await.map_err(refused)?;
-            drop(lock);
+            process::ask(&self.host, &request, asked, lock).await.map_err(refused)?;
             let over = process::wait(&self.host, node_bootstrap, stop).await.map_err(refused)?;
             let over = over.ok_or_else(Failure::stopped)?;
             match over.failure() {

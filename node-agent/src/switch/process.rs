@@ -28,8 +28,6 @@ const LATE: u64 = 5;
 const LINES: usize = 3;
 /// The longest of them, in characters.
 const MAX_LINE: usize = 160;
-/// The most changes that are kept.
-const MAX_KEPT: usize = 1000;
 
 struct Logged;
 
@@ -39,18 +37,18 @@ impl Observer for Logged {
     }
 }
 
-/// Has the host's systemd carry out what is asked for. The host's lock must be held, and be given up after it.
+/// Has the host's systemd carry out what is asked for, which gets the lock after that.
 ///
 /// # Errors
 /// If something does not get to the disk, or systemd does not start it.
-pub async fn ask(host: &Host, request: &Request, mut switch: Switch) -> Result<(), HostError> {
+pub async fn ask(host: &Host, request: &Request, mut switch: Switch, _lock: Lock) -> Result<(), HostError> {
     let node_bootstrap = &request.revision.node_bootstrap;
     let before = host.state.switch(node_bootstrap)?;
     switch.interruptions = before.map_or(0, |before| before.interruptions_of(&request.name));
-    let program = host.state.keep_program()?;
+    host.state.keep_program()?;
     host.state.put_payload(node_bootstrap, &request.payload)?;
     host.state.put_switch(node_bootstrap, &switch)?;
-    units::prepare(host, node_bootstrap, &program).await?;
+    units::prepare(host, node_bootstrap).await?;
     let unit = units::switch(node_bootstrap);
     // One of an earlier attempt counts as running until it is stopped.
     host.systemd.stop(&unit).await?.await?;
@@ -66,7 +64,7 @@ pub fn asked(
     retry: &str,
 ) -> Switch {
     Switch {
-        revision: begun(request),
+        revision: Begun::from(request),
         previous: None,
         node,
         permit,
@@ -86,10 +84,6 @@ pub fn asked(
     }
 }
 
-fn begun(request: &Request) -> Begun {
-    Begun { name: request.name.clone(), created: request.created.clone(), revision: request.revision.clone() }
-}
-
 /// Waits until an attempt is over; what came of it. `None`: there is none, or `stop` was called, which ends only the wait.
 ///
 /// # Errors
@@ -102,7 +96,7 @@ pub async fn wait(
     loop {
         let Some(switch) = host.state.switch(node_bootstrap)? else { return Ok(None) };
         if !switch.stage.is_open() {
-            return Ok(Some(switch));
+            return Ok(Some(Rc::unwrap_or_clone(switch)));
         }
         let late = switch.timeout.saturating_add(units::GRACE + LATE);
         let late = switch.begun.saturating_add(i64::try_from(late).unwrap_or(i64::MAX));
@@ -116,9 +110,8 @@ pub async fn wait(
         // What was never begun, and is not under way, never will be.
         if switch.stage == Stage::Asked && !runs(host, &units::switch(node_bootstrap)).await {
             let lock = host.state.lock(|| {}).await?;
-            if let Some(mut switch) =
-                host.state.switch(node_bootstrap)?.filter(|now| now.stage == Stage::Asked)
-            {
+            if let Some(switch) = host.state.switch(node_bootstrap)?.filter(|now| now.stage == Stage::Asked) {
+                let mut switch = Rc::unwrap_or_clone(switch);
                 let unit = units::switch(node_bootstrap);
                 switch.stage = Stage::Refused;
                 switch.cause = Some(Cause {
@@ -153,9 +146,10 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     let words = |error: HostError| error.to_string();
     host.systemd.watch_briefly();
     let lock = host.state.lock(|| {}).await.map_err(words)?;
-    let Some(mut switch) = host.state.switch(node_bootstrap).map_err(words)? else {
+    let Some(switch) = host.state.switch(node_bootstrap).map_err(words)? else {
         return Err(format!("nothing was asked for the NodeBootstrap {node_bootstrap}"));
     };
+    let mut switch = Rc::unwrap_or_clone(switch);
     if switch.stage != Stage::Asked {
         return Ok(());
     }
@@ -172,7 +166,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         Err(failure) => {
             switch.stage = Stage::Refused;
             switch.cause = Some(Cause { reason: failure.reason, message: failure.message });
-            let _ = units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await;
+            let _ = disarm(host, node_bootstrap).await;
             return host.state.put_switch(node_bootstrap, &switch).map_err(words);
         }
     };
@@ -184,7 +178,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     }
     let proven = match outcome {
         Ok(made) => {
-            switch.changes = made.iter().take(MAX_KEPT).map(ChangeSummary::from).collect();
+            switch.changes = made.iter().take(engine::MAX_KEPT).map(ChangeSummary::from).collect();
             // Since before the restart: the kubelet renews its Lease at once when it starts, and then seldom.
             let since = Timestamp::from_second(switch.begun).unwrap_or_default();
             let within = switch.timeout().saturating_sub(begun.elapsed());
@@ -207,7 +201,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
             rollback::confirm(host, &request, &plan, &made).map_err(words)?;
             drop(lock);
             tracing::info!(revision = switch.revision.name, "confirmed");
-            units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words)
+            disarm(host, node_bootstrap).await
         }
         Err(cause) => {
             tracing::warn!(reason = cause.reason, cause.message, "rolled back");
@@ -240,8 +234,7 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     switch.restarts = plan.steps.iter().filter_map(Step::unit).map(str::to_owned).collect();
     switch.before = kubelet::look(&host.root, &switch.node, &mut switch.kubelet).await;
     switch.previous = host.state.begun(node_bootstrap).map_err(failure)?.map(Rc::unwrap_or_clone);
-    let program = host.state.keep_program().map_err(failure)?;
-    units::arm(host, node_bootstrap, &program, switch.timeout).await.map_err(failure)?;
+    units::arm(host, node_bootstrap, switch.timeout).await.map_err(failure)?;
     (switch.stage, switch.begun) = (Stage::Armed, Timestamp::now().as_second());
     host.state.put_switch(node_bootstrap, switch).map_err(failure)?;
     Ok(plan)
@@ -325,17 +318,18 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     let words = |error: HostError| error.to_string();
     host.systemd.watch_briefly();
     let lock = host.state.lock(|| {}).await.map_err(words)?;
-    let Some(mut switch) = host.state.switch(node_bootstrap).map_err(words)? else { return Ok(()) };
+    let Some(switch) = host.state.switch(node_bootstrap).map_err(words)? else { return Ok(()) };
+    let mut switch = Rc::unwrap_or_clone(switch);
     match switch.stage {
         Stage::Armed => {}
         Stage::Confirmed => {
             rollback::finish(host, node_bootstrap).map_err(words)?;
             drop(lock);
-            return units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words);
+            return disarm(host, node_bootstrap).await;
         }
         Stage::Asked | Stage::RolledBack | Stage::Unproven | Stage::Refused => {
             drop(lock);
-            return units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words);
+            return disarm(host, node_bootstrap).await;
         }
     }
     let is_first = switch.cause.is_none();
@@ -358,7 +352,7 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
             message: "it was ended before anything was changed".to_owned(),
         });
         host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
-        return units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words);
+        return disarm(host, node_bootstrap).await;
     }
     // With what was there before it must be as before; else the node cannot tell what was wrong.
     let lenient = Switch { stable_for: 0, ..switch.clone() };
@@ -374,7 +368,7 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     let _lock = host.state.lock(|| {}).await.map_err(words)?;
     switch.stage = if is_away { Stage::Unproven } else { Stage::RolledBack };
     host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
-    units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await.map_err(words)
+    disarm(host, node_bootstrap).await
 }
 
 /// Puts back the files of all that a boot interrupted, before the kubelet starts; units are systemd's to start.
@@ -385,10 +379,11 @@ pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> 
     let words = |error: HostError| error.to_string();
     for node_bootstrap in host.state.known().map_err(words)? {
         let lock = host.state.lock(|| {}).await.map_err(words)?;
-        let Some(mut switch) = host.state.switch(&node_bootstrap).map_err(words)? else { continue };
+        let Some(switch) = host.state.switch(&node_bootstrap).map_err(words)? else { continue };
+        let mut switch = Rc::unwrap_or_clone(switch);
         match switch.stage {
             Stage::Armed => {
-                let _ = put_back(host, &switch, true, lock, stop).await?;
+                put_back(host, &switch, true, lock, stop).await?;
                 switch.interrupted();
             }
             // What asked for it asks again.
@@ -419,6 +414,12 @@ async fn put_back(
         tracing::warn!(resource = change.resource, change = change.change, "not put back");
     }
     Ok(!plan.steps.is_empty())
+}
+
+/// Takes away what an attempt was armed with; the guard only with the last one on this host.
+async fn disarm(host: &Host, node_bootstrap: &str) -> Result<(), String> {
+    let disarmed = units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await;
+    disarmed.map_err(|error| error.to_string())
 }
 
 /// Whether no other NodeBootstrap has an attempt under way here.

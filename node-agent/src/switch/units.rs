@@ -1,8 +1,9 @@
 //! The units of an attempt: the process that carries it out, the one that rolls it back, the timer that starts that if the
 //! first dies or hangs, and the guard that does it at a boot. All but the guard lie in /run and are gone at a boot.
 
+use crate::host::state::PROGRAM;
 use crate::host::write::Ids;
-use crate::host::{Host, HostError, Kind};
+use crate::host::{Host, HostError, Kind, Place};
 
 use super::NODE_UNITS;
 
@@ -26,10 +27,10 @@ pub(super) fn dead_man(node_bootstrap: &str) -> String {
 }
 
 /// Writes the unit that carries an attempt out.
-pub(super) async fn prepare(host: &Host, node_bootstrap: &str, program: &str) -> Result<(), HostError> {
+pub(super) async fn prepare(host: &Host, node_bootstrap: &str) -> Result<(), HostError> {
     let text = format!(
         "[Unit]\nDescription=nodebootstrap: bring the NodeBootstrap {node_bootstrap} to this node\n\
-         [Service]\nType=exec\nRemainAfterExit=yes\nExecStart={program} switch {node_bootstrap}\n"
+         [Service]\nType=exec\nRemainAfterExit=yes\nExecStart={PROGRAM} switch {node_bootstrap}\n"
     );
     write(host, &format!("{RUNTIME}/{}", switch(node_bootstrap)), &text)?;
     host.systemd.reload().await
@@ -39,25 +40,20 @@ pub(super) async fn prepare(host: &Host, node_bootstrap: &str, program: &str) ->
 pub(super) const GRACE: u64 = 5;
 
 /// Arms the dead-man: soon after `seconds` what is not confirmed is rolled back, or at a boot before that.
-pub(super) async fn arm(
-    host: &Host,
-    node_bootstrap: &str,
-    program: &str,
-    seconds: u64,
-) -> Result<(), HostError> {
+pub(super) async fn arm(host: &Host, node_bootstrap: &str, seconds: u64) -> Result<(), HostError> {
     let (switch, rollback) = (switch(node_bootstrap), rollback(node_bootstrap));
     let before: Vec<String> = NODE_UNITS.iter().map(|name| format!("{name}.service")).collect();
     let guard = format!(
         "[Unit]\nDescription=nodebootstrap: put back what a restart of the machine interrupted\n\
          RequiresMountsFor=/var/lib/nodebootstrap\nAfter=dbus.service\nBefore={}\n\
-         [Service]\nType=oneshot\nExecStart={program} guard\n[Install]\nWantedBy=multi-user.target\n",
+         [Service]\nType=oneshot\nExecStart={PROGRAM} guard\n[Install]\nWantedBy=multi-user.target\n",
         before.join(" ")
     );
     // The first that is started stops the other: only one of them works at a time.
     let rolls_back = format!(
         "[Unit]\nDescription=nodebootstrap: put back what the NodeBootstrap {node_bootstrap} had before\n\
          Conflicts={switch}\nAfter={switch}\nStartLimitIntervalSec=0\n\
-         [Service]\nType=exec\nExecStart={program} rollback {node_bootstrap}\nRestart=on-failure\nRestartSec=2\n"
+         [Service]\nType=exec\nExecStart={PROGRAM} rollback {node_bootstrap}\nRestart=on-failure\nRestartSec=2\n"
     );
     // systemd's own default would have it a minute late.
     let timer = format!(
@@ -66,11 +62,7 @@ pub(super) async fn arm(
         seconds.saturating_add(GRACE)
     );
     write(host, GUARD, &guard)?;
-    let place = host.root.locate(GUARD_LINK)?;
-    for parent in place.missing_paths() {
-        host.root.make_directory(&host.root.locate(&parent)?, Ids::root(0o755))?;
-    }
-    host.root.replace_link(&host.root.locate(GUARD_LINK)?, GUARD, (0, 0), Kind::Link)?;
+    host.root.replace_link(&place_of(host, GUARD_LINK)?, GUARD, (0, 0), Kind::Link)?;
     write(host, &format!("{RUNTIME}/{rollback}"), &rolls_back)?;
     write(host, &format!("{RUNTIME}/{}", dead_man(node_bootstrap)), &timer)?;
     host.systemd.reload().await?;
@@ -94,12 +86,16 @@ pub(super) async fn disarm(host: &Host, node_bootstrap: &str, is_last: bool) -> 
     host.systemd.reload().await
 }
 
-fn write(host: &Host, path: &str, text: &str) -> Result<(), HostError> {
-    let place = host.root.locate(path)?;
-    for parent in place.missing_paths() {
+/// A place, with all directories above it.
+fn place_of(host: &Host, path: &str) -> Result<Place, HostError> {
+    for parent in host.root.locate(path)?.missing_paths() {
         host.root.make_directory(&host.root.locate(&parent)?, Ids::root(0o755))?;
     }
-    host.root.write(&host.root.locate(path)?, text.as_bytes(), Ids::root(0o644)).map(drop)
+    host.root.locate(path)
+}
+
+fn write(host: &Host, path: &str, text: &str) -> Result<(), HostError> {
+    host.root.write(&place_of(host, path)?, text.as_bytes(), Ids::root(0o644)).map(drop)
 }
 
 fn remove(host: &Host, path: &str) -> Result<(), HostError> {

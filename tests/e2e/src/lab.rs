@@ -15,7 +15,7 @@ use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use testbed::{Testbed, wait_for};
 
-use crate::programs::workspace;
+use crate::programs::{self, workspace};
 
 /// How long a condition may take: far more than it should, so that only what never comes fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -167,6 +167,15 @@ impl Lab {
     /// Whether a command on a machine succeeds.
     pub(crate) async fn host_succeeds(&self, machine: &str, words: &[&str]) -> Result<bool> {
         Ok(self.testbed.machine(machine)?.exec(words).await?.success())
+    }
+
+    /// Puts the agent's program onto a machine, for use by hand; where it lies there.
+    pub(crate) fn put_agent(&self, machine: &str) -> Result<&'static str> {
+        let agent = "/root/nodebootstrap-agent";
+        let inside = self.testbed.machine(machine)?.root().join(agent.trim_start_matches('/'));
+        std::fs::copy(programs::folder()?.join("nodebootstrap-agent"), &inside)
+            .with_context(|| format!("cannot copy the agent to {}", inside.display()))?;
+        Ok(agent)
     }
 
     /// Owner, group, mode and kind of a path on a machine, as in `kubernetes:kubernetes 755 directory`.

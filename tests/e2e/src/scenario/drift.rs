@@ -9,7 +9,6 @@ use crds::report::ReportPhase;
 use testbed::wait_for;
 
 use crate::lab::{Lab, PATIENCE, is, message, reason};
-use crate::programs;
 
 /// Far less than the interval, and than the time after which what was started is looked at once more.
 const AT_ONCE: Duration = Duration::from_secs(6);
@@ -132,10 +131,7 @@ pub(crate) async fn a_paused_node_is_left_as_it_is(lab: &Lab) -> Result<()> {
     lab.ready("paused").await?;
     ensure!(lab.host("worker1", &["cat", "/etc/paused"]).await? == "second");
 
-    let agent = "/root/nodebootstrap-agent";
-    let inside = lab.testbed.machine("worker2")?.root().join(agent.trim_start_matches('/'));
-    std::fs::copy(programs::folder()?.join("nodebootstrap-agent"), &inside)
-        .with_context(|| format!("cannot copy the agent to {}", inside.display()))?;
+    let agent = lab.put_agent("worker2")?;
     let said = lab.host("worker2", &[agent, "pause"]).await?;
     ensure!(said.starts_with("paused since 20"), "{said}");
     let resumed = async {

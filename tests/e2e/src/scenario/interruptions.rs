@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, ListParams};
 
 use crate::lab::{Lab, is_current};
-use crate::programs;
 
 /// Kills every process of a name on a machine, at once and without a word.
 async fn kill(lab: &Lab, machine: &str, program: &str) -> Result<()> {
@@ -99,16 +98,14 @@ const INSTANTS_SHOWN: &str = "cat /etc/instants; readlink /etc/instants-link; ca
 /// As the agent's test of the same name does it on a folder, here with a systemd that runs: it ends, as by SIGKILL,
 /// before each change in turn, of applying and of reverting, and the next run finishes.
 pub(crate) async fn killed_before_any_change_the_next_run_finishes(lab: &Lab) -> Result<()> {
-    let (agent, file) = ("/root/nodebootstrap-agent", "/root/instants.yaml");
+    let file = "/root/instants.yaml";
     let next = AtomicUsize::new(1);
     let points = lab.nodes()?.into_iter().map(|node| {
         let next = &next;
         async move {
             let machine = lab.testbed.machine(&node)?;
-            let root = machine.root();
-            std::fs::copy(programs::folder()?.join("nodebootstrap-agent"), root.join(&agent[1..]))
-                .context("cannot copy the agent")?;
-            std::fs::write(root.join(&file[1..]), INSTANTS)?;
+            let agent = lab.put_agent(&node)?;
+            std::fs::write(machine.root().join(&file[1..]), INSTANTS)?;
             let shown = || lab.host(&node, &["sh", "-c", INSTANTS_SHOWN]);
             let run = |command: &'static [&'static str], kill_at: Option<usize>| {
                 let kill = kill_at.map(|at| format!("NODEBOOTSTRAP_KILL_AT={at}"));

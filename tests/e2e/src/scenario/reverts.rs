@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use testbed::wait_for;
 
 use crate::lab::{Lab, PATIENCE};
-use crate::programs;
 
 /// What a NodeBootstrap may touch on a machine: each path with kind, owner, mode, size and target; accounts; units.
 const LOOK: &str = "find /etc /usr/local /opt -xdev ! -path '/etc/kubernetes/*.lock' ! -name .pwd.lock \
@@ -111,10 +110,7 @@ pub(crate) async fn a_machine_that_was_away_is_reverted_by_hand(lab: &Lab) -> Re
     .await?;
     // No 404 of the API has taken anything away.
     ensure!(lab.host(away, &["cat", "/etc/issue"]).await? == "ours");
-    let agent = "/root/nodebootstrap-agent";
-    let inside = lab.testbed.machine(away)?.root().join(agent.trim_start_matches('/'));
-    std::fs::copy(programs::folder()?.join("nodebootstrap-agent"), &inside)
-        .with_context(|| format!("cannot copy the agent to {}", inside.display()))?;
+    let agent = lab.put_agent(away)?;
     let said = lab.host(away, &[agent, "revert", "away"]).await?;
     ensure!(said.contains("1 change put back"), "{said}");
     ensure!(lab.host(away, &["cat", "/etc/issue"]).await? == issue);
