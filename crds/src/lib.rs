@@ -5,12 +5,14 @@
 //! |---|---|
 //! | [`names`] | every name, label and annotation that two parts must agree on |
 //! | [`value`] | the small types that parse once: [`HostPath`], [`Mode`], [`Sha256`], … and the rules that refuse bad ones |
+//! | [`component`] | what presets are asked for: the kubelet, the container runtime |
 //! | [`nodebootstrap`] | `NodeBootstrap`: the user's desired state, and its status |
 //! | [`report`] | `NodeBootstrapReport`: the operator's word to one node, and the agent's word back |
 //! | [`validate`] | what a spec as a whole must keep, beyond what its single values do |
 //! | [`revision`] | a spec rendered with everything it refers to, and the hash that names it |
 //! | [`schema`] | the CRDs as Kubernetes takes them |
 
+pub mod component;
 pub mod names;
 pub mod nodebootstrap;
 pub mod report;

@@ -14,6 +14,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::component::{ContainerRuntime, KernelPreset, Kubelet, Preflight};
 use crate::report::RunMode;
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, BlockText, CommentSign, DropInName,
@@ -169,6 +170,19 @@ pub struct NodeBootstrapSpec {
     /// The kernel's modules, settings and swap, now and at each boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Kernel>,
+
+    /// The kubelet of the nodes: version, configuration, flags. Example: {version: v1.36.3, sha256: {amd64: "<64 hex>"},
+    /// takeover: Adopt}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet: Option<Kubelet>,
+
+    /// The container runtime of the nodes. Example: {type: containerd}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_runtime: Option<ContainerRuntime>,
+
+    /// The checks of a node before kernel.preset, kubelet and containerRuntime are applied. Example: {ignore: [CgroupV1]}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<Preflight>,
 
     /// What becomes of what differs on a node from what was made there. Default: it is put right at once. Example:
     /// {policy: Report}.
@@ -809,13 +823,17 @@ pub struct DropIn {
 }
 
 /// The kernel's modules, settings and swap.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("!has(self.sysctls) || self.sysctls.all(k, size(k) <= 128 && k.matches(r'^[a-z0-9_]+([.][A-Za-z0-9_-][A-Za-z0-9_:/-]*)+$'))").message("sysctls: a setting is named as sysctl does, with dots, as in: net.ipv4.ip_forward"),
     validation = Rule::new("!has(self.sysctls) || self.sysctls.all(k, !k.matches(r'^(kernel[.](hostname|domainname|msg|sem|shm|auto_msgmni)|fs[.]mqueue[.])'))").message("sysctls: each pod has such a setting for itself, the agent's too, so that it cannot be set here: write a file in /etc/sysctl.d")
 )]
 pub struct Kernel {
+    /// kubernetes: the modules and settings that a node of Kubernetes needs, as docs/presets.md lists them; what is given
+    /// beside it wins. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<KernelPreset>,
     /// Modules that are loaded, now and, by /etc/modules-load.d/nodebootstrap-NAME.conf, at boot. One that leaves the
     /// spec stays loaded until the next boot. At most 64. Example: [overlay, br_netfilter].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

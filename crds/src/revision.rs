@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use thiserror::Error;
 
+use crate::component::{ContainerRuntime, Kubelet};
 use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy, SwapPolicy};
 use crate::validate;
@@ -57,8 +58,48 @@ pub struct Revision {
     /// How downloads reach their servers.
     #[serde(default, skip_serializing_if = "Trust::is_empty")]
     pub trust: Trust,
+    /// What each node expands to resources by what it is.
+    #[serde(default, skip_serializing_if = "Presets::is_empty")]
+    pub presets: Presets,
     /// Sorted by kind, then by path or name: the order of lists in a spec means nothing.
     pub resources: Vec<Resource>,
+}
+
+/// What each node expands to resources by what it is: as the spec has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Presets {
+    /// The kernel, where it has a preset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<nodebootstrap::Kernel>,
+    /// The kubelet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet: Option<Kubelet>,
+    /// The container runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_runtime: Option<ContainerRuntime>,
+    /// Checks whose findings are left out, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_checks: Vec<String>,
+}
+
+impl Presets {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn of(spec: &NodeBootstrapSpec) -> Self {
+        let kernel = spec.kernel.clone().filter(|kernel| kernel.preset.is_some());
+        let (kubelet, container_runtime) = (spec.kubelet.clone(), spec.container_runtime.clone());
+        let mut ignored_checks =
+            spec.preflight.as_ref().map(|preflight| preflight.ignore.clone()).unwrap_or_default();
+        ignored_checks.sort();
+        ignored_checks.dedup();
+        let presets = Self { kernel, kubelet, container_runtime, ignored_checks: Vec::new() };
+        // Without a preset there is nothing to check.
+        if presets.is_empty() { presets } else { Self { ignored_checks, ..presets } }
+    }
 }
 
 /// How downloads reach their servers.
@@ -752,7 +793,7 @@ pub fn render(
         Resource::Symlink(Symlink { path: symlink.path.clone(), target: symlink.target.clone() })
     }));
     resources.extend(spec.file_parts.iter().map(|part| Resource::Part(render_part(part))));
-    if let Some(kernel) = &spec.kernel {
+    if let Some(kernel) = spec.kernel.as_ref().filter(|kernel| kernel.preset.is_none()) {
         resources.extend(render_kernel(&identity.node_bootstrap, kernel));
     }
     let (trust, installed) = trust(spec, values)?;
@@ -766,6 +807,7 @@ pub fn render(
         uid: identity.uid.clone(),
         cluster: identity.cluster.clone(),
         trust,
+        presets: Presets::of(spec),
         resources,
     };
     let json = canonical(&revision);
@@ -920,7 +962,7 @@ fn in_quotes(value: &str) -> String {
 }
 
 /// The kernel's modules and settings, and the files by which they are there after a boot.
-fn render_kernel(node_bootstrap: &str, kernel: &nodebootstrap::Kernel) -> Vec<Resource> {
+pub fn render_kernel(node_bootstrap: &str, kernel: &nodebootstrap::Kernel) -> Vec<Resource> {
     let mut modules = kernel.modules.clone();
     modules.sort();
     modules.dedup();

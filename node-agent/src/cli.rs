@@ -22,6 +22,7 @@ use crate::host::state::Lock;
 use crate::host::{Host, HostError, is_root, local, raise_open_files, timestamp};
 use crate::output::{self, Format, ResourceState};
 use crate::pod;
+use crate::preset::{self, Findings};
 use crate::switch::{self, process};
 
 const EXIT_CODES: &str = "\
@@ -260,7 +261,7 @@ fn open_host(root: &str) -> Result<Host, String> {
     Host::open(root, root == "/").map_err(|error| error.to_string())
 }
 
-fn open(args: &FileArgs) -> Result<Session, String> {
+async fn open(args: &FileArgs) -> Result<Session, String> {
     privileged()?;
     let host = open_host(&args.root)?;
     let text = local::read(&args.file)?;
@@ -281,7 +282,9 @@ fn open(args: &FileArgs) -> Result<Session, String> {
         payload: Payload::from(rendered.payload),
         from_pod: false,
         leave: BTreeSet::new(),
+        findings: Findings::default(),
     };
+    let request = preset::expanded(&host, &request).await.map_err(|error| error.to_string())?;
     let NodeBootstrapSpec { mode, health, .. } = node_bootstrap.spec;
     Ok(Session { host, request, mode: mode.unwrap_or_default(), health })
 }
@@ -373,7 +376,7 @@ async fn observe(session: &Session) -> Result<Plan, String> {
 }
 
 async fn plan(args: &FileArgs) -> Result<u8, String> {
-    let session = open(args)?;
+    let session = open(args).await?;
     let plan = observe(&session).await?;
     let Session { host, request, .. } = &session;
     let diffs = diff::of_plan(host, request, &plan);
@@ -475,7 +478,7 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
 }
 
 async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> {
-    let session = open(args)?;
+    let session = open(args).await?;
     let Session { host, request, mode, health } = &session;
     if *mode == RunMode::Plan {
         return Err(format!(
@@ -583,7 +586,7 @@ fn failed(session: &Session, root: &str, text: bool, plan: &Plan, failure: Failu
 }
 
 async fn status(args: &FileArgs) -> Result<u8, String> {
-    let session = open(args)?;
+    let session = open(args).await?;
     let plan = observe(&session).await?;
     let Session { host, request, .. } = &session;
     let last = host.state.result(&request.revision.node_bootstrap).map_err(|error| error.to_string())?;

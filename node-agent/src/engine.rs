@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 use crds::Sha256;
 use crds::report::{ChangeSummary, Disruption};
-use crds::revision::{Content, FORMAT, PRESET_VERSION, Resource, Revision, Trust};
+use crds::revision::{Content, FORMAT, PRESET_VERSION, Presets, Resource, Revision, Trust};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
@@ -38,6 +38,7 @@ use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError, Place, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
+use crate::preset::Findings;
 use crate::resource::{
     Action, Planner, archive, binary, directory, disk, file, group, kernel, part, removal, symlink, trust,
     unit, user,
@@ -66,6 +67,8 @@ pub struct Request {
     pub from_pod: bool,
     /// Resources, as in `file /etc/motd`, whose differences are left as they are. By hand: none.
     pub leave: BTreeSet<String>,
+    /// What its presets found on the host, once they are expanded.
+    pub findings: Findings,
 }
 
 impl From<&Request> for Begun {
@@ -300,6 +303,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let answers = units.is_ok();
     let units = or_none("systemd", units, &mut unseen);
     let mut planner = Planner::new(host, request, &units)?;
+    planner.take_in(&request.findings);
     for name in unreadable {
         planner.warn(format!(
             "what the NodeBootstrap {name} claims on this host cannot be read, so it is not spared: bring its agent to this version, or remove {}/{name}",
@@ -689,6 +693,7 @@ fn nothing(name: &str, node_bootstrap: &str, cluster: String) -> Request {
         uid: String::new(),
         cluster,
         trust: Trust::default(),
+        presets: Presets::default(),
         resources: Vec::new(),
     };
     Request {
@@ -698,6 +703,7 @@ fn nothing(name: &str, node_bootstrap: &str, cluster: String) -> Request {
         payload: Payload::default(),
         from_pod: false,
         leave: BTreeSet::new(),
+        findings: Findings::default(),
     }
 }
 

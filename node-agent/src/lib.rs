@@ -13,6 +13,7 @@
 //! | [`engine`] | a host and a revision ► a plan, the changes that were made |
 //! | [`anchor`] | the bytes of a file ► where a part of it is, and the file with another (pure) |
 //! | [`ledger`] | what was found and what is made ► what can be put back (pure) |
+//! | [`preset`] | what a kubelet, a runtime, a kernel need ► resources, by what the node is (pure) |
 //! | [`resource`] | one file a kind: what is, what shall be ► the steps between |
 //! | [`host`] | files, accounts, units, downloads |
 //! | [`switch`] | a plan that touches what pods run under ► confirmed by the host itself, or rolled back |
@@ -30,6 +31,7 @@ pub mod host;
 pub mod ledger;
 pub mod output;
 pub mod pod;
+pub mod preset;
 pub mod report;
 pub mod resource;
 pub mod switch;

@@ -386,6 +386,7 @@ mod tests {
                 uid: "0a1b".to_owned(),
                 cluster: "c".to_owned(),
                 trust: crds::revision::Trust::default(),
+                presets: crds::revision::Presets::default(),
                 resources: Vec::new(),
             },
             payload: BTreeMap::from([("key".to_owned(), b"value".to_vec())]),

@@ -18,6 +18,7 @@
 //! | [`state`] | what the agent itself keeps on the host |
 //! | [`notify`], `signals` | paths, units ► a signal when one was touched |
 //! | [`facts`] | what the machine is |
+//! | [`node`] | what presets ask of it |
 //! | [`failpoint`] | where tests kill the agent |
 //! | [`local`] | files of the place where a command is run |
 
@@ -37,6 +38,7 @@ mod kept;
 pub mod kernel;
 pub mod kubelet;
 pub mod local;
+pub mod node;
 pub mod notify;
 pub mod offline;
 pub mod root;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::engine::{Payload, Request};
+use crate::preset::Findings;
 use crate::report::{FIELD_MANAGER, patch};
 
 /// How long one request may take.
@@ -177,6 +178,7 @@ impl Cluster {
             payload,
             from_pod: true,
             leave: BTreeSet::new(),
+            findings: Findings::default(),
         })
     }
 

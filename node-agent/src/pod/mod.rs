@@ -41,6 +41,7 @@ use crate::host::notify::Notify;
 use crate::host::state::{Lock, PAUSED};
 use crate::host::systemd::STABLE;
 use crate::host::{Host, HostError, timestamp};
+use crate::preset;
 use crate::report::{self, Fetched, Outcome};
 use crate::resource::{self, unit};
 use crate::switch::{self, Stage, Switch, process};
@@ -451,6 +452,10 @@ impl<'a> Agent<'a> {
         // Also with the revision before, while the new one cannot be read: that is what the host has.
         match self.target.clone() {
             Some(target) if !self.failed => {
+                let target = match preset::expanded(&self.host, &target).await {
+                    Ok(target) => target,
+                    Err(error) => return self.refused(&spec, &target, &error).await,
+                };
                 let done = match spec.mode {
                     RunMode::Apply => self.bring(&spec, &target, stop).await,
                     RunMode::Plan => self.plan_only(&spec, &target).await,

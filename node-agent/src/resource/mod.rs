@@ -38,6 +38,7 @@ use crate::host::trust::{ANCHORS, Store};
 use crate::host::write::{Ids, Inside, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
 use crate::ledger::{Before, Entry, Item, Ledger};
+use crate::preset::Findings;
 
 use archive::Located;
 
@@ -389,6 +390,13 @@ impl<'a> Planner<'a> {
             recursive: BTreeMap::new(),
             exposed: BTreeMap::new(),
         })
+    }
+
+    /// Takes over what presets found.
+    pub(crate) fn take_in(&mut self, findings: &Findings) {
+        let Findings { problems, warnings } = findings;
+        self.problems.extend(problems.iter().cloned());
+        warnings.iter().cloned().for_each(|warning| self.warn(warning));
     }
 
     /// Whether what differs of a resource is left as it is.

@@ -15,6 +15,7 @@ use crate::engine::{self, Failure, Observer, Plan, Request, rollback};
 use crate::host::kubelet;
 use crate::host::state::{Begun, Lock};
 use crate::host::{Host, HostError, journal};
+use crate::preset::Findings;
 use crate::report::is_permitted;
 use crate::resource::{Change, Step};
 
@@ -160,6 +161,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         payload: host.state.payload(node_bootstrap).map_err(words)?,
         from_pod: switch.from_pod,
         leave: switch.leave.clone(),
+        findings: Findings::default(),
     };
     let plan = match begin(host, &request, &mut switch).await {
         Ok(plan) => plan,

@@ -14,6 +14,7 @@ use node_agent::host::offline::Offline;
 use node_agent::host::state::Begun;
 use node_agent::host::systemd::{Answer, Job, Systemd, UnitState};
 use node_agent::host::{Host, HostError, Root};
+use node_agent::preset::Findings;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -529,6 +530,7 @@ pub(crate) fn try_request(name: &str, mut spec: Value, values: &Values) -> Resul
         payload: Payload::from(rendered.payload),
         from_pod: true,
         leave: BTreeSet::new(),
+        findings: Findings::default(),
     })
 }
 

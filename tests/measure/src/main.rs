@@ -15,6 +15,7 @@ use crds::NodeBootstrap;
 use crds::revision::{Identity, Trust, Values, render};
 use node_agent::engine::{self, Payload, Request};
 use node_agent::host::{Host, raise_open_files};
+use node_agent::preset::Findings;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -48,6 +49,7 @@ async fn pass(file: &str, root: &str, times: usize) {
         payload: Payload::from(BTreeMap::new()),
         from_pod: true,
         leave: BTreeSet::new(),
+        findings: Findings::default(),
     };
     let mut took = Vec::new();
     for _ in 0..=times {
