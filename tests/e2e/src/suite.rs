@@ -46,6 +46,8 @@ pub(crate) async fn run(only: &[String], keep: bool) -> Result<ExitCode> {
         .filter(|scenario| only.is_empty() || only.iter().any(|name| scenario.name.contains(name.as_str())))
         .collect();
     if only.is_empty() {
+        // A scenario needs it later on. Until then there is idle time enough, and where there was not, it waits.
+        tokio::spawn(testbed::older_kubelet());
         counts += checks::tests().await?;
         // With what the scenarios leave of the machine, since those mostly wait.
         let beside = async {

@@ -3,7 +3,7 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/release/VERSION/bin/linux/ARCH/PROGRAM` | the program that the testbed was built with; `.sha256` its digest |
+//! | `/release/VERSION/bin/linux/ARCH/PROGRAM` | the program that the testbed was built with, or the older kubelet once it is built; `.sha256` its digest |
 //! | `/files/NAME` | a file from the folder `files` of the testbed's state; `.sha256` its digest, unless it is there |
 //! | `/404/PATH`, `/500/PATH`, … | that status, whatever the path |
 //! | `/redirect/N/PATH` | N redirects, then the path |
@@ -35,7 +35,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use crate::binaries::{Binaries, KUBERNETES_VERSION};
+use crate::binaries::{self, Binaries, KUBERNETES_VERSION, OLDER_KUBELET_VERSION};
 
 const PAGE: &str = "<!DOCTYPE html><html><body><h1>Please log in</h1></body></html>\n";
 
@@ -145,16 +145,15 @@ impl Server {
             };
             return Ok(Some(Found::Text(sha256_of(&self.files.join(name)).await?)));
         }
-        let folder = format!("release/{KUBERNETES_VERSION}/bin/linux/{}/", crate::architecture());
-        let Some(name) = plain.strip_prefix(&folder) else { return Ok(None) };
-        if !matches!(name, "kubelet" | "kube-proxy" | "kubectl") {
-            return Ok(None);
-        }
-        Ok(Some(if digest {
-            Found::Text(self.binaries.sha256(name)?)
-        } else {
-            Found::File(self.binaries.path(name))
-        }))
+        let folder = |version: &str| format!("release/{version}/bin/linux/{}/", crate::architecture());
+        let of_version = |version: &str| plain.strip_prefix(&folder(version));
+        let program = match (of_version(KUBERNETES_VERSION), of_version(OLDER_KUBELET_VERSION)) {
+            (Some(name @ ("kubelet" | "kube-proxy" | "kubectl")), _) => Some(self.binaries.path(name)),
+            (_, Some("kubelet")) => binaries::cached_older_kubelet()?,
+            _ => None,
+        };
+        let Some(program) = program else { return Ok(None) };
+        Ok(Some(if digest { Found::Text(binaries::sha256(&program)?) } else { Found::File(program) }))
     }
 
     async fn send(&self, path: &str, how: How, method: &Method, from: u64) -> Result<Response> {

@@ -1,9 +1,10 @@
 //! Kubernetes' own programs: in go the go.mod and go.sum beside this crate, out comes a folder in the cache with
-//! kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl and etcd.
+//! kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl and etcd; and, only where it is
+//! asked for, another with the kubelet of an older version.
 //!
-//! The folder's name holds a hash of all that goes in, so that tests and demo share it and an edit makes a new one.
+//! A folder's name holds a hash of all that goes in, so that tests and demo share it and an edit makes a new one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -14,8 +15,21 @@ use crate::{paths, prerequisites, process};
 /// The version of Kubernetes that is built.
 pub const KUBERNETES_VERSION: &str = "v1.36.3";
 
-const GO_MOD: &str = include_str!("../go/go.mod");
-const GO_SUM: &str = include_str!("../go/go.sum");
+/// The version of the older kubelet.
+pub const OLDER_KUBELET_VERSION: &str = "v1.36.1";
+
+const CLUSTER: Source = Source {
+    name: "kubernetes",
+    version: KUBERNETES_VERSION,
+    go_mod: include_str!("../go/go.mod"),
+    go_sum: include_str!("../go/go.sum"),
+};
+const OLDER_KUBELET: Source = Source {
+    name: "kubelet",
+    version: OLDER_KUBELET_VERSION,
+    go_mod: include_str!("../go/kubelet-1.36.1/go.mod"),
+    go_sum: include_str!("../go/kubelet-1.36.1/go.sum"),
+};
 const COMMANDS: &[&str] =
     &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
 /// Go names this program after its folder, `server`.
@@ -33,12 +47,6 @@ impl Binaries {
         self.dir.join(name)
     }
 
-    /// The SHA-256 of a program as hex, computed once when it was built.
-    pub(crate) fn sha256(&self, name: &str) -> Result<String> {
-        let file = self.dir.join(format!("{name}.sha256"));
-        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
-    }
-
     /// The programs of a node at their place, as one layer of a machine's overlay: no machine needs a copy.
     pub(crate) fn layer(&self) -> PathBuf {
         self.dir.join("layer")
@@ -46,53 +54,24 @@ impl Binaries {
 
     /// What is in the cache already.
     pub(crate) fn cached() -> Result<Option<Binaries>> {
-        let dir = dir()?;
-        // The folder gets its name only when all is in it.
-        Ok(dir.is_dir().then_some(Binaries { dir }))
+        Ok(CLUSTER.cached()?.map(|dir| Binaries { dir }))
     }
 
     /// Gives what the cache has, or builds it: 5 minutes on two cores with an empty Go cache, half a minute with a
     /// warm one.
     pub(crate) async fn ensure() -> Result<Binaries> {
-        if let Some(binaries) = Self::cached()? {
-            return Ok(binaries);
-        }
-        let dir = dir()?;
-        let cache = paths::cache_dir()?;
-        let _lock = paths::lock(&cache.join("kubernetes.lock")).await?;
-        if let Some(binaries) = Self::cached()? {
-            return Ok(binaries);
-        }
-        eprintln!("building Kubernetes {KUBERNETES_VERSION} and etcd from source, once (about 5 min)");
-        let module = cache.join("kubernetes.module");
-        paths::write(&module.join("go.mod"), GO_MOD)?;
-        paths::write(&module.join("go.sum"), GO_SUM)?;
-        let out = cache.join("kubernetes.new");
-        let _ = std::fs::remove_dir_all(&out);
-        std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+        let dir = CLUSTER.ensure("Kubernetes and etcd", 5, Self::build).await?;
+        Ok(Binaries { dir })
+    }
 
-        let build = || {
-            let mut command = Command::new(prerequisites::go());
-            // The compiler takes more memory (some 1 GB) and less time for its garbage.
-            command.current_dir(&module).env("GOGC", "400").env("CGO_ENABLED", "0").args([
-                "build",
-                "-trimpath",
-                // Nobody debugs them.
-                "-gcflags=all=-dwarf=false",
-                "-ldflags",
-                &link_flags(),
-                "-o",
-            ]);
-            command
-        };
+    async fn build(module: PathBuf, out: PathBuf) -> Result<()> {
         let packages: Vec<String> = COMMANDS.iter().map(|c| format!("k8s.io/kubernetes/cmd/{c}")).collect();
-        process::run(build().arg(out.join("etcd")).arg(ETCD)).await?;
+        process::run(CLUSTER.go_build(&module, "0").arg(out.join("etcd")).arg(ETCD)).await?;
         // A trailing slash tells Go that many programs go into a folder. One call, so that it sees to the order.
-        process::run(build().arg(format!("{}/", out.display())).args(packages)).await?;
-
+        let folder = format!("{}/", out.display());
+        process::run(CLUSTER.go_build(&module, "0").arg(folder).args(packages)).await?;
         for name in COMMANDS {
-            let bytes = std::fs::read(out.join(name)).with_context(|| format!("Go built no {name}"))?;
-            paths::write(&out.join(format!("{name}.sha256")), hex::encode(Sha256::digest(&bytes)))?;
+            write_digest(&out.join(name))?;
         }
         let layer = out.join("layer/usr/bin");
         std::fs::create_dir_all(&layer).with_context(|| format!("cannot make {}", layer.display()))?;
@@ -100,30 +79,132 @@ impl Binaries {
             std::fs::hard_link(out.join(name), layer.join(name))
                 .with_context(|| format!("cannot link {name}"))?;
         }
+        Ok(())
+    }
+}
+
+/// The kubelet of [`OLDER_KUBELET_VERSION`], if the cache has it.
+pub(crate) fn cached_older_kubelet() -> Result<Option<PathBuf>> {
+    Ok(OLDER_KUBELET.cached()?.map(|dir| dir.join("kubelet")))
+}
+
+/// The kubelet of [`OLDER_KUBELET_VERSION`]: what the cache has, or built now, which takes 2 minutes on two cores that
+/// nothing else wants.
+///
+/// # Errors
+/// If it cannot be built.
+pub async fn older_kubelet() -> Result<PathBuf> {
+    if let Some(kubelet) = cached_older_kubelet()? {
+        return Ok(kubelet);
+    }
+    // Most of what it is made of is built then, and nobody waits for the one while the other has the processor.
+    Binaries::ensure().await?;
+    let build = async |module: PathBuf, out: PathBuf| {
+        let kubelet = out.join("kubelet");
+        // Whoever needs it waits anyway; whoever does not shall not notice.
+        process::run(
+            OLDER_KUBELET.go_build(&module, "19").arg(&kubelet).arg("k8s.io/kubernetes/cmd/kubelet"),
+        )
+        .await?;
+        write_digest(&kubelet)
+    };
+    Ok(OLDER_KUBELET.ensure("a second kubelet", 2, build).await?.join("kubelet"))
+}
+
+/// One module of Go that programs are built from.
+#[derive(Debug)]
+struct Source {
+    /// What its folders in the cache are called.
+    name: &'static str,
+    /// The version that its programs say.
+    version: &'static str,
+    go_mod: &'static str,
+    go_sum: &'static str,
+}
+
+impl Source {
+    /// The folder in the cache, if it is there. It gets its name only when all is in it.
+    fn cached(&self) -> Result<Option<PathBuf>> {
+        let dir = self.dir()?;
+        Ok(dir.is_dir().then_some(dir))
+    }
+
+    /// Gives what the cache has, or has it built from the module in the first folder into the second.
+    async fn ensure(
+        &self,
+        what: &str,
+        minutes: u32,
+        build: impl AsyncFnOnce(PathBuf, PathBuf) -> Result<()>,
+    ) -> Result<PathBuf> {
+        if let Some(dir) = self.cached()? {
+            return Ok(dir);
+        }
+        let Source { name, version, go_mod, go_sum } = self;
+        let (dir, cache) = (self.dir()?, paths::cache_dir()?);
+        let _lock = paths::lock(&cache.join(format!("{name}.lock"))).await?;
+        if let Some(dir) = self.cached()? {
+            return Ok(dir);
+        }
+        eprintln!("building {what} {version} from source, once (about {minutes} min)");
+        let module = cache.join(format!("{name}.module"));
+        paths::write(&module.join("go.mod"), go_mod)?;
+        paths::write(&module.join("go.sum"), go_sum)?;
+        let out = cache.join(format!("{name}.new"));
+        let _ = std::fs::remove_dir_all(&out);
+        std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+        build(module.clone(), out.clone()).await?;
         std::fs::rename(&out, &dir).with_context(|| format!("cannot rename {}", out.display()))?;
         let _ = std::fs::remove_dir_all(&module);
-        Ok(Binaries { dir })
+        Ok(dir)
+    }
+
+    /// `go build`, up to the word for where the program goes.
+    fn go_build(&self, module: &Path, nice: &str) -> Command {
+        let mut command = Command::new("nice");
+        command.args(["-n", nice]).arg(prerequisites::go());
+        // The compiler takes more memory (some 1 GB) and less time for its garbage.
+        command.current_dir(module).env("GOGC", "400").env("CGO_ENABLED", "0").args([
+            "build",
+            "-trimpath",
+            // Nobody debugs them.
+            "-gcflags=all=-dwarf=false",
+            "-ldflags",
+            &self.link_flags(),
+            "-o",
+        ]);
+        command
+    }
+
+    fn dir(&self) -> Result<PathBuf> {
+        let mut hash = Sha256::new();
+        for part in [self.go_mod, self.go_sum, &self.link_flags()] {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        let key = hex::encode(hash.finalize());
+        Ok(paths::cache_dir()?.join(format!("{}-{}-{}", self.name, self.version, &key[..16])))
+    }
+
+    /// Without these the programs call themselves v0.0.0, and version skew rules cannot be tested.
+    fn link_flags(&self) -> String {
+        let mut numbers = self.version.trim_start_matches('v').split('.');
+        let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        let (package, version) = ("k8s.io/component-base/version", self.version);
+        format!(
+            "-s -w -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
+        )
     }
 }
 
-fn dir() -> Result<PathBuf> {
-    let mut hash = Sha256::new();
-    for part in [GO_MOD, GO_SUM, &link_flags()] {
-        hash.update(part.len().to_be_bytes());
-        hash.update(part);
-    }
-    let key = hex::encode(hash.finalize());
-    Ok(paths::cache_dir()?.join(format!("kubernetes-{KUBERNETES_VERSION}-{}", &key[..16])))
+/// The SHA-256 of a program as hex, computed once when it was built.
+pub(crate) fn sha256(program: &Path) -> Result<String> {
+    let file = program.with_added_extension("sha256");
+    std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// Without these the programs call themselves v0.0.0, and version skew rules cannot be tested.
-fn link_flags() -> String {
-    let mut numbers = KUBERNETES_VERSION.trim_start_matches('v').split('.');
-    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    let package = "k8s.io/component-base/version";
-    format!(
-        "-s -w -X {package}.gitVersion={KUBERNETES_VERSION} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
-    )
+fn write_digest(program: &Path) -> Result<()> {
+    let bytes = std::fs::read(program).with_context(|| format!("Go built no {}", program.display()))?;
+    paths::write(&program.with_added_extension("sha256"), hex::encode(Sha256::digest(&bytes)))
 }
 
 #[cfg(test)]
@@ -132,9 +213,12 @@ mod tests {
 
     #[test]
     fn the_version_in_the_code_is_the_one_in_go_mod() {
-        let named = GO_MOD.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
-        let version = named.and_then(|rest| rest.split_whitespace().next());
-        assert_eq!(version, Some(KUBERNETES_VERSION.trim_start_matches('v')));
-        assert!(link_flags().ends_with("gitMinor=36"), "{}", link_flags());
+        for source in [CLUSTER, OLDER_KUBELET] {
+            let named =
+                source.go_mod.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
+            let version = named.and_then(|rest| rest.split_whitespace().next());
+            assert_eq!(version, Some(source.version.trim_start_matches('v')));
+            assert!(source.link_flags().ends_with("gitMinor=36"), "{}", source.link_flags());
+        }
     }
 }

@@ -46,7 +46,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 pub use audit::{AuditCursor, AuditEvent};
-pub use binaries::KUBERNETES_VERSION;
+pub use binaries::{KUBERNETES_VERSION, OLDER_KUBELET_VERSION, older_kubelet};
 pub use machine::Machine;
 pub use process::{ExecOutput, wait_for};
 
