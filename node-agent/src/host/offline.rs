@@ -90,7 +90,7 @@ impl Offline {
         Ok(UnitState { load: "loaded".to_owned(), file: file.to_owned(), ..UnitState::default() })
     }
 
-    fn cannot(&self, unit: &str) -> Answer<'_, Job<'_>> {
+    fn cannot<'a, T: 'a>(&'a self, unit: &str) -> Answer<'a, T> {
         let error = HostError::Systemd(format!(
             "{unit}: the system below this root does not run, so nothing is started"
         ));
@@ -167,6 +167,10 @@ impl Systemd for Offline {
 
     fn load_modules(&self) -> Answer<'_, Job<'_>> {
         self.cannot("kernel modules")
+    }
+
+    fn output<'a>(&'a self, unit: &'a str, _command: &'a [&'a str]) -> Answer<'a, String> {
+        self.cannot(unit)
     }
 
     fn run<'a>(&'a self, unit: &'a str, _command: &'a [&'a str]) -> Answer<'a, Job<'a>> {

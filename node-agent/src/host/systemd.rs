@@ -6,11 +6,13 @@
 //! does not run.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::LocalBoxFuture;
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::Mutex;
 use zbus_systemd::systemd1::{JobRemovedStream, ManagerProxy, ServiceProxy, UnitProxy};
 use zbus_systemd::zbus::{self, Connection, OwnedObjectPath, OwnedVariant, Variant};
@@ -23,6 +25,10 @@ use super::{HostError, Root};
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// A program that systemd runs is ended after this time.
 const LONGEST_RUN: Duration = Duration::from_secs(120);
+/// A program that is asked for something is ended after this time.
+const LONGEST_ANSWER: Duration = Duration::from_secs(20);
+/// The most that such a program may write, in bytes: what a pipe holds.
+pub const MAX_OUTPUT: usize = 64 << 10;
 /// The unit that loads kernel modules.
 const MODULES_LOAD: &str = "systemd-modules-load.service";
 /// How long systemd may take to answer one question.
@@ -116,6 +122,9 @@ pub trait Systemd {
     fn load_modules(&self) -> Answer<'_, Job<'_>>;
     /// Begins to run a program of the host once, as a unit of this name. While one of that name runs, it waits.
     fn run<'a>(&'a self, unit: &'a str, command: &'a [&'a str]) -> Answer<'a, Job<'a>>;
+    /// Runs a program of the host, as a unit of this name, and waits for it; what it wrote to its standard output, as far as
+    /// [`MAX_OUTPUT`]. While a unit of that name runs, it waits.
+    fn output<'a>(&'a self, unit: &'a str, command: &'a [&'a str]) -> Answer<'a, String>;
     /// Begins to start a unit. One whose program ends again and again is not touched, and an error.
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
     /// Begins to stop a unit.
@@ -264,6 +273,39 @@ impl Bus {
             }
         }))
     }
+    /// Begins to run a program once, as a unit of this name.
+    async fn begin_run<'a>(
+        &self,
+        unit: &'a str,
+        command: &'a [&'a str],
+        longest: Duration,
+        output: Option<OwnedFd>,
+    ) -> Result<Job<'a>, HostError> {
+        let manager = self.manager().await?;
+        let _ = manager.subscribe().await;
+        let mut ended = manager.receive_job_removed().await.map_err(refused(unit, "watch"))?;
+        let asked = Instant::now();
+        let job = loop {
+            let properties = properties(command, longest, output.as_ref()).map_err(refused(unit, "start"))?;
+            let mode = "fail".to_owned();
+            let made = manager.start_transient_unit(unit.to_owned(), mode, properties, Vec::new()).await;
+            match made {
+                Err(error) if is_there_already(&error) && asked.elapsed() < LONGEST_RUN => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                made => break made.map_err(refused(unit, "start"))?,
+            }
+        };
+        Ok(Box::pin(async move {
+            match result_of(&job, &mut ended, unit, "run").await?.as_str() {
+                "done" => Ok(()),
+                outcome => Err(HostError::Systemd(format!(
+                    "{} did not end well: job {outcome}: see journalctl -u {unit}",
+                    command.join(" ")
+                ))),
+            }
+        }))
+    }
 }
 
 /// Waits for a job's end; its result in systemd's own word.
@@ -295,12 +337,16 @@ async fn result_of(
     }
 }
 
-/// What a unit is that runs a program once.
-fn properties(command: &[&str]) -> zbus::Result<Vec<(String, OwnedVariant)>> {
+/// What a unit is that runs a program once, for so long at most. `output`: where what it writes goes; `None`: to the journal.
+fn properties(
+    command: &[&str],
+    longest: Duration,
+    output: Option<&OwnedFd>,
+) -> zbus::Result<Vec<(String, OwnedVariant)>> {
     let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
     let program = words.first().cloned().unwrap_or_default();
-    let timeout = u64::try_from(LONGEST_RUN.as_micros()).unwrap_or(u64::MAX);
-    let properties = [
+    let timeout = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+    let mut properties = vec![
         ("Description", Variant::from(format!("{program}, for nodebootstrap-agent"))),
         ("Type", Variant::from("oneshot")),
         // Of one that failed nothing stays that keeps the next from running.
@@ -308,6 +354,7 @@ fn properties(command: &[&str]) -> zbus::Result<Vec<(String, OwnedVariant)>> {
         ("TimeoutStartUSec", Variant::from(timeout)),
         ("ExecStart", Variant::from(vec![(program, words, false)])),
     ];
+    properties.extend(output.map(|fd| ("StandardOutputFileDescriptor", Variant::Fd(fd.as_fd().into()))));
     properties.into_iter().map(|(name, value)| Ok((name.to_owned(), value.try_into_owned()?))).collect()
 }
 
@@ -522,32 +569,22 @@ impl Systemd for Bus {
     }
 
     fn run<'a>(&'a self, unit: &'a str, command: &'a [&'a str]) -> Answer<'a, Job<'a>> {
+        Box::pin(self.begin_run(unit, command, LONGEST_RUN, None))
+    }
+
+    fn output<'a>(&'a self, unit: &'a str, command: &'a [&'a str]) -> Answer<'a, String> {
         Box::pin(async move {
-            let manager = self.manager().await?;
-            let _ = manager.subscribe().await;
-            let mut ended = manager.receive_job_removed().await.map_err(refused(unit, "watch"))?;
-            let asked = Instant::now();
-            let job = loop {
-                let properties = properties(command).map_err(refused(unit, "start"))?;
-                let mode = "fail".to_owned();
-                let made = manager.start_transient_unit(unit.to_owned(), mode, properties, Vec::new()).await;
-                match made {
-                    Err(error) if is_there_already(&error) && asked.elapsed() < LONGEST_RUN => {
-                        tokio::time::sleep(LOOK_EVERY).await;
-                    }
-                    made => break made.map_err(refused(unit, "start"))?,
-                }
-            };
-            let run: Job<'a> = Box::pin(async move {
-                match result_of(&job, &mut ended, unit, "run").await?.as_str() {
-                    "done" => Ok(()),
-                    outcome => Err(HostError::Systemd(format!(
-                        "{} did not end well: job {outcome}: see journalctl -u {unit}",
-                        command.join(" ")
-                    ))),
-                }
-            });
-            Ok(run)
+            let no_pipe = |error: std::io::Error| HostError::Systemd(format!("{unit}: no pipe: {error}"));
+            let (reader, writer) = std::io::pipe().map_err(no_pipe)?;
+            self.begin_run(unit, command, LONGEST_ANSWER, Some(writer.into())).await?.await?;
+            // All of it is in the pipe: the program has ended, and would have waited for room until it was ended.
+            let reader = Receiver::from_owned_fd(reader.into()).map_err(no_pipe)?;
+            let mut text = vec![0; MAX_OUTPUT];
+            let mut length = 0;
+            while let Ok(more @ 1..) = reader.try_read(&mut text[length..]) {
+                length += more;
+            }
+            Ok(String::from_utf8_lossy(&text[..length]).into_owned())
         })
     }
 

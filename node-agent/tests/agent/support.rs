@@ -36,6 +36,8 @@ pub(crate) struct Fake {
     pub(crate) broken: RefCell<Option<String>>,
     /// Whoever waits for units is told through this.
     told: tokio::sync::Notify,
+    /// What programs of the machine answer, by path.
+    pub(crate) answers: RefCell<BTreeMap<String, String>>,
     /// A setting's file that comes with a module.
     pub(crate) brings: RefCell<Option<String>>,
     files: RefCell<Option<Offline>>,
@@ -167,6 +169,12 @@ impl Systemd for Handle {
             make_trust_store(&self.0.files(Offline::root), command[0]);
         }
         self.0.note(&format!("run {} as", command.join(" ")), unit, "inactive")
+    }
+
+    fn output<'a>(&'a self, _unit: &'a str, command: &'a [&'a str]) -> Answer<'a, String> {
+        self.0.asked.borrow_mut().push(format!("ask {}", command.join(" ")));
+        let answer = self.0.answers.borrow().get(command[0]).cloned();
+        Box::pin(async move { answer.ok_or_else(|| HostError::Systemd("no such program".to_owned())) })
     }
 
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
