@@ -117,7 +117,20 @@ fn parts(unit: &str) -> (&str, Option<&str>, &str) {
 
 /// The settings of a section, each with its words. An empty value forgets those before it.
 fn section(text: &str, wanted: &str) -> BTreeMap<String, Vec<String>> {
-    let mut settings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut words: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (key, value) in settings(text, wanted) {
+        let words = words.entry(key).or_default();
+        if value.is_empty() {
+            words.clear();
+        }
+        words.extend(value.split_whitespace().map(|word| word.trim_matches('"').to_owned()));
+    }
+    words
+}
+
+/// The settings of a section of a unit's file, in their order, as they are written.
+pub fn settings(text: &str, wanted: &str) -> Vec<(String, String)> {
+    let mut settings = Vec::new();
     let mut inside = false;
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -139,11 +152,7 @@ fn section(text: &str, wanted: &str) -> BTreeMap<String, Vec<String>> {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             inside = name == wanted;
         } else if inside && let Some((key, value)) = line.split_once('=') {
-            let words = settings.entry(key.trim().to_owned()).or_default();
-            if value.trim().is_empty() {
-                words.clear();
-            }
-            words.extend(value.split_whitespace().map(|word| word.trim_matches('"').to_owned()));
+            settings.push((key.trim().to_owned(), value.trim().to_owned()));
         }
     }
     settings

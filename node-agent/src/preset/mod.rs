@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod kubelet;
 pub mod owner;
 pub mod preflight;
+pub mod service;
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! A unit's file, as the host or the spec has it: the links that enable it lie among units, wherever it wants them.
+//! A unit's file, as the host or the spec has it: the links that enable it lie among units, wherever it wants them, and what
+//! it runs is read.
 //!
 //! An input is a unit's name in one line, and then the file.
 
@@ -7,10 +8,13 @@
 use crds::UnitName;
 use libfuzzer_sys::fuzz_target;
 use node_agent::host::install::{self, UNIT_DIRECTORY};
+use node_agent::preset::service::Service;
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
     let (name, text) = text.split_once('\n').unwrap_or((&text, ""));
+    let service = Service::of([text]);
+    assert!(service.arguments([text]).iter().all(|word| word.len() <= 8 << 20));
     let Ok(name) = name.parse::<UnitName>() else { return };
     let name = name.as_str();
     let file = format!("{UNIT_DIRECTORY}/{}", install::file_name(name));
