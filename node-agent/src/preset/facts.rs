@@ -2,6 +2,8 @@
 //!
 //! All of it is without what the NodeBootstrap that asks has made itself.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::owner::Owner;
 
 /// A node, as far as presets ask.
@@ -17,10 +19,50 @@ pub struct Facts {
     pub cgroups: CgroupVersion,
     /// The kubelet that the node has; `None`: none.
     pub kubelet: Option<FoundKubelet>,
-    /// Who has set that up; `None`: nobody, or the NodeBootstrap itself.
+    /// Who has set up the node's kubelet, also one that is part of another program; `None`: nobody, or the NodeBootstrap
+    /// itself.
     pub owner: Option<Owner>,
+    /// The file that told who; empty: nobody.
+    pub owner_file: String,
+    /// A kubelet's program on the usual paths, whether a unit runs it or not. Example: /usr/bin/kubelet.
+    pub kubelet_program: Option<String>,
     /// The containerd that the node has; `None`: none.
     pub containerd: Option<FoundContainerd>,
+    /// Of what the preset of the kernel may load: the modules that the kernel has.
+    pub modules: BTreeSet<String>,
+    /// Of what the preset of the kernel may set: the settings that the kernel has, with their values, as they were before
+    /// the NodeBootstrap set them. Of a system that does not run: all, with no value.
+    pub settings: BTreeMap<String, String>,
+    /// How the system is now, for the checks before presets.
+    pub system: System,
+}
+
+/// How a system is now, what the NodeBootstrap has made included, as far as checks ask. Of one that does not run little is
+/// known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct System {
+    /// The name of process 1; empty: not known.
+    pub init: String,
+    /// The host's name; empty: not known.
+    pub host_name: String,
+    /// What /etc/machine-id says; empty: there is none.
+    pub machine_id: String,
+    /// The swap that is in use, and that the spec does not turn off.
+    pub swap: Vec<String>,
+    /// Ports that a kubelet needs and something else has, with what that is; none where the node's kubelet runs.
+    pub ports: BTreeMap<u16, String>,
+    /// Files that presets name and that are not there.
+    pub missing: BTreeSet<String>,
+    /// Folders whose disk is almost full.
+    pub crowded: Vec<String>,
+    /// Whether a service keeps the time; `None`: not known.
+    pub keeps_time: Option<bool>,
+    /// Whether SELinux enforces its rules; `None`: it is off.
+    pub selinux: Option<bool>,
+    /// Whether the node has a credential of its cluster.
+    pub has_joined: bool,
+    /// The driver of cgroups by the kubelet's configuration; `None`: it does not say.
+    pub cgroup_driver: Option<String>,
 }
 
 /// The distribution.
@@ -49,17 +91,41 @@ pub enum CgroupVersion {
 pub struct FoundKubelet {
     /// The unit that it runs as. Example: kubelet.service.
     pub unit: String,
-    /// Its unit's `ExecStart`, as it is written in the unit's files but ours, in words; variables are not expanded.
+    /// The unit's file. Example: /usr/lib/systemd/system/kubelet.service.
+    pub unit_file: String,
+    /// Its unit's `ExecStart`, as it is written in the unit's files but ours, in words: quotes and escapes are resolved,
+    /// variables and specifiers stand as they are, and signs before the program are left out.
     pub command: Vec<String>,
-    /// Its KubeletConfiguration, the file of `--config`, if it has one that can be read.
+    /// The words that it gets behind its program's name, with variables filled in.
+    pub arguments: Vec<String>,
+    /// Its KubeletConfiguration, the file of `--config` with those of `--config-dir` over it, if it has one that can be read.
     pub config: Option<serde_json::Value>,
     /// Its program's version, as in v1.36.3, if it can be told.
     pub version: Option<String>,
 }
 
+impl FoundKubelet {
+    /// The value of a flag, written with = or as the next word; the last counts. One without a value is "true".
+    pub fn flag(&self, name: &str) -> Option<&str> {
+        let mut words = self.arguments.iter().map(String::as_str).peekable();
+        let mut found = None;
+        while let Some(word) = words.next() {
+            let Some(flag) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else { continue };
+            found = match flag.split_once('=') {
+                Some((this, value)) if this == name => Some(value),
+                None if flag == name => Some(words.next_if(|next| !next.starts_with('-')).unwrap_or("true")),
+                _ => found,
+            };
+        }
+        found
+    }
+}
+
 /// A containerd that a node has.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FoundContainerd {
+    /// The unit that it runs as. Example: containerd.service.
+    pub unit: String,
     /// Its version, as in 1.6.20, if it can be told.
     pub version: Option<String>,
     /// Its configuration's path. Example: /etc/containerd/config.toml.
