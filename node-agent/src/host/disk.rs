@@ -16,6 +16,8 @@ pub struct Disk {
     pub device: u64,
     /// Whether nothing on it can be changed.
     pub is_read_only: bool,
+    /// Bytes that it holds.
+    pub size: u64,
     /// Bytes that root can still write; `None` if it has no bound of its own, as in memory.
     pub free: Option<u64>,
     /// New files and directories that it has room for; `None` if it does not count them.
@@ -63,6 +65,7 @@ impl Disk {
         Ok(Self {
             device: stat.st_dev as u64,
             is_read_only: disk.f_flag.contains(StatVfsMountFlags::RDONLY),
+            size: disk.f_blocks.saturating_mul(disk.f_frsize),
             free: (disk.f_blocks > 0).then_some(disk.f_bfree.saturating_mul(disk.f_frsize)),
             free_entries: (disk.f_files > 0).then_some(disk.f_ffree),
         })

@@ -55,6 +55,7 @@ use cache::Cache;
 use digest::Digests;
 use download::Downloads;
 use facts::Facts;
+use node::Versions;
 use state::State;
 use systemd::Systemd;
 
@@ -74,6 +75,8 @@ pub struct Host {
     pub cache: Cache,
     /// What the agent keeps on it.
     pub state: State,
+    /// What its programs told of their versions.
+    pub(crate) versions: Versions,
 }
 
 impl Host {
@@ -99,6 +102,7 @@ impl Host {
             downloads: Downloads::of(&root),
             cache: Cache::of(&root),
             state: State::of(&root),
+            versions: Versions::default(),
             systemd,
             root,
         })

@@ -512,6 +512,14 @@ impl State {
         Staged::begin(&self.root.locate(&prior(node_bootstrap, digest))?)
     }
 
+    /// Where the content with this digest is kept.
+    ///
+    /// # Errors
+    /// If the way there cannot be trusted.
+    pub(super) fn prior(&self, node_bootstrap: &str, digest: Sha256) -> Result<Place, HostError> {
+        self.root.locate(&prior(node_bootstrap, digest))
+    }
+
     /// Opens a content that was kept.
     ///
     /// # Errors

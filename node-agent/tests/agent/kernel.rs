@@ -1,5 +1,6 @@
 //! Kernel modules and settings.
 
+use node_agent::preset;
 use serde_json::{Value, json};
 
 use crate::support::{Machine, lines, reasons, request};
@@ -141,4 +142,67 @@ async fn what_the_kernel_does_not_have_is_a_problem() {
         reasons(&machine().plan(&spec).await),
         ["module ghost: NoSuchModule", "sysctl net.ipv4.ghost: NoSuchSetting"]
     );
+}
+
+/// What the preset asks of the kernel, as a node has it before.
+fn node() -> Machine {
+    let machine = machine();
+    for folder in ["/proc/sys/vm", "/proc/sys/net/bridge", "/proc/sys/fs/inotify"] {
+        machine.directory(folder);
+    }
+    for (path, value) in [
+        ("/proc/sys/vm/overcommit_memory", "0"),
+        ("/proc/sys/kernel/panic", "0"),
+        ("/proc/sys/fs/inotify/max_user_instances", "128"),
+        ("/proc/sys/fs/inotify/max_user_watches", "1048576"),
+        ("/proc/sys/net/ipv4/ip_local_reserved_ports", ""),
+    ] {
+        machine.write(path, &format!("{value}\n"));
+    }
+    *machine.systemd.brings.borrow_mut() = Some("/proc/sys/net/bridge/bridge-nf-call-iptables".to_owned());
+    machine
+}
+
+#[tokio::test]
+async fn the_preset_is_what_this_kernel_has_of_it_and_can_be_taken_back() {
+    let machine = node();
+    let before = machine.tree();
+    let spec = request(json!({"kernel": {"preset": "kubernetes", "sysctls": {"kernel.panic": "60"}}}));
+    let expanded = async || preset::expanded(&machine.host(), &spec).await.unwrap();
+    let first = expanded().await;
+    assert!(
+        first.findings.warnings.iter().any(|warning| warning.contains("nf_conntrack")),
+        "{:?}",
+        first.findings
+    );
+    // The one that comes with a module that this kernel has only half of is a problem; here both are there.
+    machine.write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0\n");
+    let made = lines(&machine.apply(&first).await.unwrap());
+    assert_eq!(
+        made[4..],
+        [
+            "module br_netfilter: load",
+            "sysctl fs.inotify.max_user_instances: 128 to 8192",
+            "sysctl kernel.panic: 0 to 60",
+            "sysctl net.bridge.bridge-nf-call-ip6tables: 0 to 1",
+            "sysctl net.bridge.bridge-nf-call-iptables: set to 1",
+            "sysctl net.ipv4.ip_forward: 0 to 1",
+            "sysctl net.ipv4.ip_local_reserved_ports:  to 30000-32767",
+            "sysctl vm.overcommit_memory: 0 to 1",
+        ]
+    );
+    assert_eq!(machine.read("/proc/sys/fs/inotify/max_user_watches"), "1048576\n");
+    // It is the same on the node that it made.
+    assert_eq!(expanded().await.revision, first.revision);
+    assert!(machine.plan(&expanded().await).await.is_empty());
+
+    machine.revert("workers").await.unwrap();
+    let gone = [
+        "sys/module/br_netfilter",
+        "proc/sys/net/bridge/bridge-nf-call-iptables",
+        "proc/sys/net/bridge/bridge-nf-call-ip6tables",
+    ];
+    let mut after = machine.tree();
+    after.retain(|path, _| !gone.contains(&path.as_str()));
+    assert_eq!(after, before);
 }

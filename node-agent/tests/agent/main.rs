@@ -12,6 +12,7 @@ mod downloads;
 mod kernel;
 mod killed;
 mod links;
+mod nodes;
 mod parts;
 mod paths;
 mod plans;
