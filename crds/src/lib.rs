@@ -6,6 +6,7 @@
 //! | [`names`] | every name, label and annotation that two parts must agree on |
 //! | [`value`] | the small types that parse once: [`HostPath`], [`Mode`], [`Sha256`], … and the rules that refuse bad ones |
 //! | [`component`] | what presets are asked for: the kubelet, the container runtime |
+//! | [`kubelet_fields`] | the fields of KubeletConfiguration, by minor version |
 //! | [`nodebootstrap`] | `NodeBootstrap`: the user's desired state, and its status |
 //! | [`report`] | `NodeBootstrapReport`: the operator's word to one node, and the agent's word back |
 //! | [`validate`] | what a spec as a whole must keep, beyond what its single values do |
@@ -13,6 +14,7 @@
 //! | [`schema`] | the CRDs as Kubernetes takes them |
 
 pub mod component;
+pub mod kubelet_fields;
 pub mod names;
 pub mod nodebootstrap;
 pub mod report;

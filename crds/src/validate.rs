@@ -3,6 +3,8 @@
 //! In: a spec. Out: all that is wrong with it, each with what to write instead. The API server refuses the same by the
 //! CRD's rules and by the input policy; this serves what never passed there, such as the command line's `--file`.
 
+mod component;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::HMAC_KEY_SECRET;
@@ -68,6 +70,7 @@ pub fn problems(spec: &NodeBootstrapSpec) -> Vec<String> {
     drift(spec, &mut problems);
     health(spec, &mut problems);
     trust(spec, &mut problems);
+    component::problems(spec, &mut problems);
     problems
 }
 

@@ -1,0 +1,3 @@
+module nodebootstrap.io/kubelet-fields
+
+go 1.26.0
