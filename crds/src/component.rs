@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 
 use crate::value::{HostPath, Sha256, Url};
 
+/// Where the kubelet's program is put, if the spec does not say.
+pub const KUBELET_PATH: &str = "/usr/local/sbin/kubelet";
 /// The most checks of a node that may be overridden.
 pub const MAX_IGNORED_CHECKS: usize = 32;
 

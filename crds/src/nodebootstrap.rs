@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::component::{ContainerRuntime, KernelPreset, Kubelet, Preflight};
-use crate::report::RunMode;
+use crate::report::{Disruption, RunMode};
 use crate::value::{
     AccountComment, AccountName, AccountPath, AccountRef, ArchiveName, BlockText, CommentSign, DropInName,
     HostPath, LineStart, LineText, LinkTarget, Mode, ModuleName, NoProxy, PartName, ProxyUrl, Sha256, Share,
@@ -227,6 +227,11 @@ pub struct Rollout {
     /// waits for a permit. A node that does not answer gets it when it is back. Default: "100%", all at once. Example: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_parallel: Option<Share>,
+    /// The highest disruption that a node may have. None: nothing that runs is disturbed. Restart: services are restarted.
+    /// Drain: also the kubelet's minor version or the container runtime's version is changed, on nodes that you have
+    /// drained. A plan that needs more is not begun, and the status says so. Default: Drain. Example: Restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Disruption>,
 }
 
 /// What becomes of drift: something on a node is no longer as it was made there for the revision that the node has. A

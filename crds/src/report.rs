@@ -135,6 +135,8 @@ pub enum Disruption {
     None,
     /// A running service is restarted or stopped.
     Restart,
+    /// A service is replaced by one under which pods that run may not go on: the node is drained first.
+    Drain,
 }
 
 /// A path or name that two NodeBootstraps want on one node; the older one keeps it.

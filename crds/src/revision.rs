@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use thiserror::Error;
 
-use crate::component::{ContainerRuntime, Kubelet};
+use crate::component::{ContainerRuntime, KUBELET_PATH, Kubelet};
 use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy, SwapPolicy};
 use crate::validate;
@@ -87,6 +87,27 @@ impl Presets {
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What is claimed on every node, each with the resource that has it as users know it. Of what it expands to on a node
+    /// nobody knows here: so one NodeBootstrap alone has a node's kubelet, and one its container runtime.
+    pub fn claims(&self, node_bootstrap: &str) -> Vec<((&'static str, String), String)> {
+        let Self { kernel, kubelet, container_runtime, ignored_checks: _ } = self;
+        let whole = |name: &'static str| ((PRESET, name.to_owned()), name.to_owned());
+        let of_kernel = kernel.iter().flat_map(|kernel| render_kernel(node_bootstrap, kernel));
+        let of_kernel = of_kernel.flat_map(|resource| {
+            let shown = resource.to_string();
+            resource.claims().into_iter().map(move |claim| (claim, shown.clone()))
+        });
+        let program = kubelet.as_ref().filter(|kubelet| kubelet.version.is_some()).map(|kubelet| {
+            let path = kubelet.binary_path.as_ref().map_or(KUBELET_PATH, HostPath::as_str).to_owned();
+            ((PATH, path), KUBELET_NAME.to_owned())
+        });
+        of_kernel
+            .chain(program)
+            .chain(kubelet.as_ref().map(|_| whole(KUBELET_NAME)))
+            .chain(container_runtime.as_ref().map(|_| whole("containerRuntime")))
+            .collect()
     }
 
     fn of(spec: &NodeBootstrapSpec) -> Self {
@@ -464,6 +485,11 @@ pub(crate) const SWAP_TARGET: &str = "swap.target";
 
 /// The kind of claims by which paths are claimed, whatever lies there.
 pub const PATH: &str = "path";
+/// The kind of claims by which what presets keep is claimed.
+const PRESET: &str = "preset";
+/// What users know a node's kubelet by.
+const KUBELET_NAME: &str = "kubelet";
+
 /// The kind of claims by which parts of files are claimed, as [`Part::shown`].
 const PART: &str = "part";
 

@@ -155,7 +155,7 @@ pub fn title(request: &Request, root: &str) -> String {
 pub fn change(change: &Change) -> String {
     let mark = match change.disruption {
         Disruption::None => format!("{GOOD}+{GOOD:#}"),
-        Disruption::Restart => format!("{NOTE}!{NOTE:#}"),
+        Disruption::Restart | Disruption::Drain => format!("{NOTE}!{NOTE:#}"),
     };
     format!("  {mark} {BOLD}{}{BOLD:#}: {}\n", change.resource, change.change)
 }
@@ -203,6 +203,12 @@ pub fn plan_text(request: &Request, root: &str, plan: &Plan, diffs: &[Option<Str
         (0, count, Disruption::None) => format!("{}, nothing that runs is disturbed", changes(count)),
         (0, count, Disruption::Restart) => {
             format!("{}; those marked {NOTE}!{NOTE:#} stop or restart a service that runs", changes(count))
+        }
+        (0, count, Disruption::Drain) => {
+            format!(
+                "{}; those marked {NOTE}!{NOTE:#} stop, restart or replace a service that runs: drain the node first",
+                changes(count)
+            )
         }
         (1, _, _) => format!("{BAD}1 error{BAD:#}, nothing would be changed"),
         (count, _, _) => format!("{BAD}{count} errors{BAD:#}, nothing would be changed"),

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p operator --example decision [NODES]` prints the median of many in milliseconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,9 @@ fn decide(world: &World, spec: &NodeBootstrapSpec) -> NodeBootstrapStatus {
         target: Some(TARGET),
         mode: RunMode::Apply,
         max_parallel: None,
+        allowed: Disruption::Drain,
+        drained: &BTreeSet::new(),
+        taken: &world.taken_beside("workers"),
         drift: None,
         health: None,
         nodes: &nodes,
@@ -125,6 +128,8 @@ fn decide(world: &World, spec: &NodeBootstrapSpec) -> NodeBootstrapStatus {
         members: &members,
         problem: None,
         hold: enrolment.hold.as_ref(),
+        allowed: Disruption::Drain,
+        left: &BTreeMap::new(),
         queued: &enrolment.queued,
         leaving: Vec::new(),
         before: &NodeBootstrapStatus::default(),

@@ -16,12 +16,13 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::enrolment::{Edit, Write};
 use crate::error::Error;
@@ -30,12 +31,17 @@ use crate::objects;
 use crate::observed::{
     LEAVING_SINCE, Meta, Node, NodeBootstrap, Owned, Report, WatchedNode, WatchedNodeBootstrap, WatchedReport,
 };
+use crate::skew::ServerVersion;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::world::World;
 
 /// The longest time that a request may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long what the API server says of its version is believed.
+pub const VERSION_AGE: Duration = Duration::from_secs(300);
+/// Annotation of a pod that a kubelet has from a file of its own.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How many writes go at once.
 const AT_ONCE: usize = 32;
 
@@ -49,12 +55,14 @@ pub struct Cluster {
     metrics: Arc<Metrics>,
     /// Reports whose permit was written without an answer: it may stand there or not.
     in_doubt: Mutex<BTreeSet<String>>,
+    /// The API server's version, and when it said so.
+    version: Mutex<Option<(Instant, ServerVersion)>>,
 }
 
 impl Cluster {
     /// Writes with this client, and into this world.
     pub fn new(client: Client, world: Arc<World>, metrics: Arc<Metrics>) -> Self {
-        Self { client, world, metrics, in_doubt: Mutex::default() }
+        Self { client, world, metrics, in_doubt: Mutex::default(), version: Mutex::default() }
     }
 
     /// Makes these writes, many at once. What is refused for one node does not keep the others; an API server that does
@@ -76,13 +84,13 @@ impl Cluster {
         result
     }
 
-    /// Looks up the Reports whose permits are in doubt. No permit may be given before: it could be a second one.
+    /// Looks up the Reports whose permits are in doubt, of all NodeBootstraps. No permit may be given before: it could be
+    /// a second one.
     ///
     /// # Errors
     /// If the API server refuses or cannot be reached.
-    pub async fn settle_doubts(&self, node_bootstrap: &str) -> Result<(), Error> {
-        let prefix = format!("{node_bootstrap}.");
-        let names: Vec<_> = self.doubts().iter().filter(|name| name.starts_with(&prefix)).cloned().collect();
+    pub async fn settle_doubts(&self) -> Result<(), Error> {
+        let names: Vec<_> = self.doubts().iter().cloned().collect();
         let api: Api<WatchedReport> = Api::all(self.client.clone());
         for name in names {
             let found = end(PATIENCE, || format!("cannot read {REPORT} {name}"), api.get_opt(&name)).await?;
@@ -371,6 +379,53 @@ impl Cluster {
         let what = || "cannot read the namespace kube-system, whose uid is the cluster's id".to_owned();
         let namespace = end(PATIENCE, what, api.get_metadata("kube-system")).await?;
         Ok(namespace.metadata.uid.unwrap_or_default())
+    }
+
+    /// The API server's version, as it said within the last minutes; `None` if it says nothing that is one.
+    ///
+    /// # Errors
+    /// If the API server refuses or cannot be reached.
+    pub async fn server_version(&self) -> Result<Option<ServerVersion>, Error> {
+        let known = || self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, version)) = known().as_ref()
+            && when.elapsed() < VERSION_AGE
+        {
+            return Ok(Some(version.clone()));
+        }
+        let what = || "cannot read the API server's version".to_owned();
+        let info = end(PATIENCE, what, self.client.apiserver_version()).await?;
+        let version = ServerVersion::parse(&info.git_version);
+        *known() = version.clone().map(|version| (Instant::now(), version));
+        Ok(version)
+    }
+
+    /// The pods on a node that a drain would take away, as namespace/name: all but those that are over, that a DaemonSet
+    /// has there, and that the kubelet has from a file.
+    ///
+    /// # Errors
+    /// If the API server refuses or cannot be reached.
+    pub async fn pods_to_drain(&self, node: &str) -> Result<Vec<String>, Error> {
+        let api: Api<core::Pod> = Api::all(self.client.clone());
+        let params = ListParams::default()
+            .fields(&format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"));
+        let what = || format!("cannot list the pods of {node}");
+        let pods = end(PATIENCE, what, api.list_metadata(&params)).await?;
+        let stays = |meta: &ObjectMeta| {
+            let owners = meta.owner_references.iter().flatten();
+            let is_of_daemon_set = owners.into_iter().any(|owner| owner.kind == "DaemonSet");
+            is_of_daemon_set || meta.annotations.as_ref().is_some_and(|all| all.contains_key(MIRROR))
+        };
+        let mut left: Vec<_> = pods
+            .iter()
+            .map(|pod| &pod.metadata)
+            .filter(|meta| !stays(meta))
+            .map(|meta| {
+                let part = |part: &Option<String>| part.clone().unwrap_or_default();
+                format!("{}/{}", part(&meta.namespace), part(&meta.name))
+            })
+            .collect();
+        left.sort_unstable();
+        Ok(left)
     }
 
     /// Sends one write, counts it, and gives it an end.

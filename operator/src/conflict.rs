@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::report::{Conflict, MAX_CONFLICTS};
-use crds::revision::{Resource, whole_of};
+use crds::revision::{Resource, Revision, whole_of};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::observed::Node;
@@ -28,6 +28,13 @@ impl Claims {
                 })
                 .collect(),
         )
+    }
+
+    /// What a revision claims.
+    pub fn of_revision(revision: &Revision) -> Self {
+        let mut claims = Self::of(&revision.resources);
+        claims.0.extend(revision.presets.claims(&revision.node_bootstrap));
+        claims
     }
 
     /// Adds what `other` claims.
@@ -213,6 +220,41 @@ mod tests {
             assert_eq!(!one.shared_with(&other).is_empty(), clash, "{one:?} {other:?}");
             assert_eq!(!other.shared_with(&one).is_empty(), clash, "{other:?} {one:?}");
         }
+    }
+
+    #[test]
+    fn a_node_s_kubelet_is_one_claim_whatever_is_asked_of_it() {
+        let spec = |yaml: serde_json::Value| serde_json::from_value::<crds::NodeBootstrapSpec>(yaml).unwrap();
+        let claims_of = |name: &str, yaml| {
+            let identity = crds::revision::Identity {
+                node_bootstrap: name.to_owned(),
+                uid: String::new(),
+                cluster: String::new(),
+            };
+            let rendered = crds::revision::render(&identity, &spec(yaml), &BTreeMap::new(), &[]).unwrap();
+            Claims::of_revision(&rendered.revision)
+        };
+        let claims = |yaml| claims_of("nb", yaml);
+        let digest = "0".repeat(64);
+        let version = serde_json::json!({
+            "allNodes": true,
+            "kubelet": {"version": "v1.36.3", "sha256": {"amd64": digest}},
+            "kernel": {"preset": "kubernetes", "sysctls": {"net.ipv4.ip_forward": "1"}},
+        });
+        let version = claims_of("older", version);
+        let limits = claims(serde_json::json!({"allNodes": true, "kubelet": {"config": {"maxPods": 200}}}));
+        assert_eq!(limits.shared_with(&version), BTreeSet::from(["kubelet"]));
+        let runtime =
+            claims(serde_json::json!({"allNodes": true, "containerRuntime": {"type": "containerd"}}));
+        assert_eq!(runtime.shared_with(&version), BTreeSet::new());
+        assert_eq!(runtime.shared_with(&runtime), BTreeSet::from(["containerRuntime"]));
+        let binary = serde_json::json!({"path": "/usr/local/sbin/kubelet", "url": "http://a/b", "sha256": {"amd64": digest}});
+        let by_hand = claims(serde_json::json!({"allNodes": true, "binaries": [binary]}));
+        assert_eq!(by_hand.shared_with(&version), BTreeSet::from(["binary /usr/local/sbin/kubelet"]));
+        let sysctl = claims(
+            serde_json::json!({"allNodes": true, "kernel": {"sysctls": {"net.ipv4.ip_forward": "0"}}}),
+        );
+        assert_eq!(sysctl.shared_with(&version), BTreeSet::from(["sysctl net.ipv4.ip_forward"]));
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::nodebootstrap::{Drift, Health};
-use crds::report::{Conflict, Leave, Permit, ReportPhase, RunMode};
+use crds::report::{Conflict, Disruption, Leave, Permit, ReportPhase, RunMode};
 use crds::{NodeBootstrapReportSpec, Share, names};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::observed::{AgentState, Node, Report};
-use crate::rollout::{self, Hold, Seat, Turn};
+use crate::rollout::{self, Hold, Seat, Taken, Turn, Use};
 
 /// A node of the cluster.
 #[derive(Debug, Clone)]
@@ -44,6 +44,12 @@ pub struct Facts<'a> {
     pub mode: RunMode,
     /// How many may be at a new revision at once; `None`: all.
     pub max_parallel: Option<Share>,
+    /// The highest disruption that a permit may be for.
+    pub allowed: Disruption,
+    /// Nodes on which nothing is left that a drain would take away.
+    pub drained: &'a BTreeSet<String>,
+    /// Nodes that other NodeBootstraps may disrupt.
+    pub taken: &'a [Taken],
     /// What becomes of drift.
     pub drift: Option<&'a Drift>,
     /// How nodes are judged.
@@ -279,16 +285,36 @@ fn conflicts_of<'a>(facts: &Facts<'a>, node: &str) -> &'a [Conflict] {
 
 fn seat<'a>(facts: &Facts<'a>, node: &'a Node, report: &'a Report, is_leaving: bool) -> Seat<'a> {
     Seat {
-        node: &report.node,
-        is_control_plane: node.is_control_plane,
         is_reachable: is_reachable(node, facts.agents.get(report.node.as_str()).copied()),
         is_leaving,
         is_blocked: facts.mode == RunMode::Plan
             || !conflicts_of(facts, &report.node).is_empty()
             || is_paused(node, report),
+        is_drained: facts.drained.contains(&report.node),
+        ..bare_seat(node, report)
+    }
+}
+
+/// A seat with what Node and Report alone say.
+fn bare_seat<'a>(node: &'a Node, report: &'a Report) -> Seat<'a> {
+    Seat {
+        node: &report.node,
+        is_control_plane: node.is_control_plane,
+        is_reachable: false,
+        is_leaving: false,
+        is_blocked: false,
+        is_drained: false,
         revision: &report.revision,
         permit: report.permit,
         answer: report.answer_for(node),
+    }
+}
+
+/// How far a node is with its permit, by a Report of whatever NodeBootstrap; nobody uses that of a Node that is gone.
+pub fn use_of(report: &Report, node: Option<&Node>) -> Use {
+    match node.filter(|node| node.uid == report.node_uid) {
+        Some(node) => rollout::use_of(&bare_seat(node, report)),
+        None => Use::Over,
     }
 }
 
@@ -306,7 +332,7 @@ fn permits<'a>(
         .map(|(node, report)| seat(facts, node, report, false))
         .chain(leaving.iter().map(|(node, report)| seat(facts, node, report, true)))
         .collect();
-    let mut rollout = rollout::decide(target, &seats);
+    let mut rollout = rollout::decide(target, facts.allowed, &seats, facts.taken);
     enrolment.hold = rollout.hold.take();
 
     for (node, report) in staying {
@@ -441,7 +467,6 @@ fn label(node: &Node, is_leaving: bool) -> Write {
 mod tests {
     use super::*;
     use crate::observed::Answer;
-    use crds::report::Disruption;
     use std::collections::BTreeMap;
 
     const TARGET: &str = "nb-2";
@@ -544,6 +569,9 @@ mod tests {
                 target: self.target,
                 mode: self.mode,
                 max_parallel: self.max_parallel,
+                allowed: Disruption::Drain,
+                drained: &BTreeSet::new(),
+                taken: &[],
                 drift: None,
                 health: None,
                 nodes: &self.nodes.iter().map(candidate).collect::<Vec<_>>(),

@@ -38,6 +38,7 @@ pub mod reconcile;
 pub mod render;
 pub mod rollout;
 pub mod selection;
+pub mod skew;
 pub mod status;
 pub mod store;
 pub mod telemetry;

@@ -125,6 +125,8 @@ pub struct Node {
     pub ready: bool,
     /// The machine's id, as the kubelet says it; empty until it has.
     pub machine_id: String,
+    /// Whether new pods are kept from it.
+    pub is_cordoned: bool,
     /// Whether its annotation stops every change there.
     pub is_paused: bool,
     /// What asks for another attempt of what was rolled back.
@@ -137,7 +139,15 @@ pub struct Node {
 pub struct WatchedNode {
     metadata: ObjectMeta,
     #[serde(default)]
+    spec: WatchedNodeSpec,
+    #[serde(default)]
     status: WatchedNodeStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct WatchedNodeSpec {
+    #[serde(default)]
+    unschedulable: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -168,11 +178,12 @@ struct WatchedCondition {
 impl Node {
     /// Reads one.
     pub fn read(node: WatchedNode) -> Seen<Self> {
-        let WatchedNode { metadata, status } = node;
+        let WatchedNode { metadata, spec, status } = node;
         let annotations = metadata.annotations.as_ref();
         let value = Self {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
+            is_cordoned: spec.unschedulable,
             is_paused: annotations
                 .and_then(|all| all.get(names::PAUSED))
                 .is_some_and(|value| value != "false"),

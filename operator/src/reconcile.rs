@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crds::nodebootstrap::DeletionPolicy;
-use crds::report::{Conflict, Leave, RunMode};
+use crds::report::{Conflict, Disruption, Leave, ReportPhase, RunMode};
 use crds::{NodeBootstrapSpec, NodeBootstrapStatus, Timeout, names};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -18,7 +18,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, VERSION_AGE};
 use crate::conflict::{self, Claims, Contender};
 use crate::enrolment::{self, Candidate, Enrolment, Write};
 use crate::error::Error;
@@ -27,8 +27,9 @@ use crate::history;
 use crate::objects::{self, AgentSettings, Owner};
 use crate::observed::{AgentState, Node, NodeBootstrap, Owned, Report};
 use crate::render::{Renderer, Rendering};
-use crate::rollout::Hold;
+use crate::rollout::{Hold, Taken};
 use crate::selection;
+use crate::skew::VERSION_SKEW;
 use crate::status::{self, Member, Problem};
 use crate::telemetry::Metrics;
 use crate::world::{World, agents};
@@ -39,6 +40,10 @@ const LEAVE_TIMEOUT: Timeout = Timeout::from_secs(600);
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// How soon to look again at what is not finished by this look.
 const SOON: Duration = Duration::from_millis(100);
+/// How soon to look again at what is left on a node that is being drained.
+const DRAIN_PAUSE: Duration = Duration::from_secs(5);
+/// Of how many nodes that are being drained one look asks what is left.
+const DRAINS: usize = 10;
 /// How many Reports one look changes at most, so that the other NodeBootstraps get their turn.
 const AT_MOST: usize = 1000;
 
@@ -101,6 +106,8 @@ struct Look {
     refusal: Option<Problem>,
     hold: Option<Hold>,
     queued: BTreeSet<String>,
+    /// Pods that are left on nodes that need a drain and are cordoned.
+    left: BTreeMap<String, Vec<String>>,
     leaving: BTreeSet<String>,
     notices: Vec<Notice>,
 }
@@ -134,6 +141,10 @@ async fn bring_about(
         cluster.set_finalizers(node_bootstrap, &finalizers).await?;
     }
     look.rendering = renderer.render(cluster, world, node_bootstrap, spec).await?;
+    if look.rendering.problem.as_ref().is_some_and(|problem| problem.reason == VERSION_SKEW) {
+        // The API server may be upgraded.
+        look.next.again_within(VERSION_AGE);
+    }
     if look.rendering.target.is_some() {
         prune(context, node_bootstrap, &look.rendering).await?;
         let (agent, revision) = tokio::join!(
@@ -251,7 +262,7 @@ async fn enrol(
 ) -> Result<(), Error> {
     let Context { world, cluster, .. } = context;
     let name = node_bootstrap.name.as_str();
-    cluster.settle_doubts(name).await?;
+    cluster.settle_doubts().await?;
 
     let all = contenders(context, node_bootstrap, &look.rendering).await?;
     let me = all.iter().find(|one| one.name == name);
@@ -272,12 +283,15 @@ async fn enrol(
         }
     }
 
+    look_for_drained(context, node_bootstrap, look).await?;
+    let drained = look.left.iter().filter(|(_, left)| left.is_empty()).map(|(node, _)| node.clone());
+    let bounds = Bounds { conflicts, drained: drained.collect(), taken: world.taken_beside(name) };
     let enrolment = decide(
         world,
         node_bootstrap,
         Some(spec),
         look.rendering.target.as_ref().map(|it| it.name.as_str()),
-        &conflicts,
+        &bounds,
         &look.nodes,
     );
     look.hold = enrolment.hold.clone();
@@ -286,12 +300,50 @@ async fn enrol(
     carry_out(context, name, &enrolment, look).await
 }
 
+/// Asks what is left on nodes that wait for a drain and are cordoned.
+async fn look_for_drained(
+    context: &Context,
+    node_bootstrap: &NodeBootstrap,
+    look: &mut Look,
+) -> Result<(), Error> {
+    let Context { world, cluster, .. } = context;
+    let waits = |node: &Node| {
+        let report = world.reports.get(&names::report(&node_bootstrap.name, &node.name));
+        report.is_some_and(|report| {
+            report.answer_for(node).is_some_and(|answer| {
+                answer.phase == ReportPhase::Waiting && answer.disruption >= Disruption::Drain
+            })
+        })
+    };
+    let nodes = look.nodes.iter().filter(|one| one.is_selected && one.node.is_cordoned);
+    let names = nodes.filter(|one| waits(&one.node)).map(|one| one.node.name.clone());
+    for name in names.take(DRAINS) {
+        let left = cluster.pods_to_drain(&name).await?;
+        if !left.is_empty() {
+            look.next.again_within(DRAIN_PAUSE);
+        }
+        look.left.insert(name, left);
+    }
+    Ok(())
+}
+
+/// What keeps nodes from what they would do.
+#[derive(Default)]
+struct Bounds {
+    /// What nodes must leave alone.
+    conflicts: BTreeMap<String, Vec<Conflict>>,
+    /// Nodes that were drained.
+    drained: BTreeSet<String>,
+    /// Nodes that other NodeBootstraps may disrupt.
+    taken: Vec<Taken>,
+}
+
 fn decide(
     world: &World,
     node_bootstrap: &NodeBootstrap,
     spec: Option<&NodeBootstrapSpec>,
     target: Option<&str>,
-    conflicts: &BTreeMap<String, Vec<Conflict>>,
+    bounds: &Bounds,
     nodes: &[Candidate],
 ) -> Enrolment {
     let name = node_bootstrap.name.as_str();
@@ -305,13 +357,16 @@ fn decide(
         target,
         mode: mode(spec),
         max_parallel: spec.and_then(|spec| spec.rollout.as_ref()?.max_parallel),
+        allowed: allowed(spec),
+        drained: &bounds.drained,
+        taken: &bounds.taken,
         drift: spec.and_then(|spec| spec.drift.as_ref()),
         health: spec.and_then(|spec| spec.health.as_ref()),
         nodes,
         reports: &world.reports_of(name),
         has_daemon_set: world.daemon_sets.get(&Owned::key("DaemonSet", &names::agent(name))).is_some(),
         agents: &agents(&pods),
-        conflicts,
+        conflicts: &bounds.conflicts,
         now: Timestamp::now(),
     })
 }
@@ -332,6 +387,10 @@ fn leave(spec: Option<&NodeBootstrapSpec>) -> Leave {
 
 fn mode(spec: Option<&NodeBootstrapSpec>) -> RunMode {
     spec.and_then(|spec| spec.mode).unwrap_or_default()
+}
+
+fn allowed(spec: Option<&NodeBootstrapSpec>) -> Disruption {
+    spec.and_then(|spec| spec.rollout.as_ref()?.allow).unwrap_or(Disruption::Drain)
 }
 
 fn leave_timeout(spec: Option<&NodeBootstrapSpec>) -> Timeout {
@@ -468,6 +527,8 @@ async fn tell(
         members: &members,
         problem: look.rendering.problem.clone().or_else(|| look.refusal.clone()),
         hold: look.hold.as_ref(),
+        allowed: allowed(Some(spec)),
+        left: &look.left,
         queued: &look.queued,
         leaving: look.leaving.iter().map(String::as_str).collect(),
         before: &node_bootstrap.status,
@@ -542,7 +603,7 @@ async fn end(context: &Context, node_bootstrap: &NodeBootstrap) -> Result<Next, 
         return Ok(look.next);
     }
     let spec = node_bootstrap.spec.as_ref().ok();
-    let enrolment = decide(world, node_bootstrap, spec, None, &BTreeMap::new(), &candidates(world, spec));
+    let enrolment = decide(world, node_bootstrap, spec, None, &Bounds::default(), &candidates(world, spec));
     let mut result = carry_out(context, &node_bootstrap.name, &enrolment, &mut look).await;
     if result.is_ok() && world.reports_of(&node_bootstrap.name).is_empty() {
         result = remove_made(context, &node_bootstrap.name).await;

@@ -20,6 +20,7 @@ use crate::cluster::Cluster;
 use crate::conflict::Claims;
 use crate::error::Error;
 use crate::observed::NodeBootstrap;
+use crate::skew::{self, VERSION_SKEW};
 use crate::status::Problem;
 use crate::world::World;
 
@@ -48,9 +49,9 @@ pub struct Rendering {
     pub fresh: Option<Arc<Rendered>>,
 }
 
-/// What a rendering depends on: uid and generation of the NodeBootstrap, and the version of each object that its spec
-/// refers to.
-type Inputs = (String, i64, Vec<(Source, String, Option<String>)>);
+/// What a rendering depends on: uid and generation of the NodeBootstrap, the version of each object that its spec refers to,
+/// and what keeps its kubelets from going with the API server.
+type Inputs = (String, i64, Vec<(Source, String, Option<String>)>, Option<String>);
 
 /// See the module.
 #[derive(Default)]
@@ -73,13 +74,26 @@ impl Renderer {
         node_bootstrap: &NodeBootstrap,
         spec: &NodeBootstrapSpec,
     ) -> Result<Rendering, Error> {
-        let inputs = inputs(world, node_bootstrap, spec);
+        let version = spec.kubelet.as_ref().and_then(|kubelet| kubelet.version.as_deref());
+        let skew = match version {
+            Some(version) => {
+                let server = cluster.server_version().await?;
+                server.and_then(|server| skew::problem(version, &server))
+            }
+            None => None,
+        };
+        let inputs = inputs(world, node_bootstrap, spec, skew.clone());
         if let Some((known, rendering)) = lock(&self.known).get(&node_bootstrap.name)
             && *known == inputs
         {
             return Ok(rendering.clone());
         }
-        let rendering = self.render_anew(cluster, world, node_bootstrap, spec).await?;
+        let mut rendering = self.render_anew(cluster, world, node_bootstrap, spec).await?;
+        if let (None, Some(message)) = (&rendering.problem, skew) {
+            let target = self.last_good(cluster, world, node_bootstrap).await?;
+            let problem = Problem { reason: VERSION_SKEW.to_owned(), message, is_stalled: true };
+            rendering = Rendering { target, problem: Some(problem), fresh: None };
+        }
         let remembered = Rendering { fresh: None, ..rendering.clone() };
         lock(&self.known).insert(node_bootstrap.name.clone(), (inputs, remembered));
         Ok(rendering)
@@ -114,7 +128,7 @@ impl Renderer {
         };
         match revision::render(&identity, spec, &values, key) {
             Ok(rendered) => {
-                let claims = Arc::new(Claims::of(&rendered.revision.resources));
+                let claims = Arc::new(Claims::of_revision(&rendered.revision));
                 lock(&self.claims).insert(rendered.name.clone(), Arc::clone(&claims));
                 let target =
                     Target { name: rendered.name.clone(), has_payload: !rendered.payload.is_empty(), claims };
@@ -152,7 +166,7 @@ impl Renderer {
         }
         let found: Option<ControllerRevision> = cluster.get("ControllerRevision", name).await?;
         let claims = match found.map(|revision| Revision::read(&revision.data.0)) {
-            Some(Ok(revision)) => Claims::of(&revision.resources),
+            Some(Ok(revision)) => Claims::of_revision(&revision),
             Some(Err(error)) => {
                 tracing::warn!(revision = name, %error, "what it claims is not known");
                 Claims::default()
@@ -174,7 +188,12 @@ fn problem(error: &RenderError) -> Problem {
     Problem { reason: error.reason().to_owned(), message: error.to_string(), is_stalled: true }
 }
 
-fn inputs(world: &World, node_bootstrap: &NodeBootstrap, spec: &NodeBootstrapSpec) -> Inputs {
+fn inputs(
+    world: &World,
+    node_bootstrap: &NodeBootstrap,
+    spec: &NodeBootstrapSpec,
+    skew: Option<String>,
+) -> Inputs {
     let objects: BTreeSet<_> =
         revision::references(spec).into_iter().map(|reference| (reference.source, reference.name)).collect();
     let versions = objects
@@ -188,7 +207,7 @@ fn inputs(world: &World, node_bootstrap: &NodeBootstrap, spec: &NodeBootstrapSpe
             (source, name, version)
         })
         .collect();
-    (node_bootstrap.uid.clone(), node_bootstrap.generation, versions)
+    (node_bootstrap.uid.clone(), node_bootstrap.generation, versions, skew)
 }
 
 /// The values behind references; what is not there is left out.

@@ -1,9 +1,12 @@
-//! Which node may be disrupted now. In: one seat a node, with what the operator told it and what its agent answered.
-//! Out: the permits that change, and why none is given if none is.
+//! Which node may be disrupted now. In: one seat a node, with what the operator told it and what its agent answered; and
+//! the nodes that other NodeBootstraps have permitted to be disrupted. Out: the permits that change, and why none is given
+//! if none is.
 //!
 //! A new revision goes to all nodes at once with the standing permit `None`. An agent whose plan needs more answers
-//! `Waiting`, and one node at a time gets a permit; the next one only when that agent has answered for that permit.
-//! What an agent has not answered for counts as used: a permit that is taken back may have been begun already.
+//! `Waiting`, and one node at a time gets a permit, over all NodeBootstraps; the next one only when that agent has answered
+//! for that permit. What an agent has not answered for counts as used: a permit that is taken back may have been begun
+//! already. No permit is above what the spec allows, and one with [`Disruption::Drain`] goes only to a node that was
+//! drained.
 //!
 //! With `rollout.maxParallel` the revision itself goes out in turns, too: [`waiting`].
 
@@ -26,12 +29,32 @@ pub struct Seat<'a> {
     pub is_leaving: bool,
     /// Whether a conflict, mode Plan or a pause keeps it from changing anything.
     pub is_blocked: bool,
+    /// Whether nothing is left on it that a drain would take away.
+    pub is_drained: bool,
     /// The revision in its Report.
     pub revision: &'a str,
     /// The permit in its Report.
     pub permit: Permit,
     /// What its agent answered.
     pub answer: Option<&'a Answer>,
+}
+
+/// A node that may be disrupted by what another NodeBootstrap has permitted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Taken {
+    /// The Node's name.
+    pub node: String,
+    /// The other NodeBootstrap.
+    pub by: String,
+    /// Whether that failed there, and is tried again.
+    pub has_failed: bool,
+}
+
+impl Taken {
+    /// Whether it keeps a node from being disrupted. One that has failed may be disrupted once more.
+    fn keeps(&self, node: &str) -> bool {
+        !(self.has_failed && self.node == node)
+    }
 }
 
 /// What is decided.
@@ -63,16 +86,30 @@ pub enum Hold {
         /// The Node's name.
         node: String,
     },
+    /// A node has a permit of another NodeBootstrap.
+    Elsewhere(Taken),
 }
 
-/// Decides the permits of one NodeBootstrap whose nodes shall have the revision `target`.
-pub fn decide(target: &str, seats: &[Seat<'_>]) -> Rollout {
+/// How far a node is with the permit that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It has none, or is done with it.
+    Over,
+    /// It may be at it.
+    Begun,
+    /// It failed under it, and keeps it, so that it can mend itself.
+    Failed,
+}
+
+/// Decides the permits of one NodeBootstrap whose nodes shall have the revision `target`, with no more disruption than is
+/// `allowed`.
+pub fn decide(target: &str, allowed: Disruption, seats: &[Seat<'_>], taken: &[Taken]) -> Rollout {
     let mut seats: Vec<_> = seats.iter().collect();
     seats.sort_unstable_by_key(|seat| (seat.is_control_plane, seat.node));
     let mut rollout = Rollout::default();
     let mut hold: Option<Hold> = None;
     for seat in &seats {
-        if let Some(permit) = withdrawal(target, seat) {
+        if let Some(permit) = withdrawal(target, allowed, seat) {
             rollout.withdraw.insert(seat.node.to_owned(), permit);
         }
         if let Some(found) = held_by(target, seat) {
@@ -84,27 +121,37 @@ pub fn decide(target: &str, seats: &[Seat<'_>]) -> Rollout {
             }
         }
     }
-    if let Some(next) = seats.iter().find(|seat| waits(target, seat)) {
-        match hold {
-            Some(hold) => rollout.hold = Some(hold),
-            None => {
-                let permit = Permit { id: next.permit.id + 1, disruption: Disruption::Restart };
-                rollout.grant = Some((next.node.to_owned(), permit));
-            }
-        }
-    } else {
+    if hold.is_some() {
         // Also with nobody waiting a person wants to know that the rollout stands.
         rollout.hold = hold;
+        return rollout;
+    }
+    for (seat, disruption) in seats.iter().filter_map(|seat| Some((seat, asks(target, allowed, seat)?))) {
+        match taken.iter().find(|taken| taken.keeps(seat.node)) {
+            Some(taken) => rollout.hold = Some(Hold::Elsewhere(taken.clone())),
+            None => {
+                let permit = Permit { id: seat.permit.id + 1, disruption };
+                return Rollout { grant: Some((seat.node.to_owned(), permit)), hold: None, ..rollout };
+            }
+        }
     }
     rollout
 }
 
 /// The permit that is left to a node when its own is done, or must not be used any more.
-fn withdrawal(target: &str, seat: &Seat<'_>) -> Option<Permit> {
+fn withdrawal(target: &str, allowed: Disruption, seat: &Seat<'_>) -> Option<Permit> {
     if seat.permit.disruption == Disruption::None || seat.is_leaving {
         return None;
     }
-    let is_over = seat.revision != target || seat.is_blocked;
+    // Of a plan that has come to need more nothing is begun.
+    let is_too_little = seat.answer.is_some_and(|answer| {
+        answer.phase == ReportPhase::Waiting
+            && answer.permit_id == seat.permit.id
+            && answer.revision == seat.revision
+            && answer.disruption > seat.permit.disruption
+    });
+    let is_over =
+        seat.revision != target || seat.is_blocked || seat.permit.disruption > allowed || is_too_little;
     match answered(seat) {
         Some(ReportPhase::Ready) => Some(Permit { disruption: Disruption::None, ..seat.permit }),
         Some(_) if is_over => Some(Permit { disruption: Disruption::None, ..seat.permit }),
@@ -115,25 +162,34 @@ fn withdrawal(target: &str, seat: &Seat<'_>) -> Option<Permit> {
     }
 }
 
+/// How far a node is with the permit that it has.
+pub fn use_of(seat: &Seat<'_>) -> Use {
+    if seat.permit.disruption == Disruption::None {
+        // Taken back: the agent has seen it. That it speaks of this revision is not enough: mode Plan and conflicts take
+        // a permit back without a new one.
+        let is_seen =
+            seat.permit.id == 0 || seat.answer.is_some_and(|answer| answer.permit_id == seat.permit.id);
+        return if is_seen { Use::Over } else { Use::Begun };
+    }
+    match answered(seat) {
+        None => Use::Begun,
+        Some(ReportPhase::Failed) => Use::Failed,
+        Some(_) => Use::Over,
+    }
+}
+
 /// Whether, and how, a node keeps all others from being disrupted.
 fn held_by(target: &str, seat: &Seat<'_>) -> Option<Hold> {
     let node = seat.node.to_owned();
-    let is_settled = if seat.permit.disruption == Disruption::None {
-        // Taken back: the agent has seen it. That it speaks of this revision is not enough: mode Plan and conflicts take
-        // a permit back without a new one.
-        seat.permit.id == 0 || seat.answer.is_some_and(|answer| answer.permit_id == seat.permit.id)
-    } else {
-        answered(seat).is_some()
-    };
-    if !is_settled {
-        return Some(if seat.is_reachable { Hold::Busy { node } } else { Hold::Silent { node } });
+    match use_of(seat) {
+        Use::Begun if seat.is_reachable => Some(Hold::Busy { node }),
+        Use::Begun => Some(Hold::Silent { node }),
+        Use::Failed => {
+            let is_about_it = seat.revision == target && !seat.is_leaving && !seat.is_blocked;
+            is_about_it.then_some(Hold::Stopped { node })
+        }
+        Use::Over => None,
     }
-    let has_failed = answered(seat) == Some(ReportPhase::Failed)
-        && seat.permit.disruption > Disruption::None
-        && seat.revision == target
-        && !seat.is_leaving
-        && !seat.is_blocked;
-    has_failed.then_some(Hold::Stopped { node })
 }
 
 /// What the agent answered for the permit that it has, if that is an end of it.
@@ -194,17 +250,14 @@ pub fn waiting<'a>(most: usize, turns: &[Turn<'a>]) -> BTreeSet<&'a str> {
     next.into_iter().enumerate().filter(waits).map(|(_, turn)| turn.node).collect()
 }
 
-fn waits(target: &str, seat: &Seat<'_>) -> bool {
-    seat.is_reachable
-        && !seat.is_leaving
-        && !seat.is_blocked
-        && seat.revision == target
-        && seat.permit.disruption == Disruption::None
-        && seat.answer.is_some_and(|answer| {
-            answer.phase == ReportPhase::Waiting
-                && answer.revision == target
-                && answer.disruption > Disruption::None
-        })
+/// The disruption that a node waits for and may have.
+fn asks(target: &str, allowed: Disruption, seat: &Seat<'_>) -> Option<Disruption> {
+    let can_have = seat.is_reachable && !seat.is_leaving && !seat.is_blocked && seat.revision == target;
+    let answer = seat.answer.filter(|answer| answer.phase == ReportPhase::Waiting)?;
+    let needed = answer.disruption;
+    let is_free = seat.permit.disruption == Disruption::None && answer.revision == target;
+    let is_fit = needed <= allowed && (needed < Disruption::Drain || seat.is_drained);
+    (can_have && is_free && needed > Disruption::None && is_fit).then_some(needed)
 }
 
 #[cfg(test)]
@@ -221,6 +274,18 @@ mod tests {
         Restarts,
         /// A restart is needed and fails.
         Breaks,
+        /// A drain is needed, and it works.
+        Drains,
+    }
+
+    impl Fate {
+        fn disruption(self) -> Disruption {
+            match self {
+                Fate::Quiet => Disruption::None,
+                Fate::Restarts | Fate::Breaks => Disruption::Restart,
+                Fate::Drains => Disruption::Drain,
+            }
+        }
     }
 
     /// A node, its Report and its agent, as the real ones behave.
@@ -229,6 +294,7 @@ mod tests {
         name: String,
         is_control_plane: bool,
         is_reachable: bool,
+        is_drained: bool,
         fates: Vec<Fate>,
         revision: usize,
         permit: Permit,
@@ -239,8 +305,10 @@ mod tests {
 
     impl Sim {
         fn answer(&mut self, phase: ReportPhase, revision: usize, permit_id: i64) {
-            let disruption =
-                if phase == ReportPhase::Waiting { Disruption::Restart } else { Disruption::None };
+            let disruption = match phase {
+                ReportPhase::Waiting => self.fates[revision].disruption(),
+                _ => Disruption::None,
+            };
             self.answer = Some(Answer {
                 phase,
                 revision: revision.to_string(),
@@ -262,7 +330,7 @@ mod tests {
             if let Some((revision, id)) = self.disrupting.take() {
                 let phase = match self.fates[revision] {
                     Fate::Breaks => ReportPhase::Failed,
-                    Fate::Quiet | Fate::Restarts => ReportPhase::Ready,
+                    Fate::Quiet | Fate::Restarts | Fate::Drains => ReportPhase::Ready,
                 };
                 self.answer(phase, revision, id);
                 return;
@@ -276,16 +344,16 @@ mod tests {
             match self.fates[revision] {
                 Fate::Quiet => self.answer(ReportPhase::Ready, revision, permit.id),
                 // What was applied once needs no restart again.
-                Fate::Restarts | Fate::Breaks if is_done => {
+                _ if is_done => {
                     let phase = self.answer.as_ref().unwrap().phase;
                     self.answer(phase, revision, permit.id);
                 }
-                Fate::Restarts | Fate::Breaks if permit.disruption == Disruption::Restart => {
+                fate if fate.disruption() <= permit.disruption => {
                     // What takes long is told, too.
                     self.answer(ReportPhase::Applying, revision, permit.id);
                     self.disrupting = Some((revision, permit.id));
                 }
-                Fate::Restarts | Fate::Breaks => self.answer(ReportPhase::Waiting, revision, permit.id),
+                _ => self.answer(ReportPhase::Waiting, revision, permit.id),
             }
         }
 
@@ -296,23 +364,45 @@ mod tests {
         }
     }
 
+    fn seat_of<'a>(sim: &'a Sim, revision: &'a str) -> Seat<'a> {
+        Seat {
+            node: &sim.name,
+            is_control_plane: sim.is_control_plane,
+            is_reachable: sim.is_reachable,
+            is_leaving: false,
+            is_blocked: false,
+            is_drained: sim.is_drained,
+            revision,
+            permit: sim.permit,
+            answer: sim.answer.as_ref(),
+        }
+    }
+
     fn operate(nodes: &mut [Sim], target: usize) -> Rollout {
-        let revisions: Vec<_> = nodes.iter().map(|sim| sim.revision.to_string()).collect();
-        let seats: Vec<_> = nodes
+        operate_beside(nodes, target, Disruption::Drain, &[])
+    }
+
+    /// The nodes that these permits may disrupt, as another NodeBootstrap's.
+    fn taken_by(nodes: &[Sim]) -> Vec<Taken> {
+        nodes
             .iter()
-            .zip(&revisions)
-            .map(|(sim, revision)| Seat {
-                node: &sim.name,
-                is_control_plane: sim.is_control_plane,
-                is_reachable: sim.is_reachable,
-                is_leaving: false,
-                is_blocked: false,
-                revision,
-                permit: sim.permit,
-                answer: sim.answer.as_ref(),
+            .filter_map(|sim| {
+                let revision = sim.revision.to_string();
+                let found = use_of(&seat_of(sim, &revision));
+                (found != Use::Over).then(|| Taken {
+                    node: sim.name.clone(),
+                    by: "other".to_owned(),
+                    has_failed: found == Use::Failed,
+                })
             })
-            .collect();
-        let rollout = decide(&target.to_string(), &seats);
+            .collect()
+    }
+
+    fn operate_beside(nodes: &mut [Sim], target: usize, allowed: Disruption, taken: &[Taken]) -> Rollout {
+        let revisions: Vec<_> = nodes.iter().map(|sim| sim.revision.to_string()).collect();
+        let seats: Vec<_> =
+            nodes.iter().zip(&revisions).map(|(sim, revision)| seat_of(sim, revision)).collect();
+        let rollout = decide(&target.to_string(), allowed, &seats, taken);
         for sim in nodes.iter_mut() {
             sim.revision = target;
             if let Some(permit) = rollout.withdraw.get(&sim.name) {
@@ -325,6 +415,34 @@ mod tests {
             }
         }
         rollout
+    }
+
+    fn apply(
+        step: &Step,
+        nodes: &mut [Sim],
+        target: &mut usize,
+        allowed: Disruption,
+        taken: &[Taken],
+    ) -> Result<(), TestCaseError> {
+        let count = nodes.len();
+        match *step {
+            Step::Operator => {
+                let rollout = operate_beside(nodes, *target, allowed, taken);
+                if let Some((name, Permit { disruption: Disruption::Drain, .. })) = rollout.grant {
+                    prop_assert!(
+                        nodes.iter().any(|sim| sim.name == name && sim.is_drained),
+                        "{name} is full"
+                    );
+                }
+            }
+            Step::Agent(index) => nodes[index % count].step(),
+            Step::Edit => *target = (*target + 1).min(3),
+            Step::Lose(index) => nodes[index % count].is_reachable = false,
+            Step::Return(index) => nodes[index % count].is_reachable = true,
+            Step::Drain(index) => nodes[index % count].is_drained = true,
+            Step::Fill(index) => nodes[index % count].is_drained = false,
+        }
+        Ok(())
     }
 
     fn at_most_one(nodes: &[Sim]) -> Result<(), TestCaseError> {
@@ -348,7 +466,12 @@ mod tests {
     }
 
     fn fate() -> impl Strategy<Value = Fate> + Clone {
-        prop_oneof![3 => Just(Fate::Restarts), 1 => Just(Fate::Quiet), 1 => Just(Fate::Breaks)]
+        prop_oneof![
+            3 => Just(Fate::Restarts),
+            1 => Just(Fate::Quiet),
+            1 => Just(Fate::Breaks),
+            1 => Just(Fate::Drains),
+        ]
     }
 
     fn sims(fate: impl Strategy<Value = Fate> + Clone + 'static) -> impl Strategy<Value = Vec<Sim>> {
@@ -361,6 +484,7 @@ mod tests {
                     name: format!("n{index}"),
                     is_control_plane,
                     is_reachable: true,
+                    is_drained: false,
                     fates,
                     revision: 0,
                     permit: Permit::default(),
@@ -378,6 +502,8 @@ mod tests {
         Edit,
         Lose(usize),
         Return(usize),
+        Drain(usize),
+        Fill(usize),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -387,6 +513,8 @@ mod tests {
             1 => Just(Step::Edit),
             1 => (0..6usize).prop_map(Step::Lose),
             2 => (0..6usize).prop_map(Step::Return),
+            2 => (0..6usize).prop_map(Step::Drain),
+            1 => (0..6usize).prop_map(Step::Fill),
         ];
         prop::collection::vec(one, 0..120)
     }
@@ -396,22 +524,45 @@ mod tests {
         fn never_two_nodes_are_disrupted_whatever_comes_between(mut nodes in sims(fate()), steps in steps()) {
             let mut target = 0;
             for step in steps {
-                let count = nodes.len();
-                match step {
-                    Step::Operator => { operate(&mut nodes, target); }
-                    Step::Agent(index) => nodes[index % count].step(),
-                    Step::Edit => target = (target + 1).min(3),
-                    Step::Lose(index) => nodes[index % count].is_reachable = false,
-                    Step::Return(index) => nodes[index % count].is_reachable = true,
-                }
+                apply(&step, &mut nodes, &mut target, Disruption::Drain, &[])?;
                 at_most_one(&nodes)?;
+            }
+        }
+
+        /// Each node has an agent of each.
+        #[test]
+        fn nor_by_two_node_bootstraps_together(
+            mut one in sims(fate()),
+            mut other in sims(fate()),
+            steps in prop::collection::vec((any::<bool>(), steps()), 0..4),
+        ) {
+            let mut targets = [0, 0];
+            for (is_one, step) in steps.into_iter().flat_map(|(is_one, steps)| {
+                steps.into_iter().enumerate().map(move |(number, step)| (is_one ^ (number % 3 == 0), step))
+            }) {
+                let (mine, theirs, target) =
+                    if is_one { (&mut one, &other, &mut targets[0]) } else { (&mut other, &one, &mut targets[1]) };
+                apply(&step, mine, target, Disruption::Drain, &taken_by(theirs))?;
+                let disrupted: BTreeSet<_> =
+                    one.iter().chain(&other).filter(|sim| sim.disrupting.is_some()).map(|sim| &sim.name).collect();
+                prop_assert!(disrupted.len() <= 1, "{disrupted:?}: {one:#?} {other:#?}");
+            }
+        }
+
+        #[test]
+        fn no_permit_is_above_what_is_allowed(mut nodes in sims(fate()), steps in steps()) {
+            let mut target = 0;
+            for step in steps {
+                apply(&step, &mut nodes, &mut target, Disruption::Restart, &[])?;
+                prop_assert!(nodes.iter().all(|sim| sim.permit.disruption <= Disruption::Restart));
             }
         }
 
         #[test]
         fn with_agents_that_do_their_part_every_node_ends_ready_in_order(
-            mut nodes in sims(prop_oneof![Just(Fate::Restarts), Just(Fate::Quiet)]),
+            mut nodes in sims(prop_oneof![Just(Fate::Restarts), Just(Fate::Quiet), Just(Fate::Drains)]),
         ) {
+            nodes.iter_mut().for_each(|sim| sim.is_drained = true);
             let mut granted = Vec::new();
             for _ in 0..nodes.len() * 6 + 6 {
                 granted.extend(operate(&mut nodes, 1).grant.map(|(node, _)| node));
@@ -422,7 +573,7 @@ mod tests {
             prop_assert!(nodes.iter().all(|sim| sim.is_ready_at(1)), "{nodes:#?}");
             prop_assert!(nodes.iter().all(|sim| sim.permit.disruption == Disruption::None));
             prop_assert_eq!(rollout, Rollout::default());
-            let mut expected: Vec<_> = nodes.iter().filter(|sim| sim.fates[1] == Fate::Restarts).collect();
+            let mut expected: Vec<_> = nodes.iter().filter(|sim| sim.fates[1] != Fate::Quiet).collect();
             expected.sort_by_key(|sim| (sim.is_control_plane, &sim.name));
             prop_assert_eq!(granted, expected.iter().map(|sim| sim.name.clone()).collect::<Vec<_>>());
         }
@@ -472,10 +623,60 @@ mod tests {
             is_reachable: true,
             is_leaving: false,
             is_blocked: false,
+            is_drained: false,
             revision: "r",
             permit,
             answer,
         }
+    }
+
+    fn decide_all(seats: &[Seat<'_>]) -> Rollout {
+        decide("r", Disruption::Drain, seats, &[])
+    }
+
+    #[test]
+    fn who_needs_a_drain_waits_for_it_and_keeps_nobody() {
+        let drain = Answer { disruption: Disruption::Drain, ..answer(ReportPhase::Waiting, 0) };
+        let restart = answer(ReportPhase::Waiting, 0);
+        let (full, other) =
+            (seat("a", Permit::default(), Some(&drain)), seat("b", Permit::default(), Some(&restart)));
+        assert_eq!(decide_all(&[full]), Rollout::default());
+        assert_eq!(decide_all(&[full, other]).grant.unwrap().0, "b");
+        let drained = Seat { is_drained: true, ..full };
+        let permit = Permit { id: 1, disruption: Disruption::Drain };
+        assert_eq!(decide_all(&[drained, other]).grant, Some(("a".into(), permit)));
+        assert_eq!(decide("r", Disruption::Restart, &[drained], &[]), Rollout::default());
+        assert_eq!(decide("r", Disruption::None, &[other], &[]), Rollout::default());
+    }
+
+    #[test]
+    fn a_permit_that_is_not_enough_any_more_is_taken_back() {
+        let permit = Permit { id: 1, disruption: Disruption::Restart };
+        let taken = Permit { id: 2, disruption: Disruption::None };
+        let more = Answer { disruption: Disruption::Drain, ..answer(ReportPhase::Waiting, 1) };
+        assert_eq!(decide_all(&[seat("a", permit, Some(&more))]).withdraw["a"], taken);
+        let enough = answer(ReportPhase::Waiting, 1);
+        let has_it = seat("a", permit, Some(&enough));
+        assert_eq!(decide_all(&[has_it]).withdraw, BTreeMap::new());
+        assert_eq!(
+            decide("r", Disruption::None, &[has_it], &[]).withdraw["a"],
+            taken,
+            "it is above rollout.allow"
+        );
+    }
+
+    #[test]
+    fn a_node_that_another_node_bootstrap_may_disrupt_keeps_all_others() {
+        let waiting = answer(ReportPhase::Waiting, 0);
+        let (a, b) =
+            (seat("a", Permit::default(), Some(&waiting)), seat("b", Permit::default(), Some(&waiting)));
+        let busy = Taken { node: "a".into(), by: "other".into(), has_failed: false };
+        let rollout = decide("r", Disruption::Drain, &[a, b], std::slice::from_ref(&busy));
+        assert_eq!((rollout.grant, rollout.hold), (None, Some(Hold::Elsewhere(busy.clone()))));
+        // That very node is as disrupted as it can be.
+        let failed = Taken { has_failed: true, ..busy };
+        assert_eq!(decide("r", Disruption::Drain, &[b], std::slice::from_ref(&failed)).grant, None);
+        assert_eq!(decide("r", Disruption::Drain, &[a, b], &[failed]).grant.unwrap().0, "a");
     }
 
     #[test]
@@ -578,9 +779,9 @@ mod tests {
         let waiting = answer(ReportPhase::Waiting, 0);
         let silent = Seat { is_reachable: false, ..seat("a", Permit::default(), Some(&waiting)) };
         let other = seat("b", Permit::default(), Some(&waiting));
-        assert_eq!(decide("r", &[silent, other]).grant.unwrap().0, "b");
+        assert_eq!(decide_all(&[silent, other]).grant.unwrap().0, "b");
         let holder = Seat { permit: Permit { id: 1, disruption: Disruption::Restart }, ..silent };
-        let rollout = decide("r", &[holder, other]);
+        let rollout = decide_all(&[holder, other]);
         assert_eq!((rollout.grant, rollout.hold), (None, Some(Hold::Silent { node: "a".into() })));
     }
 
@@ -590,16 +791,16 @@ mod tests {
         let permit = Permit { id: 1, disruption: Disruption::Restart };
         let blocked = Seat { is_blocked: true, ..seat("a", permit, Some(&applying)) };
         let taken = Permit { id: 2, disruption: Disruption::None };
-        let rollout = decide("r", &[blocked]);
+        let rollout = decide_all(&[blocked]);
         assert_eq!((rollout.withdraw.get("a"), rollout.grant), (Some(&taken), None));
         // Apply again, at once: the agent may still be at what the permit allowed.
         let waiting = answer(ReportPhase::Waiting, 0);
         let other = seat("b", Permit::default(), Some(&waiting));
         let back = seat("a", taken, Some(&applying));
-        assert_eq!(decide("r", &[back, other]).hold, Some(Hold::Busy { node: "a".into() }));
+        assert_eq!(decide_all(&[back, other]).hold, Some(Hold::Busy { node: "a".into() }));
         let planned = answer(ReportPhase::Planned, 2);
         let seen = Seat { answer: Some(&planned), ..back };
-        assert_eq!(decide("r", &[seen, other]).grant.unwrap().0, "b");
+        assert_eq!(decide_all(&[seen, other]).grant.unwrap().0, "b");
     }
 
     #[test]
@@ -609,8 +810,8 @@ mod tests {
         let permit = Permit { id: 1, disruption: Disruption::Restart };
         let leaving = Seat { is_leaving: true, ..seat("a", permit, Some(&waiting)) };
         let other = seat("b", Permit::default(), Some(&waiting));
-        assert_eq!(decide("r", &[leaving, other]).hold, Some(Hold::Busy { node: "a".into() }));
+        assert_eq!(decide_all(&[leaving, other]).hold, Some(Hold::Busy { node: "a".into() }));
         let gone = Seat { answer: Some(&left), ..leaving };
-        assert_eq!(decide("r", &[gone, other]).grant.unwrap().0, "b");
+        assert_eq!(decide_all(&[gone, other]).grant.unwrap().0, "b");
     }
 }

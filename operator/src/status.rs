@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::observed::{AgentState, Answer, Node, Report};
-use crate::rollout::Hold;
+use crate::rollout::{Hold, Taken};
 
 /// Condition: every selected node that can be reached has the target revision, proven.
 pub const READY: &str = "Ready";
@@ -33,6 +33,10 @@ const AGENT_STARTING: &str = "AgentStarting";
 const NOT_REPORTED: &str = "NotReported";
 /// Reason: the node needs a permit, and another has it.
 const WAITS_FOR_TURN: &str = "WaitsForTurn";
+/// Reason: the node must be drained, by a person, before its changes are made.
+const NEEDS_DRAIN: &str = "NeedsDrain";
+/// Reason: the changes disturb more than rollout.allow.
+const NOT_ALLOWED: &str = "NotAllowed";
 /// Reason: enough others are at the new revision.
 const QUEUED: &str = "Queued";
 /// Reason: what would be changed is known.
@@ -94,6 +98,10 @@ pub struct Facts<'a> {
     pub problem: Option<Problem>,
     /// What keeps the rollout.
     pub hold: Option<&'a Hold>,
+    /// The highest disruption that a permit may be for.
+    pub allowed: Disruption,
+    /// Pods that are left on nodes that need a drain and are cordoned.
+    pub left: &'a BTreeMap<String, Vec<String>>,
     /// Nodes that are not told of the target yet, since enough others are at it.
     pub queued: &'a BTreeSet<String>,
     /// Nodes that are not selected any more and have yet to answer, in any order.
@@ -343,7 +351,10 @@ fn verdict<'a>(
         (RunMode::Apply, ReportPhase::Waiting) if report.permit.disruption > Disruption::None => {
             with(NodePhase::Updating, "Permitted", &answer.message)
         }
-        (RunMode::Apply, ReportPhase::Waiting) => with(NodePhase::Pending, WAITS_FOR_TURN, &answer.message),
+        (RunMode::Apply, ReportPhase::Waiting) => {
+            let (reason, message) = waits(node, answer, facts);
+            found(NodePhase::Pending, reason.into(), message)
+        }
         // An agent that tries again has not succeeded yet: its failure stands until it has, or there is something new
         // to try. So neither conditions nor Events go back and forth with each attempt.
         (RunMode::Apply, ReportPhase::Applying) => match failed_before.get(node.name.as_str()) {
@@ -352,6 +363,40 @@ fn verdict<'a>(
         },
         (RunMode::Apply, ReportPhase::Left) => {
             with(NodePhase::Updating, "Returned", "the node has come back")
+        }
+    }
+}
+
+/// What a node waits for whose plan is above its permit, in one word and in one line.
+fn waits<'a>(node: &Node, answer: &'a Answer, facts: &Facts<'_>) -> (&'static str, Cow<'a, str>) {
+    let Answer { disruption, message, .. } = answer;
+    if *disruption > facts.allowed {
+        let message = format!(
+            "its changes have disruption {disruption:?}, and rollout.allow is {:?}: raise it, or take them out of the spec; {message}",
+            facts.allowed
+        );
+        return (NOT_ALLOWED, message.into());
+    }
+    if *disruption < Disruption::Drain {
+        return (WAITS_FOR_TURN, message.into());
+    }
+    let name = &node.name;
+    match facts.left.get(name).map(Vec::as_slice) {
+        Some([]) => (WAITS_FOR_TURN, message.into()),
+        Some(left @ [first, ..]) => {
+            let more = match left.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let message =
+                format!("it is cordoned, and goes on when these pods have left it: {first}{more}; {message}");
+            (NEEDS_DRAIN, message.into())
+        }
+        None => {
+            let message = format!(
+                "drain it, and it goes on by itself: kubectl drain {name} --ignore-daemonsets --delete-emptydir-data; and when it is Ready again: kubectl uncordon {name}; {message}"
+            );
+            (NEEDS_DRAIN, message.into())
         }
     }
 }
@@ -471,8 +516,18 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
         Some(Hold::Silent { node }) => {
             format!("; {node} may be restarting something and does not answer: the others wait for it")
         }
+        Some(Hold::Elsewhere(Taken { node, by, has_failed: true })) => format!(
+            "; the NodeBootstrap {by} failed on {node}, and may disturb it again: no other node is disturbed until it is ready there or its spec changes"
+        ),
+        Some(Hold::Elsewhere(Taken { node, by, has_failed: false })) => {
+            format!("; the NodeBootstrap {by} may disturb {node} now: one node at a time")
+        }
         Some(Hold::Stopped { .. } | Hold::Busy { .. }) | None => String::new(),
     };
+    if let Some(one) = all_wait_for_a_person(verdicts) {
+        let message = format!("{so_far}; {}{also_silent}; {}: {}", activity(&undone), one.node, one.message);
+        return Word::new(false, one.reason.clone(), message);
+    }
     let what = activity(&undone);
     Word::new(false, "Progressing", format!("{so_far}; {what}{also_silent}{held}"))
 }
@@ -527,6 +582,8 @@ fn activity(undone: &[&Verdict<'_>]) -> String {
             (NodePhase::Updating, _) => ("is being changed".into(), "are being changed"),
             (_, PLANNING) => ("is being planned for".into(), "are being planned for"),
             (_, WAITS_FOR_TURN) => ("waits for its turn".into(), "wait for their turn"),
+            (_, NEEDS_DRAIN) => ("needs a drain".into(), "need a drain"),
+            (_, NOT_ALLOWED) => ("needs more than rollout.allow".into(), "need more than rollout.allow"),
             (_, QUEUED) => (
                 "waits for its turn (rollout.maxParallel)".into(),
                 "wait for their turn (rollout.maxParallel)",
@@ -563,7 +620,7 @@ fn stalled(facts: &Facts<'_>, verdicts: &[Verdict<'_>]) -> Word {
         Some(Hold::Stopped { node }) => Some(node),
         // It tries again under its permit.
         Some(Hold::Busy { node }) if has_failed(node) => Some(node),
-        Some(Hold::Busy { .. } | Hold::Silent { .. }) | None => None,
+        Some(Hold::Busy { .. } | Hold::Silent { .. } | Hold::Elsewhere(_)) | None => None,
     };
     if let Some(node) = stopped_by {
         let message = format!(
@@ -571,10 +628,20 @@ fn stalled(facts: &Facts<'_>, verdicts: &[Verdict<'_>]) -> Word {
         );
         return Word::new(true, "RolloutStopped", message);
     }
-    match verdicts.iter().find(|one| one.reason == CONFLICT) {
-        Some(one) => Word::new(true, CONFLICT, format!("{}: {}", one.node, one.message)),
+    if let Some(one) = verdicts.iter().find(|one| one.reason == CONFLICT) {
+        return Word::new(true, CONFLICT, format!("{}: {}", one.node, one.message));
+    }
+    match all_wait_for_a_person(verdicts) {
+        Some(one) => Word::new(true, one.reason.clone(), format!("{}: {}", one.node, one.message)),
         None => Word::new(false, "Moving", ""),
     }
+}
+
+/// The first of the nodes that are not done, if none of them goes on before a person has done something.
+fn all_wait_for_a_person<'a, 'v>(verdicts: &'a [Verdict<'v>]) -> Option<&'a Verdict<'v>> {
+    let mut undone = verdicts.iter().filter(|one| one.is_undone()).peekable();
+    let first = *undone.peek()?;
+    undone.all(|one| matches!(one.reason.as_ref(), NEEDS_DRAIN | NOT_ALLOWED)).then_some(first)
 }
 
 fn reconciling(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts, stalled: &Word) -> Word {
@@ -764,6 +831,8 @@ mod tests {
             members: &members,
             problem: None,
             hold: None,
+            allowed: Disruption::Drain,
+            left: &BTreeMap::new(),
             queued: &BTreeSet::new(),
             leaving: Vec::new(),
             before,

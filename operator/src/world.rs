@@ -7,8 +7,10 @@ use std::sync::Arc;
 use crds::revision::{Source, references};
 use crds::{NodeBootstrapSpec, names};
 
+use crate::enrolment;
 use crate::observed::{AgentPod, AgentState, Meta, Node, NodeBootstrap, Owned, Report};
 use crate::queue::Queue;
+use crate::rollout::{Taken, Use};
 use crate::selection;
 use crate::store::{Change, Store};
 
@@ -76,6 +78,28 @@ impl World {
     /// The Reports of a NodeBootstrap, by their names: no NodeBootstrap's name has a dot in it.
     pub fn reports_of(&self, node_bootstrap: &str) -> Vec<Arc<Report>> {
         self.reports.with_prefix(&format!("{node_bootstrap}."))
+    }
+
+    /// The nodes that other NodeBootstraps than this one may disrupt, sorted.
+    pub fn taken_beside(&self, node_bootstrap: &str) -> Vec<Taken> {
+        let is_other =
+            |report: &Arc<Report>| report.permit.id != 0 && report.node_bootstrap != node_bootstrap;
+        let mut taken: Vec<_> = self
+            .reports
+            .all()
+            .into_iter()
+            .filter(is_other)
+            .filter_map(|report| {
+                let found = enrolment::use_of(&report, self.nodes.get(&report.node).as_deref());
+                (found != Use::Over).then(|| Taken {
+                    node: report.node.clone(),
+                    by: report.node_bootstrap.clone(),
+                    has_failed: found == Use::Failed,
+                })
+            })
+            .collect();
+        taken.sort_unstable();
+        taken
     }
 
     /// The pods of a NodeBootstrap's agents.
@@ -165,6 +189,17 @@ impl World {
         let Some(either) = new.as_ref().or(old.as_ref()) else { return };
         let own = either.name.split_once('.').map(|(own, _)| own).unwrap_or_default();
         queue.add(own);
+        // Somebody may be waiting for this node to be done.
+        let use_of = |report: &Option<Arc<Report>>| {
+            let report = report.as_ref()?;
+            Some(enrolment::use_of(report, self.nodes.get(&report.node).as_deref()))
+        };
+        let (before, now) = (use_of(old).unwrap_or(Use::Over), use_of(new).unwrap_or(Use::Over));
+        if before != Use::Over && before != now {
+            for other in self.node_bootstraps.all().iter().filter(|other| other.name != own) {
+                queue.add(&other.name);
+            }
+        }
         let revision = |report: &Option<Arc<Report>>| report.as_ref().map(|one| one.revision.clone());
         if revision(old) == revision(new) {
             return;

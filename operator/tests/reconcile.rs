@@ -154,15 +154,44 @@ impl Lab {
     }
 
     fn node(&self, name: &str, ready: &str) {
+        self.node_with(name, ready, false);
+    }
+
+    fn node_with(&self, name: &str, ready: &str, unschedulable: bool) {
         let object = self.put(
             &format!("/api/v1/nodes/{name}"),
             json!({
                 "metadata": {"name": name, "uid": format!("uid-{name}"), "labels": {"kubernetes.io/os": "linux"}},
+                "spec": {"unschedulable": unschedulable},
                 "status": {"conditions": [{"type": "Ready", "status": ready}], "nodeInfo": {"machineID": "m"}},
             }),
         );
         let node: WatchedNode = serde_json::from_value(object).unwrap();
         self.context.world.nodes.put(Node::read(node));
+    }
+
+    /// The API server's version.
+    fn version(&self, version: &str) {
+        self.put(
+            "/version",
+            json!({
+                "major": "1", "minor": "36", "gitVersion": version, "gitCommit": "", "gitTreeState": "clean",
+                "buildDate": "", "goVersion": "", "compiler": "gc", "platform": "linux/amd64",
+            }),
+        );
+    }
+
+    /// The pods of a node, each with the kind of its owner.
+    fn pods(&self, pods: &[(&str, &str)]) {
+        let item = |(name, owner): &(&str, &str)| {
+            let owner = json!({"apiVersion": "apps/v1", "kind": owner, "name": "o", "uid": "u"});
+            json!({"metadata": {"namespace": "default", "name": name, "ownerReferences": [owner]}})
+        };
+        let items: Vec<_> = pods.iter().map(item).collect();
+        self.put(
+            "/api/v1/pods",
+            json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "items": items}),
+        );
     }
 
     fn node_bootstrap(&self, name: &str, created: &str, generation: i64, spec: Value) {
@@ -214,13 +243,18 @@ impl Lab {
 
     /// An agent's answer; one that waits does so for a Restart.
     fn answer(&self, report: &str, phase: ReportPhase) {
+        let waits = phase == ReportPhase::Waiting;
+        self.answer_with(report, phase, if waits { Disruption::Restart } else { Disruption::None });
+    }
+
+    fn answer_with(&self, report: &str, phase: ReportPhase, disruption: Disruption) {
         let path = format!("/apis/nodebootstrap.io/v1alpha1/nodebootstrapreports/{report}");
         let mut object = self.server.lock().unwrap().objects[&path].clone();
         object["status"] = json!({
             "phase": phase,
             "revision": object["spec"]["revision"],
             "permitId": object["spec"]["permit"]["id"],
-            "disruption": if phase == ReportPhase::Waiting { Disruption::Restart } else { Disruption::None },
+            "disruption": disruption,
             "changesTotal": if phase == ReportPhase::Planned { 2 } else { 0 },
             "machineId": "m",
             "nodeUid": object["spec"]["nodeUid"],
@@ -281,6 +315,12 @@ fn message(status: &NodeBootstrapStatus) -> &str {
 
 fn with_secret() -> Value {
     json!({"allNodes": true, "files": [{"path": "/etc/token", "secretRef": {"name": "registry", "key": "token"}}]})
+}
+
+/// The reason and message of a condition.
+fn told(status: &NodeBootstrapStatus, condition: &str) -> (String, String) {
+    let found = operator::status::find(status, condition).unwrap();
+    (found.reason.clone(), found.message.clone())
 }
 
 fn motd(path: &str) -> Value {
@@ -578,4 +618,106 @@ async fn a_permit_whose_answer_was_lost_is_looked_up_before_another_is_given() {
     lab.look("workers").await.unwrap();
     assert_eq!(lab.permit("workers.n1"), json!({"id": 1, "disruption": "None"}));
     assert_eq!(lab.permit("workers.n2"), json!({"id": 1, "disruption": "Restart"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_node_at_a_time_is_disturbed_over_all_node_bootstraps() {
+    let lab = Lab::new();
+    lab.node("n1", "True");
+    lab.node("n2", "True");
+    for (name, path) in [("one", "/etc/one"), ("other", "/etc/other")] {
+        lab.node_bootstrap(name, "2026-01-01T00:00:00Z", 1, motd(path));
+        ["n1", "n2"].iter().for_each(|node| lab.pod(name, node));
+        lab.look(name).await.unwrap();
+        ["n1", "n2"].iter().for_each(|node| lab.answer(&format!("{name}.{node}"), ReportPhase::Waiting));
+    }
+    let restart = |id: i64| json!({"id": id, "disruption": "Restart"});
+    lab.look("one").await.unwrap();
+    assert_eq!(lab.permit("one.n1"), restart(1));
+    lab.look("other").await.unwrap();
+    for node in ["n1", "n2"] {
+        assert_eq!(lab.permit(&format!("other.{node}"))["disruption"], "None", "{node}");
+    }
+    let status = lab.status("other");
+    assert!(message(&status).contains("the NodeBootstrap one may disturb n1 now"), "{}", message(&status));
+
+    // What failed may be disturbed again, and so may nobody else; that very node may.
+    lab.answer("one.n1", ReportPhase::Failed);
+    lab.answer("other.n1", ReportPhase::Ready);
+    lab.look("other").await.unwrap();
+    assert_eq!(lab.permit("other.n2")["disruption"], "None");
+    assert!(message(&lab.status("other")).contains("the NodeBootstrap one failed on n1"));
+    lab.answer("one.n1", ReportPhase::Ready);
+    lab.look("other").await.unwrap();
+    assert_eq!(lab.permit("other.n2"), restart(1));
+    lab.look("one").await.unwrap();
+    assert_eq!(lab.permit("one.n2")["disruption"], "None");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_needs_a_drain_is_permitted_when_it_is_empty() {
+    let lab = Lab::new();
+    lab.node("n1", "True");
+    lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 1, motd("/etc/motd"));
+    lab.pod("workers", "n1");
+    lab.look("workers").await.unwrap();
+    lab.answer_with("workers.n1", ReportPhase::Waiting, Disruption::Drain);
+    let next = lab.look("workers").await.unwrap();
+    let (reason, words) = told(&lab.status("workers"), operator::status::STALLED);
+    assert_eq!((reason.as_str(), next.again), ("NeedsDrain", None));
+    assert!(words.contains("kubectl drain n1 --ignore-daemonsets"), "{words}");
+
+    lab.pods(&[("web", "ReplicaSet"), ("agent", "DaemonSet")]);
+    lab.node_with("n1", "True", true);
+    let next = lab.look("workers").await.unwrap();
+    assert!(next.again.is_some(), "nobody tells when the last pod has gone");
+    assert_eq!(lab.permit("workers.n1")["disruption"], "None");
+    let (_, words) = told(&lab.status("workers"), operator::status::STALLED);
+    assert!(words.contains("default/web") && !words.contains("default/agent"), "{words}");
+
+    lab.pods(&[("agent", "DaemonSet")]);
+    lab.look("workers").await.unwrap();
+    assert_eq!(lab.permit("workers.n1"), json!({"id": 1, "disruption": "Drain"}));
+
+    // Less is allowed now: it may not be begun any more.
+    let mut less = motd("/etc/motd");
+    less["rollout"] = json!({"allow": "Restart"});
+    lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 2, less);
+    lab.look("workers").await.unwrap();
+    assert_eq!(lab.permit("workers.n1"), json!({"id": 2, "disruption": "None"}));
+    lab.answer_with("workers.n1", ReportPhase::Waiting, Disruption::Drain);
+    lab.look("workers").await.unwrap();
+    let (reason, words) = told(&lab.status("workers"), operator::status::STALLED);
+    assert_eq!(reason, "NotAllowed");
+    assert!(words.contains("rollout.allow is Restart"), "{words}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kubelet_that_does_not_go_with_the_api_server_is_not_rolled_out() {
+    let lab = Lab::new();
+    lab.node("n1", "True");
+    lab.version("v1.35.2");
+    let kubelet = |version: &str| json!({"allNodes": true, "kubelet": {"version": version, "sha256": {"amd64": "a".repeat(64)}}});
+    lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 1, kubelet("v1.35.0"));
+    lab.look("workers").await.unwrap();
+    let good = lab.status("workers").update_revision;
+    lab.answer("workers.n1", ReportPhase::Ready);
+    lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 2, kubelet("v1.36.3"));
+    lab.writes();
+    let next = lab.look("workers").await.unwrap();
+    let (reason, words) = told(&lab.status("workers"), operator::status::STALLED);
+    assert_eq!((reason.as_str(), lab.status("workers").update_revision), ("VersionSkew", good));
+    assert!(words.contains("the API server, which is v1.35.2: write a version of 1.32 to 1.35"), "{words}");
+    let writes = lab.writes();
+    assert!(
+        !writes.iter().any(|(write, _)| write.contains("revisions") || write.contains("reports")),
+        "{writes:?}"
+    );
+
+    lab.version("v1.36.0");
+    tokio::time::advance(next.again.expect("a time to look again")).await;
+    lab.look("workers").await.unwrap();
+    let (reason, _) = told(&lab.status("workers"), operator::status::STALLED);
+    assert_eq!(reason, "Moving");
+    place(&lab.writes(), "POST controllerrevisions");
 }

@@ -17,7 +17,7 @@ pub mod owner;
 pub mod preflight;
 pub mod service;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::revision::{Presets, Resource, Revision};
 
@@ -34,6 +34,8 @@ pub struct Findings {
     pub problems: Vec<Problem>,
     /// What should be looked at but stops nothing.
     pub warnings: Vec<String>,
+    /// Resources, as in `binary /usr/local/sbin/kubelet`, whose change needs a drained node, each with why.
+    pub drains: BTreeMap<String, String>,
 }
 
 /// What a revision's presets are on a node.
@@ -49,6 +51,11 @@ impl Expansion {
     /// Notes why a preset cannot be had.
     pub(crate) fn problem(&mut self, resource: &str, reason: &'static str, message: String) {
         self.findings.problems.push(Problem { resource: resource.to_owned(), reason, message });
+    }
+
+    /// Notes that a change of a resource needs a drained node; why, in a few words.
+    pub(crate) fn needs_drain(&mut self, resource: &Resource, why: String) {
+        self.findings.drains.insert(resource.to_string(), why);
     }
 
     /// Notes what should be looked at.

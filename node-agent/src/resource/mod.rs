@@ -340,6 +340,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) left: Vec<Change>,
     /// Directories that are missing and left so, by real path.
     missing: Vec<String>,
+    /// Resources whose change needs a drained node, and why.
+    drains: BTreeMap<String, String>,
     /// Units to restart at the end, if they run, and why.
     pub(crate) restarts: BTreeMap<String, Vec<String>>,
     /// Where the revision's paths really lie, by path as written.
@@ -379,6 +381,7 @@ impl<'a> Planner<'a> {
             leave: &request.leave,
             left: Vec::new(),
             missing: Vec::new(),
+            drains: BTreeMap::new(),
             restarts: BTreeMap::new(),
             places: BTreeMap::new(),
             archives: BTreeMap::new(),
@@ -394,7 +397,8 @@ impl<'a> Planner<'a> {
 
     /// Takes over what presets found.
     pub(crate) fn take_in(&mut self, findings: &Findings) {
-        let Findings { problems, warnings } = findings;
+        let Findings { problems, warnings, drains } = findings;
+        self.drains = drains.clone();
         self.problems.extend(problems.iter().cloned());
         warnings.iter().cloned().for_each(|warning| self.warn(warning));
     }
@@ -624,7 +628,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds a step, or leaves what it would change; whether it was added.
-    pub(crate) fn step(&mut self, change: Change, action: Action) -> bool {
+    pub(crate) fn step(&mut self, mut change: Change, action: Action) -> bool {
         // What lies below a directory that is missing, and is left so, is left with it.
         let below = action.parts().iter().any(|part| match part {
             Action::MakeDirectory { path, .. }
@@ -640,6 +644,10 @@ impl<'a> Planner<'a> {
             }
             self.left.push(change);
             return false;
+        }
+        if let Some(why) = self.drains.get(&change.resource) {
+            change.disruption = change.disruption.max(Disruption::Drain);
+            change.change = format!("{} ({why})", change.change);
         }
         self.steps.push(Step { change, action, undoes: None });
         true

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, is_current, message, reason};
 
 const DIGEST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -56,6 +56,18 @@ const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 fn trust(trust: Value) -> Value {
     spec(json!({"trust": trust}))
+}
+
+fn kubelet(kubelet: Value) -> Value {
+    spec(json!({"kubelet": kubelet}))
+}
+
+fn runtime(change: Value) -> Value {
+    let mut runtime = json!({"type": "containerd"});
+    if let (Some(runtime), Value::Object(change)) = (runtime.as_object_mut(), change) {
+        runtime.extend(change);
+    }
+    spec(json!({"containerRuntime": runtime}))
 }
 
 fn file(path: &str) -> Value {
@@ -282,6 +294,23 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             spec(json!({"drift": {"overrides": [{"pattern": "a/b", "policy": "Report"}]}})),
             "an absolute path or of a name",
         ),
+        (spec(json!({"rollout": {"allow": "Reboot"}})), "supported values: \"None\", \"Restart\", \"Drain\""),
+        (kubelet(json!({"version": "v1.36.3"})), "kubelet.version needs kubelet.sha256"),
+        (kubelet(json!({"version": "1.36.3", "sha256": {"amd64": DIGEST}})), "spec.kubelet.version"),
+        (kubelet(json!({"url": "https://a/{version}"})), "give kubelet.version, or leave them out"),
+        (kubelet(json!({"sha256": {"amd64": DIGEST}})), "give kubelet.version, or leave them out"),
+        (kubelet(json!({"binaryPath": "bin/kubelet"})), "write /etc/example, not etc/example"),
+        (kubelet(json!({"nodeIp": "node.example.com"})), "spec.kubelet.nodeIp"),
+        (kubelet(json!({"takeover": "Yes"})), "supported values: \"Refuse\", \"Adopt\""),
+        (kubelet(json!({"taints": [{"key": "a", "effect": "Never"}]})), "spec.kubelet.taints[0].effect"),
+        (kubelet(json!({"config": ["maxPods"]})), "spec.kubelet.config"),
+        (kubelet(json!({"maxPods": 200})), "unknown field \"spec.kubelet.maxPods\""),
+        (runtime(json!({"manage": "Install"})), "manage: Install needs containerRuntime.archive"),
+        (
+            runtime(json!({"archive": {"url": "https://a/x", "sha256": {"amd64": DIGEST}}})),
+            "containerRuntime.archive is for manage: Install",
+        ),
+        (runtime(json!({"type": "rkt"})), "spec.containerRuntime.type"),
         (spec(json!({"mode": "DryRun"})), "supported values: \"Apply\", \"Plan\""),
     ];
     let mut wrong = Vec::new();
@@ -314,6 +343,38 @@ pub(crate) async fn bad_input_is_refused_with_what_to_write(lab: &Lab) -> Result
             &["verified by its digest", "Default: \"0755\"", "Example: /usr/local/sbin/kubelet"],
         )
     })?
+}
+
+/// What the API server cannot tell: the operator does, and rolls nothing out.
+pub(crate) async fn what_no_kubelet_takes_is_told(lab: &Lab) -> Result<()> {
+    let version = |version: &str| json!({"version": version, "sha256": {"amd64": DIGEST}});
+    for (asked, told_as, words) in [
+        (json!({"config": {"maxPod": 200}}), "InvalidSpec", "has no such field: did you mean maxPods"),
+        (
+            json!({"config": {"maxPods": "200", "nested": {"as": ["deep", {"as": "anybody"}]}}}),
+            "InvalidSpec",
+            "kubelet.config.maxPods: expected a whole number",
+        ),
+        (json!({"config": {"kind": "KubeletConfiguration"}}), "InvalidSpec", "it is written by itself"),
+        (json!({"extraArgs": {"--v": "2"}}), "InvalidSpec", "without its dashes"),
+        (
+            json!({"nodeLabels": {"node-role.kubernetes.io/worker": ""}}),
+            "InvalidSpec",
+            "may not give its own Node this label",
+        ),
+        (version("v1.33.1"), "InvalidSpec", "kubelets of 1.34 to 1.37 are known"),
+        (version("v1.37.0"), "VersionSkew", "is newer than the API server, which is v1.36.3"),
+    ] {
+        lab.apply(&node_bootstrap("unfit", &kubelet(asked))).await?;
+        let is_told = |nb: &crds::NodeBootstrap| {
+            is_current(nb) && reason(nb, "Stalled") == told_as && message(nb, "Ready").contains(words)
+        };
+        let nb = lab.wait("unfit", words, is_told).await?;
+        let revision = nb.status.and_then(|status| status.update_revision);
+        ensure!(revision.is_none(), "{words}: {revision:?} was made");
+    }
+    lab.apply(&node_bootstrap("unfit", &kubelet(version("v1.34.0")))).await?;
+    lab.ready("unfit").await.map(drop)
 }
 
 fn ensure_all(text: &str, words: &[&str]) -> Result<()> {

@@ -49,6 +49,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     input::bad_input_is_refused_with_what_to_write,
     input::every_list_at_its_maximum_is_accepted,
     input::lists_merge_by_key_in_server_side_apply,
+    input::what_no_kubelet_takes_is_told,
     downloads::a_wrong_digest_is_told_and_nothing_is_left,
     downloads::a_missing_file_is_told,
     downloads::a_web_page_in_place_of_a_program_is_told,
