@@ -145,7 +145,10 @@ async fn system(host: &Host, revision: &Revision, facts: &Facts) -> Result<Syste
     // With all that was made: the kubelet that runs.
     let now = Before::of(host, "", Rc::default());
     let unit = now.unit(KUBELET_UNIT);
-    let kubelet = unit.as_ref().map(|unit| now.configured(unit)).unwrap_or_default();
+    let kubelet = match &unit {
+        Some(unit) => now.kubelet(unit).await,
+        None => FoundKubelet::default(),
+    };
     let credential = kubelet.flag("kubeconfig").unwrap_or_default();
     let timekeepers = TIMEKEEPERS.iter().filter(|name| now.unit(name).is_some());
     let units: Vec<String> =
@@ -173,6 +176,7 @@ async fn system(host: &Host, revision: &Revision, facts: &Facts) -> Result<Syste
             mode => Some(mode == "1"),
         },
         has_joined: !credential.is_empty() && is_there(credential),
+        kubelet_version: kubelet.version,
         cgroup_driver: kubelet
             .config
             .as_ref()

@@ -61,6 +61,8 @@ pub struct System {
     pub selinux: Option<bool>,
     /// Whether the node has a credential of its cluster.
     pub has_joined: bool,
+    /// The version of the kubelet's program, as in v1.36.3, if it can be told.
+    pub kubelet_version: Option<String>,
     /// The driver of cgroups by the kubelet's configuration; `None`: it does not say.
     pub cgroup_driver: Option<String>,
 }

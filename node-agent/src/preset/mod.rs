@@ -19,6 +19,8 @@ pub mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::component::Kubelet;
+use crds::kubelet_fields::minor_of;
 use crds::revision::{Presets, Resource, Revision};
 
 use crate::engine::Request;
@@ -26,6 +28,7 @@ use crate::host::{Host, HostError, node};
 use crate::resource::Problem;
 
 pub use facts::Facts;
+use owner::KUBELET_UNIT;
 
 /// What presets found on a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +37,8 @@ pub struct Findings {
     pub problems: Vec<Problem>,
     /// What should be looked at but stops nothing.
     pub warnings: Vec<String>,
-    /// Resources, as in `binary /usr/local/sbin/kubelet`, whose change needs a drained node, each with why.
+    /// What needs a drained node, each with why: a unit, as in `unit kubelet.service`, whose restart does; another resource, as
+    /// in `archive containerd`, because of which a unit is restarted.
     pub drains: BTreeMap<String, String>,
 }
 
@@ -53,11 +57,6 @@ impl Expansion {
         self.findings.problems.push(Problem { resource: resource.to_owned(), reason, message });
     }
 
-    /// Notes that a change of a resource needs a drained node; why, in a few words.
-    pub(crate) fn needs_drain(&mut self, resource: &Resource, why: String) {
-        self.findings.drains.insert(resource.to_string(), why);
-    }
-
     /// Notes what should be looked at.
     pub(crate) fn warn(&mut self, warning: String) {
         self.findings.warnings.push(warning);
@@ -73,9 +72,15 @@ pub fn expand(revision: &Revision, facts: &Facts) -> (Revision, Findings) {
     }
     if let Some(kubelet) = &presets.kubelet {
         kubelet::expand(node_bootstrap, kubelet, facts, &mut expansion);
+        expansion.findings.drains.extend(other_minor(kubelet, facts));
     }
     if let Some(runtime) = &presets.container_runtime {
+        let before = expansion.resources.len();
         containerd::expand(node_bootstrap, runtime, facts, &mut expansion);
+        let programs = expansion.resources[before..].iter().filter(|one| matches!(one, Resource::Archive(_)));
+        let why = "pods of one version of a container runtime may not go on under another".to_owned();
+        let drains: Vec<_> = programs.map(|archive| (archive.to_string(), why.clone())).collect();
+        expansion.findings.drains.extend(drains);
     }
     preflight::check(presets, facts, &mut expansion);
     let Expansion { resources: generated, findings } = expansion;
@@ -85,6 +90,14 @@ pub fn expand(revision: &Revision, facts: &Facts) -> (Revision, Findings) {
         resources.iter().cloned().chain(generated.into_iter().filter(is_free)).collect();
     all.sort();
     (Revision { presets: Presets::default(), resources: all, ..revision.clone() }, findings)
+}
+
+/// Upstream supports no kubelet of another minor version in place: its restart needs a drained node.
+fn other_minor(kubelet: &Kubelet, facts: &Facts) -> Option<(String, String)> {
+    let (to, from) = (kubelet.version.as_ref()?, facts.system.kubelet_version.as_ref()?);
+    let unit = facts.kubelet.as_ref().map_or(KUBELET_UNIT, |found| &found.unit);
+    let why = format!("the kubelet goes from {from} to {to}, another minor version");
+    (minor_of(from) != minor_of(to)).then(|| (format!("unit {unit}"), why))
 }
 
 /// A request with its presets expanded, as this host is now.
@@ -98,4 +111,29 @@ pub async fn expanded(host: &Host, request: &Request) -> Result<Request, HostErr
     let facts = node::look(host, &request.revision).await?;
     let (revision, findings) = expand(&request.revision, &facts);
     Ok(Request { revision, findings, ..request.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::facts::System;
+    use super::*;
+
+    #[test]
+    fn another_minor_version_of_the_kubelet_needs_a_drain_and_another_patch_version_does_not() {
+        let kubelet = |version: &str| Kubelet { version: Some(version.to_owned()), ..Kubelet::default() };
+        let system = |version: Option<&str>| System {
+            kubelet_version: version.map(str::to_owned),
+            ..System::default()
+        };
+        let facts = |version: Option<&str>| Facts { system: system(version), ..Facts::default() };
+        let now = facts(Some("v1.36.1"));
+        assert_eq!(other_minor(&kubelet("v1.36.3"), &now), None);
+        assert_eq!(other_minor(&Kubelet::default(), &now), None);
+        assert_eq!(other_minor(&kubelet("v1.36.3"), &facts(None)), None, "none runs");
+        for to in ["v1.35.4", "v1.37.2"] {
+            let (unit, why) = other_minor(&kubelet(to), &now).unwrap();
+            assert_eq!(unit, "unit kubelet.service");
+            assert!(why.contains(&format!("from v1.36.1 to {to}")), "{why}");
+        }
+    }
 }

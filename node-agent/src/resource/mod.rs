@@ -340,8 +340,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) left: Vec<Change>,
     /// Directories that are missing and left so, by real path.
     missing: Vec<String>,
-    /// Resources whose change needs a drained node, and why.
-    drains: BTreeMap<String, String>,
+    /// Units and other resources for which a restart needs a drained node, and why.
+    pub(crate) drains: BTreeMap<String, String>,
     /// Units to restart at the end, if they run, and why.
     pub(crate) restarts: BTreeMap<String, Vec<String>>,
     /// Where the revision's paths really lie, by path as written.
@@ -628,7 +628,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds a step, or leaves what it would change; whether it was added.
-    pub(crate) fn step(&mut self, mut change: Change, action: Action) -> bool {
+    pub(crate) fn step(&mut self, change: Change, action: Action) -> bool {
         // What lies below a directory that is missing, and is left so, is left with it.
         let below = action.parts().iter().any(|part| match part {
             Action::MakeDirectory { path, .. }
@@ -644,10 +644,6 @@ impl<'a> Planner<'a> {
             }
             self.left.push(change);
             return false;
-        }
-        if let Some(why) = self.drains.get(&change.resource) {
-            change.disruption = change.disruption.max(Disruption::Drain);
-            change.change = format!("{} ({why})", change.change);
         }
         self.steps.push(Step { change, action, undoes: None });
         true

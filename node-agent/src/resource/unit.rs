@@ -397,11 +397,17 @@ fn plan_restarts(owed: &BTreeSet<String>, decided: &BTreeSet<String>, planner: &
             because.dedup();
             let more =
                 if because.len() > 1 { format!(" and {} more", because.len() - 1) } else { String::new() };
+            let because_of = format!("{}{more}", because.first().cloned().unwrap_or_default());
+            let resource = format!("unit {unit}");
+            let drain = because.iter().chain([&resource]).find_map(|what| planner.drains.get(what));
             let change = Change {
-                resource: format!("unit {unit}"),
-                change: format!("restart, because of {}{more}", because.first().cloned().unwrap_or_default()),
+                change: match drain {
+                    Some(why) => format!("restart on a drained node, because of {because_of}: {why}"),
+                    None => format!("restart, because of {because_of}"),
+                },
                 found: "ran with what was there before".to_owned(),
-                disruption: Disruption::Restart,
+                disruption: if drain.is_some() { Disruption::Drain } else { Disruption::Restart },
+                resource,
             };
             planner.step(change, Action::Restart { unit });
         } else if owed.contains(&unit) {

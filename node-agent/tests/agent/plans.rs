@@ -1,6 +1,5 @@
 //! What a plan says, and that it is what happens.
 
-use crds::report::Disruption;
 use crds::revision::Values;
 use node_agent::engine;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
@@ -435,21 +434,6 @@ async fn what_no_time_tells_of_is_found_when_all_is_read_again() {
     host.digests.believe_for(std::time::Duration::ZERO);
     let plan = engine::plan(&host, &request).await.unwrap();
     assert_eq!(lines(plan.changes()), ["file /opt/a: content"]);
-}
-
-#[tokio::test]
-async fn what_a_preset_says_needs_a_drain_does_so_only_where_it_is_changed() {
-    let machine = Machine::new();
-    let spec = json!({"files": [{"path": "/opt/a", "content": "a"}, {"path": "/opt/b", "content": "b"}]});
-    let mut request = request(spec);
-    request.findings.drains.insert("file /opt/a".to_owned(), "1.35 to 1.36".to_owned());
-    let plan = machine.plan(&request).await;
-    assert_eq!(plan.disruption(), Disruption::Drain);
-    let drains: Vec<_> = plan.changes().filter(|change| change.disruption > Disruption::None).collect();
-    assert_eq!(lines(drains), ["file /opt/a: create, root:root 0644 (1.35 to 1.36)"]);
-    machine.apply(&request).await.unwrap();
-    machine.write("/opt/b", "changed");
-    assert_eq!(machine.plan(&request).await.disruption(), Disruption::None);
 }
 
 #[tokio::test]

@@ -46,6 +46,17 @@ async fn a_unit_whose_file_or_own_content_changed_is_restarted_once_and_last() {
         lines(plan.changes()).last().unwrap(),
         "unit hello.service: restart, because of file /etc/a and 2 more"
     );
+    // As presets say of a unit, or of why it is restarted.
+    for needs in ["unit hello.service", "file /etc/b"] {
+        let mut edited = edited.clone();
+        edited.findings.drains.insert(needs.to_owned(), "another version".to_owned());
+        let plan = machine.plan(&edited).await;
+        assert_eq!(plan.disruption(), Disruption::Drain, "{needs}");
+        assert_eq!(
+            lines(plan.changes()).last().unwrap(),
+            "unit hello.service: restart on a drained node, because of file /etc/a and 2 more: another version"
+        );
+    }
     machine.apply(&edited).await.unwrap();
     assert_eq!(machine.systemd.take_asked(), ["reload", "restart hello.service"]);
     assert_eq!(machine.apply(&edited).await.unwrap(), []);
