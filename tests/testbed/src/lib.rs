@@ -643,11 +643,12 @@ impl Testbed {
 
 const MARKER: &str = "testbed-mark";
 
-/// Builds what the cache lacks: the Kubernetes programs and the machines' root.
+/// Builds what the cache lacks: the Kubernetes programs, the second kubelet and the machines' root.
 pub async fn build() -> Result<()> {
     let warm = Binaries::cached()?.is_some() && root::cached()?.is_some();
     prerequisites::ensure(warm).await?;
-    build_all(&mut Stages::start()).await.map(drop)
+    build_all(&mut Stages::start()).await?;
+    older_kubelet().await.map(drop)
 }
 
 async fn build_all(stages: &mut Stages) -> Result<(Binaries, PathBuf)> {

@@ -66,7 +66,7 @@ enum Command {
         /// The folder
         to: std::path::PathBuf,
     },
-    /// Only build what the cache lacks: Kubernetes' programs and the machines' root
+    /// Only build what the cache lacks: Kubernetes' programs, the second kubelet, the machines' root
     Build,
     /// Serve downloads to the machines (started by `up`)
     #[command(hide = true)]
