@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -38,6 +38,11 @@ pub enum Takeover {
     Refuse,
     /// It is taken over, and only what differs is changed.
     Adopt,
+}
+
+/// An object with whatever is in it. By schemars' own word for a map the API server would prune what lies deeper.
+fn tree(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// The kubelet: its program, configuration, flags and unit. What is left out stays as the node has it; a node without a
@@ -73,7 +78,7 @@ pub struct Kubelet {
     /// drop-in of the kubelet's configuration, so that what the node has of other fields stays. Each is checked against
     /// the fields of the version. Example: {maxPods: 200, shutdownGracePeriod: 30s}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("type" = "object", "x-kubernetes-preserve-unknown-fields" = true))]
+    #[schemars(schema_with = "tree")]
     pub config: Option<Map<String, Value>>,
     /// Flags besides those that the kubelet has, without their dashes; a flag that it has gets this value. At most 64.
     /// Example: {v: "2"}.
@@ -174,7 +179,7 @@ pub struct ContainerRuntime {
     /// Keys of its configuration, as a tree; they are merged into what the node has, and win over what is generated.
     /// Example: {plugins: {io.containerd.grpc.v1.cri: {max_concurrent_downloads: 5}}}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("type" = "object", "x-kubernetes-preserve-unknown-fields" = true))]
+    #[schemars(schema_with = "tree")]
     pub config: Option<Map<String, Value>>,
     /// The image of the container that holds a pod's namespaces. Default: left as it is. Example: registry.k8s.io/pause:3.10.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -351,9 +351,9 @@ pub(crate) async fn what_no_kubelet_takes_is_told(lab: &Lab) -> Result<()> {
     for (asked, told_as, words) in [
         (json!({"config": {"maxPod": 200}}), "InvalidSpec", "has no such field: did you mean maxPods"),
         (
-            json!({"config": {"maxPods": "200", "nested": {"as": ["deep", {"as": "anybody"}]}}}),
+            json!({"config": {"authentication": {"anonymous": {"enabled": "no"}}}}),
             "InvalidSpec",
-            "kubelet.config.maxPods: expected a whole number",
+            "kubelet.config.authentication.anonymous.enabled: expected true or false, found the text",
         ),
         (json!({"config": {"kind": "KubeletConfiguration"}}), "InvalidSpec", "it is written by itself"),
         (json!({"extraArgs": {"--v": "2"}}), "InvalidSpec", "without its dashes"),
