@@ -6,13 +6,13 @@
 //! does not run.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::LocalBoxFuture;
-use tokio::net::unix::pipe::Receiver;
 use tokio::sync::Mutex;
 use zbus_systemd::systemd1::{JobRemovedStream, ManagerProxy, ServiceProxy, UnitProxy};
 use zbus_systemd::zbus::{self, Connection, OwnedObjectPath, OwnedVariant, Variant};
@@ -575,13 +575,14 @@ impl Systemd for Bus {
     fn output<'a>(&'a self, unit: &'a str, command: &'a [&'a str]) -> Answer<'a, String> {
         Box::pin(async move {
             let no_pipe = |error: std::io::Error| HostError::Systemd(format!("{unit}: no pipe: {error}"));
-            let (reader, writer) = std::io::pipe().map_err(no_pipe)?;
+            let (mut reader, writer) = std::io::pipe().map_err(no_pipe)?;
+            rustix::io::ioctl_fionbio(&reader, true).map_err(|errno| no_pipe(errno.into()))?;
             self.begin_run(unit, command, LONGEST_ANSWER, Some(writer.into())).await?.await?;
-            // All of it is in the pipe: the program has ended, and would have waited for room until it was ended.
-            let reader = Receiver::from_owned_fd(reader.into()).map_err(no_pipe)?;
+            // All of it is in the pipe: the program has ended, and would have waited for room until it was ended. What is
+            // behind it is the pipe's end, or, while systemd has it open still, nothing yet.
             let mut text = vec![0; MAX_OUTPUT];
             let mut length = 0;
-            while let Ok(more @ 1..) = reader.try_read(&mut text[length..]) {
+            while let Ok(more @ 1..) = reader.read(&mut text[length..]) {
                 length += more;
             }
             Ok(String::from_utf8_lossy(&text[..length]).into_owned())

@@ -11,6 +11,8 @@ pub const MODULES: [&str; 3] = ["br_netfilter", "nf_conntrack", "overlay"];
 
 /// The module that brings the settings of bridges.
 const BRIDGE: &str = "br_netfilter";
+/// One of those: a kernel may have them without a module.
+const OF_BRIDGE: &str = "net.bridge.bridge-nf-call-iptables";
 
 /// When a setting is made.
 #[derive(Clone, Copy)]
@@ -30,7 +32,7 @@ enum When {
 /// have its own address.
 const SETTINGS: [(&str, &str, When); 12] = [
     ("net.ipv4.ip_forward", "1", When::Always),
-    ("net.bridge.bridge-nf-call-iptables", "1", When::OfBridge),
+    (OF_BRIDGE, "1", When::OfBridge),
     ("net.bridge.bridge-nf-call-ip6tables", "1", When::OfBridge),
     ("vm.overcommit_memory", "1", When::Always),
     ("vm.panic_on_oom", "0", When::Always),
@@ -55,6 +57,7 @@ pub fn expand(node_bootstrap: &str, kernel: &Kernel, facts: &Facts, out: &mut Ex
     for name in MODULES {
         match name.parse() {
             Ok(module) if facts.modules.contains(name) => all.modules.push(module),
+            _ if name == BRIDGE && facts.settings.contains_key(OF_BRIDGE) => {}
             _ => out.warn(format!(
                 "kernel: its preset wants the module {name}, which this kernel does not have: install the package that has it, if pods need it"
             )),
@@ -127,6 +130,9 @@ mod tests {
         assert_eq!(modules.iter().collect::<Vec<_>>(), ["overlay"]);
         assert_eq!(settings.keys().collect::<Vec<_>>(), ["kernel.panic", "net.ipv4.ip_forward"]);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
+        // One that a kernel has without a module.
+        let (_, settings, warnings) = expanded(&Kernel::default(), &facts(&[], &[(OF_BRIDGE, "0")]));
+        assert_eq!((settings.len(), warnings.len()), (1, 2), "{warnings:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod interruptions;
 mod kinds;
 mod nodes;
 mod plans;
+mod preflight;
 mod removal;
 mod reverts;
 mod rollout;
@@ -66,6 +67,7 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     rollout::a_missing_reference_is_told_and_followed_when_it_comes,
     plans::a_plan_changes_nothing_and_apply_makes_just_that,
     plans::a_host_says_every_reason_at_once,
+    preflight::a_check_warns_or_stops_until_it_is_ignored_by_name,
     services::a_service_that_keeps_ending_is_not_ready,
     services::a_step_that_does_not_end_holds_up_nothing_else,
     switches::the_kubelet_is_changed_on_one_node_after_the_other,
