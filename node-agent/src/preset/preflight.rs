@@ -74,8 +74,9 @@ pub fn check(presets: &Presets, facts: &Facts, out: &mut Expansion) {
         }
         match check(&asked) {
             Some(Fails(message)) => {
-                let message = format!("{message}; if it is right as it is, write preflight.ignore: [{name}]");
-                out.problem("preflight", name, message);
+                // A Report cuts what is long: the name stands first.
+                let message = format!("{message} (preflight.ignore: [{name}] overrides)");
+                out.problem(&format!("preflight {name}"), name, message);
             }
             Some(Warns(message)) => out.warn(format!("preflight {name}: {message}")),
             None => {}
@@ -180,7 +181,7 @@ fn cgroup_driver(asked: &Asked<'_>) -> Option<Found> {
     let now = asked.facts.system.cgroup_driver.as_deref().filter(|_| asked.facts.system.has_joined)?;
     let then = asked.value("cgroupDriver", "cgroup-driver").filter(|then| then != now)?;
     Some(Fails(format!(
-        "the kubelet's cgroupDriver is {now} and shall be {then}, on a node that has joined: pods that run keep their cgroups, and the kubelet fails with them: drain the node, remove its pods and join it anew, or leave the driver as it is"
+        "the kubelet's cgroupDriver is {now} and shall be {then}, on a node that has joined, whose pods keep their cgroups and would be lost: join it anew, or leave it as it is"
     )))
 }
 
@@ -192,10 +193,10 @@ fn cgroup_v1(asked: &Asked<'_>) -> Option<Found> {
     let is_refused = asked.is("failCgroupV1", "fail-cgroupv1", true);
     match asked.minor() {
         Some(minor) if minor >= NO_CGROUP_V1 && is_refused => Some(Fails(format!(
-            "this host has cgroups of version 1, on which a kubelet 1.{minor} does not start: boot it with systemd.unified_cgroup_hierarchy=1, or, while kubelets can still do without, write kubelet.config.failCgroupV1: false"
+            "cgroups here are version 1, on which kubelet 1.{minor} does not start: boot with systemd.unified_cgroup_hierarchy=1, or write kubelet.config.failCgroupV1: false"
         ))),
         _ => Some(Warns(
-            "this host has cgroups of version 1, which kubelets will give up, and from 1.35 on run on only with failCgroupV1: false: plan for version 2 (systemd.unified_cgroup_hierarchy=1 on the kernel's command line)"
+            "cgroups here are version 1, which kubelets will give up: plan for systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
                 .to_owned(),
         )),
     }
@@ -244,7 +245,7 @@ fn host_name(asked: &Asked<'_>) -> Option<Found> {
     };
     if name.len() > 253 || !name.split('.').all(is_label) {
         return Some(Fails(format!(
-            "the Node would be called {name}, which the API server refuses: names are of a-z, 0-9, - and ., begin and end with a letter or digit, and have 253 characters at most: set the host's name by hostnamectl, or kubelet.extraArgs.hostname-override"
+            "the Node would be called {name}, which the API server refuses (a-z, 0-9, - and . between letters or digits): set it by hostnamectl, or kubelet.extraArgs.hostname-override"
         )));
     }
     name.starts_with("localhost").then(|| {
@@ -288,7 +289,7 @@ fn resolv_conf(asked: &Asked<'_>) -> Option<Found> {
     asked.kubelet()?;
     let path = asked.resolv_conf().filter(|path| asked.facts.system.missing.contains(path))?;
     Some(Fails(format!(
-        "{path}, of which the kubelet makes each pod's resolv.conf, is not there, so that no pod would start: name the right file in kubelet.config.resolvConf, as /run/systemd/resolve/resolv.conf with systemd-resolved, or write \"\" there"
+        "{path}, of which pods' resolv.conf is made, is not there: write kubelet.config.resolvConf, as /run/systemd/resolve/resolv.conf with systemd-resolved, or \"\" for none"
     )))
 }
 
@@ -323,7 +324,7 @@ fn systemd(asked: &Asked<'_>) -> Option<Found> {
 fn time_sync(asked: &Asked<'_>) -> Option<Found> {
     (asked.facts.system.keeps_time == Some(false)).then(|| {
         Warns(
-            "no service keeps this host's time (chrony, systemd-timesyncd, ntpd, ntpsec), and a clock that is wrong makes certificates and tokens invalid: install chrony, unless what this host runs on keeps its time"
+            "no service keeps this host's time (chrony, systemd-timesyncd, ntpd, ntpsec), and certificates have times: install chrony, unless what this host runs on keeps its time"
                 .to_owned(),
         )
     })

@@ -367,8 +367,15 @@ async fn found(machine: &Machine, spec: serde_json::Value) -> (Vec<&'static str>
     let revision = request(spec).revision;
     let facts = node::look(&machine.host(), &revision).await.expect("facts");
     let (_, findings) = expand(&revision, &facts);
-    let preflight = findings.problems.iter().filter(|problem| problem.resource == "preflight");
-    (preflight.map(|problem| problem.reason).collect(), findings.warnings)
+    let preflight = findings.problems.iter().filter(|problem| problem.resource.starts_with("preflight "));
+    let told: Vec<_> = preflight
+        .map(|problem| (problem.reason, format!("{}: {}", problem.resource, problem.message)))
+        .collect();
+    // Longer ones are cut in a Report, and what overrides them stands at their end.
+    let warnings = findings.warnings.iter().filter(|warning| warning.starts_with("preflight "));
+    let mut all = told.iter().map(|(_, line)| line).chain(warnings);
+    assert!(all.all(|line| line.len() <= 256), "{told:?}");
+    (told.into_iter().map(|(reason, _)| reason).collect(), findings.warnings)
 }
 
 const ADOPT: &str = "Adopt";
@@ -437,11 +444,11 @@ async fn the_problem_says_what_is_and_what_to_do() {
     let spec = request(json!({"kubelet": {"takeover": ADOPT}}));
     let request = expanded(&machine.host(), &spec).await.unwrap();
     let plan = machine.plan(&request).await;
-    assert!(reasons(&plan).contains(&"preflight: Swap".to_owned()), "{:?}", plan.problems);
+    assert!(reasons(&plan).contains(&"preflight Swap: Swap".to_owned()), "{:?}", plan.problems);
     let problem = plan.problems.iter().find(|problem| problem.reason == "Swap").unwrap();
     assert_eq!(
         problem.message,
-        "swap is in use (/dev/sda2), with which the kubelet does not start: write kernel.swap: Disabled, or kubelet.config.failSwapOn: false; if it is right as it is, write preflight.ignore: [Swap]"
+        "swap is in use (/dev/sda2), with which the kubelet does not start: write kernel.swap: Disabled, or kubelet.config.failSwapOn: false (preflight.ignore: [Swap] overrides)"
     );
 }
 

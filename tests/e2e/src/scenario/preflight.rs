@@ -22,8 +22,8 @@ fn named<'a>(report: &NodeBootstrapReport, checks: &[&'a str]) -> Vec<&'a str> {
     let warnings = status.map(|status| status.warnings.as_slice()).unwrap_or_default();
     let problems = status.map(|status| status.problems.as_slice()).unwrap_or_default();
     let is_named = |check: &&str| {
-        warnings.iter().any(|warning| warning.starts_with(&format!("preflight {check}: ")))
-            || problems.iter().any(|problem| problem.starts_with("preflight") && problem.contains(check))
+        let start = format!("preflight {check}: ");
+        warnings.iter().chain(problems).any(|line| line.starts_with(&start))
     };
     checks.iter().copied().filter(is_named).collect()
 }
