@@ -25,7 +25,7 @@ help: ## Show this
 
 build: ## Build all programs and tests, as the testbed runs them
 	@# The first time Kubernetes is built after this: its sources come meanwhile.
-	@test -d $(CACHE)/kubernetes-* || (cd tests/testbed/go && go mod download >/dev/null 2>&1 &)
+	@test -d $(CACHE)/kubernetes-* || (cd tests/testbed/go && (go mod download; cd kubelet-1.36.1 && go mod download) >/dev/null 2>&1 &)
 	cargo build $(CARGO_ALL) --profile $(PROFILE)
 
 demo: build ## A cluster on this machine, the operator on it, and the seed's example applied; stays up

@@ -52,6 +52,33 @@ pub(crate) async fn the_older_keeps_a_path_and_the_younger_says_so(lab: &Lab) ->
     lab.wait_host("worker2", &["cat", "/etc/wanted"], "by younger").await
 }
 
+/// Two that ask different things of it: what it becomes on a node is for one alone to say.
+pub(crate) async fn a_node_s_kubelet_has_one_node_bootstrap(lab: &Lab) -> Result<()> {
+    let with = |name: &str, config: &str| {
+        format!(
+            "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: {name}}}\nspec:\n  allNodes: true\n  \
+             mode: Plan\n  kubelet: {{config: {{{config}}}}}\n"
+        )
+    };
+    // In mode Plan the older takes nothing from the younger.
+    let apply = |yaml: String| yaml.replace("mode: Plan", "mode: Apply");
+    let untouched = lab.host("worker1", &["systemctl", "show", "-P", "InvocationID", "kubelet"]).await?;
+    lab.apply(&apply(with("older", "maxPods: 100"))).await?;
+    // Creation times have whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    lab.apply(&apply(with("younger", "podPidsLimit: 1000"))).await?;
+    let told = "kubelet: NodeBootstraps older and younger both have it, and older is older";
+    lab.wait("younger", "in conflict", |nb| {
+        reason(nb, "Stalled") == "Conflict" && message(nb, "Ready").contains(told)
+    })
+    .await?;
+    lab.apply(&with("older", "maxPods: 100")).await?;
+    lab.wait("younger", "free", |nb| is_current(nb) && reason(nb, "Stalled") != "Conflict").await?;
+    let now = lab.host("worker1", &["systemctl", "show", "-P", "InvocationID", "kubelet"]).await?;
+    ensure!(now == untouched, "the kubelet was restarted, though nobody may take it over");
+    Ok(())
+}
+
 /// What no comparison of texts finds: only the host knows that the two are one.
 pub(crate) async fn two_paths_that_are_one_by_way_of_a_link_are_a_conflict(lab: &Lab) -> Result<()> {
     let with = |name: &str, files: &str| {

@@ -17,7 +17,7 @@ use crate::lab::{Lab, PATIENCE, is, is_current, message, reason};
 pub(super) struct Seen {
     /// The nodes that were permitted a restart.
     pub(super) granted: BTreeSet<String>,
-    /// How many were at once, at most.
+    /// How many permits were in use at once, at most.
     pub(super) most: usize,
     /// The nodes whose agents said Ready, each with the revision that they spoke of.
     pub(super) ready: BTreeSet<(String, String)>,
@@ -43,7 +43,12 @@ pub(super) async fn seen_during<T>(
                 if is_permitted {
                     seen.granted.insert(node.clone());
                 }
-                permits.insert(node.clone(), is_permitted);
+                // One whose end was told is used up, also before it is taken back.
+                let is_over = report.status.as_ref().is_some_and(|status| {
+                    status.permit_id == report.spec.permit.id && status.phase == ReportPhase::Ready
+                });
+                let one = (report.spec.node_bootstrap.clone(), node.clone());
+                permits.insert(one, is_permitted && !is_over);
                 seen.most = seen.most.max(permits.values().filter(|permitted| **permitted).count());
                 let ready = report.status.filter(|status| status.phase == ReportPhase::Ready);
                 let ready = ready.map(|status| status.revision);
@@ -101,6 +106,34 @@ pub(crate) async fn a_restart_takes_one_node_at_a_time(lab: &Lab) -> Result<()> 
     for (node, before, before_starts) in before {
         ensure!(started(node).await? != before, "{node}: not restarted");
         ensure!(starts(node).await? == before_starts + 1, "{node}: restarted more than once");
+    }
+    Ok(())
+}
+
+/// Two NodeBootstraps that each restart something on a node of its own, applied together.
+pub(crate) async fn two_node_bootstraps_take_one_node_at_a_time_together(lab: &Lab) -> Result<()> {
+    let with = |(name, node): (&str, &str), interval: u32| {
+        format!(
+            "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: {name}}}\nspec:\n  \
+             nodeSelector: {{matchLabels: {{kubernetes.io/hostname: {node}}}}}\n  \
+             files:\n  - path: /etc/{name}.conf\n    content: \"INTERVAL={interval}\\n\"\n    onChange: {{restart: [{name}.service]}}\n  \
+             units:\n  - name: {name}.service\n    active: true\n    content: |\n      [Service]\n      \
+             ExecStart=/usr/bin/sleep infinity\n      # What is permitted lasts long enough to meet another.\n      \
+             ExecStartPre=/usr/bin/sleep 1\n"
+        )
+    };
+    for interval in [1, 2] {
+        let apply = async {
+            for one in [("one", "worker1"), ("other", "worker2")] {
+                lab.apply(&with(one, interval)).await?;
+            }
+            lab.ready("one").await?;
+            lab.ready("other").await
+        };
+        let (_, seen) = seen_during(lab, apply).await?;
+        ensure!(seen.most <= 1, "{} at once", seen.most);
+        let granted = if interval == 1 { 0 } else { 2 };
+        ensure!(seen.granted.len() == granted, "{:?} were permitted", seen.granted);
     }
     Ok(())
 }
