@@ -71,6 +71,11 @@ fn missing<'a>(files: &[(&str, &'a str)]) -> Vec<&'a str> {
 
 /// Installs by apt what of these files is missing.
 pub(crate) async fn bring(files: &[(&str, &str)]) -> Result<()> {
+    if missing(files).is_empty() {
+        return Ok(());
+    }
+    // Two testbeds may begin at once; who came second finds that all is there.
+    let _lock = paths::lock(&paths::cache_dir()?.join("apt.lock")).await?;
     let packages = missing(files);
     if packages.is_empty() {
         return Ok(());
@@ -82,7 +87,8 @@ pub(crate) async fn bring(files: &[(&str, &str)]) -> Result<()> {
 async fn install(packages: &[&str]) -> Result<()> {
     let apt = || {
         let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qy");
+        // Somebody else's apt is waited for, as the one that a fresh machine runs by itself.
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qy", "-oDPkg::Lock::Timeout=600"]);
         command
     };
     let install = || {
