@@ -478,8 +478,19 @@ fn inside(
         if claimed.contains(&Item::Path(path.clone())) {
             continue;
         }
-        if let Some((top, _)) = planner.recursion(path) {
+        let meta = planner.host.root.locate(path).and_then(|place| place.look()).ok().flatten();
+        if let Some((top, inside)) = planner.recursion(path) {
             handed.push((top, path.clone(), *before));
+            // Owners it gives by itself; a mode that it does not give would stay.
+            let keeps = |meta: &Meta| {
+                meta.mode != before.ids.mode
+                    && inside.mode(meta.kind).is_none()
+                    && entry.gave_mode(meta.kind, meta.mode) == Some(true)
+            };
+            if let Some(meta) = meta.filter(keeps) {
+                let ids = inside.ids(meta.kind, before.ids.mode);
+                back.insert(path.clone(), Before { ids, ..*before });
+            }
             continue;
         }
         let then = (before.ids.uid, before.ids.gid);
@@ -491,7 +502,6 @@ fn inside(
             (now != then && entry.gave(now))
                 || (now == then && differs && (lost || entry.gave_mode(meta.kind, meta.mode) == Some(true)))
         };
-        let meta = planner.host.root.locate(path).and_then(|place| place.look()).ok().flatten();
         if meta.is_some_and(is_given) {
             back.insert(path.clone(), *before);
         }

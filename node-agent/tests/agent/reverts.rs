@@ -70,6 +70,21 @@ async fn killed_at_any_change_of_a_revert_the_next_one_finishes() {
 }
 
 #[tokio::test]
+async fn a_mode_inside_a_directory_goes_with_its_entry_though_the_one_above_keeps_the_owners() {
+    let machine = Machine::new();
+    machine.directory("/d/a/b");
+    let above = json!({"path": "/d", "owner": "1000", "recursive": true});
+    let below = json!({"path": "/d/a", "recursive": true, "inside": {"directoryMode": "0750"}});
+    machine.apply(&request(json!({"directories": [above, below]}))).await.unwrap();
+    machine.apply(&request(json!({"directories": [above]}))).await.unwrap();
+    let gone = machine.tree();
+    let other = Machine::new();
+    other.directory("/d/a/b");
+    other.apply(&request(json!({"directories": [above]}))).await.unwrap();
+    assert_eq!(gone, other.tree());
+}
+
+#[tokio::test]
 async fn an_entry_that_leaves_the_spec_takes_only_its_own_with_it() {
     let machine = used();
     machine.apply(&request(everything())).await.unwrap();
