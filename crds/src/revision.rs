@@ -599,13 +599,19 @@ impl Revision {
     /// Reads a revision, as an agent does.
     ///
     /// # Errors
-    /// If its format is not [`FORMAT`], or it is damaged.
+    /// If its format is not [`FORMAT`], its presets are of a later version than [`PRESET_VERSION`], or it is damaged.
     pub fn read(data: &serde_json::Value) -> Result<Self, Unreadable> {
         let format = data.get("format").and_then(serde_json::Value::as_u64).unwrap_or_default();
         if format != u64::from(FORMAT) {
             return Err(Unreadable::Format(format));
         }
-        serde_json::from_value(data.clone()).map_err(|error| Unreadable::Damaged(error.to_string()))
+        let revision: Self =
+            serde_json::from_value(data.clone()).map_err(|error| Unreadable::Damaged(error.to_string()))?;
+        // What it would expand to here is not what its operator means.
+        if revision.preset_version > PRESET_VERSION && !revision.presets.is_empty() {
+            return Err(Unreadable::PresetVersion(revision.preset_version));
+        }
+        Ok(revision)
     }
 
     /// How its downloads reach their servers: what the host shall trust, they trust before it does.
@@ -634,6 +640,11 @@ pub enum Unreadable {
         "revision format {0} is not {FORMAT}, the one that this agent knows: bring operator and agent to the same version"
     )]
     Format(u64),
+    /// It has presets of a later version.
+    #[error(
+        "the revision has presets of version {0}, later than {PRESET_VERSION}, the last that this agent knows: bring operator and agent to the same version"
+    )]
+    PresetVersion(u32),
     /// It is not what its format says.
     #[error("the revision is damaged: {0}")]
     Damaged(String),

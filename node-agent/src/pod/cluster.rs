@@ -72,7 +72,7 @@ impl FetchError {
         match self {
             Self::Away(_) => "ApiAway",
             Self::Refused(_) => "RevisionRefused",
-            Self::Unreadable(Unreadable::Format(_)) => "RevisionFormat",
+            Self::Unreadable(Unreadable::Format(_) | Unreadable::PresetVersion(_)) => "RevisionFormat",
             Self::Unreadable(Unreadable::Damaged(_)) => "RevisionDamaged",
         }
     }
