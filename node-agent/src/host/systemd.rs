@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::future::LocalBoxFuture;
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use zbus_systemd::systemd1::{JobRemovedStream, ManagerProxy, ServiceProxy, UnitProxy};
 use zbus_systemd::zbus::{self, Connection, OwnedObjectPath, OwnedVariant, Variant};
@@ -150,6 +150,9 @@ pub struct Bus {
     briefly: AtomicBool,
 }
 
+/// How many units are asked about at once.
+const AT_ONCE: usize = 32;
+
 /// What a job does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
@@ -183,13 +186,11 @@ impl Bus {
     }
 
     async fn manager(&self) -> Result<ManagerProxy<'static>, HostError> {
-        let mut connection = self.connection.lock().await;
-        if let Some(open) = &*connection {
-            let manager = ManagerProxy::new(open).await.map_err(|error| self.unreachable(&error))?;
+        if let Some(manager) = self.kept().await
             // The bus may have been restarted since.
-            if manager.version().await.is_ok() {
-                return Ok(manager);
-            }
+            && manager.version().await.is_ok()
+        {
+            return Ok(manager);
         }
         let address = format!("unix:path={}", self.address);
         let open = zbus::connection::Builder::address(address.as_str())
@@ -197,9 +198,15 @@ impl Bus {
             .build()
             .await
             .map_err(|error| self.unreachable(&error))?;
-        let manager = ManagerProxy::new(&open).await.map_err(|error| self.unreachable(&error))?;
-        *connection = Some(open);
+        let manager = manager_on(&open).await.map_err(|error| self.unreachable(&error))?;
+        *self.connection.lock().await = Some(open);
         Ok(manager)
+    }
+
+    /// That of the connection that is open, whether or not it still leads anywhere.
+    async fn kept(&self) -> Option<ManagerProxy<'static>> {
+        let open = self.connection.lock().await.clone()?;
+        manager_on(&open).await.ok()
     }
 
     fn unreachable(&self, error: &zbus::Error) -> HostError {
@@ -306,6 +313,11 @@ impl Bus {
             }
         }))
     }
+}
+
+/// systemd's own object. Without a cache: filling one takes a question for each of its hundred properties.
+async fn manager_on(open: &Connection) -> zbus::Result<ManagerProxy<'static>> {
+    ManagerProxy::builder(open).cache_properties(zbus::proxy::CacheProperties::No).build().await
 }
 
 /// Waits for a job's end; its result in systemd's own word.
@@ -459,6 +471,32 @@ async fn failure(unit: &str, proxy: &UnitProxy<'static>, action: &str, outcome: 
     HostError::Systemd(format!("{unit} failed to {action}: {}: see journalctl -u {unit}", causes.join(", ")))
 }
 
+/// What a list of units does not tell of one.
+async fn rest_of(
+    manager: &ManagerProxy<'static>,
+    unit: &str,
+    mut state: UnitState,
+    path: OwnedObjectPath,
+) -> Result<UnitState, HostError> {
+    let file = async { manager.get_unit_file_state(unit.to_owned()).await.unwrap_or_default() };
+    if !state.is_known() {
+        state.file = file.await;
+        return Ok(state);
+    }
+    let proxy = UnitProxy::builder(manager.inner().connection())
+        .cache_properties(zbus::proxy::CacheProperties::No)
+        .path(path)
+        .build()
+        .await
+        .map_err(refused(unit, "look"))?;
+    let need_reload = async { proxy.need_daemon_reload().await.map_err(refused(unit, "look")) };
+    let (file, need_reload, loops) = tokio::join!(file, need_reload, loops(unit, &proxy, &state));
+    // It does not say so of a mask that it has not read.
+    let mask_is_new = file.starts_with("masked") && state.load != "masked";
+    (state.need_reload, state.loops, state.file) = (need_reload? || mask_is_new, loops?, file);
+    Ok(state)
+}
+
 async fn state_of(unit: &str, proxy: &UnitProxy<'static>) -> Result<UnitState, HostError> {
     let active = proxy.active_state().await.map_err(refused(unit, "look"))?;
     let sub = proxy.sub_state().await.map_err(refused(unit, "look"))?;
@@ -476,13 +514,23 @@ impl Systemd for Bus {
 
     fn observe<'a>(&'a self, units: &'a [String]) -> Answer<'a, BTreeMap<String, UnitState>> {
         Box::pin(async move {
-            let mut states = BTreeMap::new();
             if units.is_empty() {
-                return Ok(states);
+                return Ok(BTreeMap::new());
             }
-            let manager = self.manager().await?;
-            let listed =
-                manager.list_units_by_names(units.to_vec()).await.map_err(refused("units", "list"))?;
+            // It is asked in every pass: whether the connection still leads anywhere is told by the answer.
+            let kept = self.kept().await;
+            let first = match &kept {
+                Some(manager) => manager.list_units_by_names(units.to_vec()).await.ok(),
+                None => None,
+            };
+            let (manager, listed) = match (kept, first) {
+                (Some(manager), Some(listed)) => (manager, listed),
+                _ => {
+                    let manager = self.manager().await?;
+                    let listed = manager.list_units_by_names(units.to_vec()).await;
+                    (manager, listed.map_err(refused("units", "list"))?)
+                }
+            };
             if listed.len() != units.len() {
                 // It passes over what is no name of a unit, and whose state is whose would be a guess.
                 return Err(HostError::Systemd(format!(
@@ -492,25 +540,13 @@ impl Systemd for Bus {
                     units.join(", ")
                 )));
             }
-            for (unit, (id, _, load, active, sub, _, path, _, _, _)) in units.iter().zip(listed) {
-                let mut state = UnitState { id, load, active, sub, ..UnitState::default() };
-                state.file = manager.get_unit_file_state(unit.clone()).await.unwrap_or_default();
-                if state.is_known() {
-                    let proxy = UnitProxy::builder(manager.inner().connection())
-                        .cache_properties(zbus::proxy::CacheProperties::No)
-                        .path(path)
-                        .build()
-                        .await
-                        .map_err(refused(unit, "look"))?;
-                    // It does not say so of a mask that it has not read.
-                    let mask_is_new = state.file.starts_with("masked") && state.load != "masked";
-                    state.need_reload =
-                        proxy.need_daemon_reload().await.map_err(refused(unit, "look"))? || mask_is_new;
-                    state.loops = loops(unit, &proxy, &state).await?;
-                }
-                states.insert(unit.clone(), state);
-            }
-            Ok(states)
+            let manager = &manager;
+            let states = units.iter().zip(listed).map(|(unit, (id, _, load, active, sub, _, path, ..))| {
+                let listed = UnitState { id, load, active, sub, ..UnitState::default() };
+                async move { Ok((unit.clone(), rest_of(manager, unit, listed, path).await?)) }
+            });
+            // Many questions are on their way at once: systemd answers one in less time than it takes to come back.
+            futures::stream::iter(states).buffer_unordered(AT_ONCE).try_collect().await
         })
     }
 
