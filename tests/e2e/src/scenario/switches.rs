@@ -36,7 +36,8 @@ async fn stage(lab: &Lab, node: &str, name: &str) -> Result<String> {
 
 /// That nothing of an attempt is armed, or left, on a machine.
 async fn disarmed(lab: &Lab, node: &str) -> Result<()> {
-    let find = "find /run/systemd/system /etc/systemd/system -name 'nodebootstrap-*'; ls /var/lib/nodebootstrap/*/payload.json 2>/dev/null";
+    let find = "find /run/systemd/system /etc/systemd/system -name 'nodebootstrap-*'; ls /var/lib/nodebootstrap/*/payload.json 2>/dev/null; \
+                systemctl --failed --plain --no-legend 'nodebootstrap-*'";
     wait_for(&format!("{node} to be disarmed"), PATIENCE, || async {
         Ok(lab.host(node, &["sh", "-c", &format!("{find}; true")]).await?.is_empty().then_some(()))
     })
@@ -48,6 +49,57 @@ async fn restarts(lab: &Lab) -> Result<i32> {
     let pods = lab.pods().list(&ListParams::default()).await?;
     let statuses = pods.items.into_iter().filter_map(|pod| pod.status?.container_statuses);
     Ok(statuses.flatten().map(|container| container.restart_count).sum())
+}
+
+/// Waits until an attempt of each of these, a node and a NodeBootstrap, may be rolled back.
+async fn armed(lab: &Lab, of: &[(&str, &str)]) -> Result<()> {
+    for (node, name) in of {
+        wait_for(&format!("the attempt of {name} on {node} to be begun"), PATIENCE, || async {
+            Ok((stage(lab, node, name).await.unwrap_or_default() == "Armed").then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Kills the agents' pods of a machine; those of other NodeBootstraps, too.
+async fn kill_agents(lab: &Lab, node: &str) -> Result<()> {
+    lab.host_succeeds(node, &["pkill", "-KILL", "-f", "nodebootstrap-agent run"]).await.map(drop)
+}
+
+/// Starts a pod on each machine that has nothing to do with any of this; its processes, as `NODE PID`.
+async fn bystanders(lab: &Lab) -> Result<String> {
+    let nodes = lab.nodes()?;
+    let pods: String = nodes
+        .iter()
+        .map(|node| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: bystander-{node}, labels: {{app: bystander}}}}\nspec:\n  nodeName: {node}\n  \
+                 terminationGracePeriodSeconds: 1\n  hostNetwork: true\n  tolerations: [{{operator: Exists}}]\n  \
+                 containers: [{{name: pause, image: \"nodebootstrap/pause:1\", imagePullPolicy: Never}}]\n---\n"
+            )
+        })
+        .collect();
+    lab.apply(&pods).await?;
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod", "-l", "app=bystander", "--timeout=60s"]).await?;
+    processes(lab).await
+}
+
+/// The processes of these pods.
+async fn processes(lab: &Lab) -> Result<String> {
+    let of_each =
+        r#"jsonpath={range .items[*]}{.spec.nodeName} {.status.containerStatuses[0].containerID}{"\n"}{end}"#;
+    let told = lab.kubectl(&["get", "pods", "-l", "app=bystander", "-o", of_each]).await?;
+    let mut processes = String::new();
+    for line in told.lines() {
+        let (node, id) =
+            line.split_once(" containerd://").with_context(|| format!("no container: {line:?}"))?;
+        // By the runtime's own word: what the API tells may be late.
+        let tasks = lab.host(node, &["ctr", "-n", "k8s.io", "tasks", "ls"]).await?;
+        let task = tasks.lines().find(|task| task.starts_with(id)).unwrap_or("no process");
+        processes += &format!("{node}: {task}\n");
+    }
+    Ok(processes)
 }
 
 pub(crate) async fn the_kubelet_is_changed_on_one_node_after_the_other(lab: &Lab) -> Result<()> {
@@ -76,11 +128,8 @@ pub(crate) async fn the_kubelet_is_changed_on_one_node_after_the_other(lab: &Lab
     let single =
         yaml("switch-killed", Some(node), "containerd.service", "[Service]\nEnvironment=SWITCH=3\n", "");
     lab.apply(&single).await?;
-    wait_for("the attempt to be begun", PATIENCE, || async {
-        Ok((stage(lab, node, "switch-killed").await.unwrap_or_default() == "Armed").then_some(()))
-    })
-    .await?;
-    lab.host_succeeds(node, &["pkill", "-KILL", "-f", "nodebootstrap-agent run"]).await?;
+    armed(lab, &[(node, "switch-killed")]).await?;
+    kill_agents(lab, node).await?;
     lab.ready("switch-killed").await?;
     ensure!(stage(lab, node, "switch-killed").await? == "Confirmed", "{node}");
     disarmed(lab, node).await
@@ -93,7 +142,9 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
             "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --kubeconfig=/etc/kubernetes/kubelet.conf --hostname-override=%H {flags}\n"
         )
     };
-    let cases: [(&str, &str, &str, String, &str); 4] = [
+    // Its pods have no network with it.
+    let no_network = "  files:\n  - {path: /etc/cni/net.d/10-bridge.conflist, content: \"{}\"}\n";
+    let cases: [(&str, &str, &str, String, &str); 6] = [
         ("exits", "cp1", "kubelet.service", "[Service]\nExecStart=\nExecStart=/bin/false\n".to_owned(), ""),
         (
             "silent",
@@ -110,6 +161,14 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
             "[Service]\nExecStart=\nExecStart=/bin/false\n".to_owned(),
             "",
         ),
+        ("unready", "worker1", "kubelet.service", "[Service]\nEnvironment=SWITCH=4\n".to_owned(), no_network),
+        (
+            "address",
+            "worker2",
+            "kubelet.service",
+            kubelet("--config=/var/lib/kubelet/config.yaml --node-ip=10.99.255.254"),
+            "",
+        ),
     ];
     let shown = async |node: &str| {
         let units = ["kubelet.service", "containerd.service"];
@@ -120,6 +179,7 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
         // Without the times and numbers of the process.
         shown.lines().map(|line| line.split(" ; ignore").next().unwrap_or_default().to_owned()).collect()
     };
+    let pods = bystanders(lab).await?;
     for round in [&cases[..3], &cases[3..]] {
         let mut before = Vec::new();
         for (_, node, ..) in round {
@@ -144,13 +204,26 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
         ensure!(begin.elapsed() < Duration::from_secs(75), "{:?}", begin.elapsed());
         for (((case, node, unit, ..), before), message) in round.iter().zip(before).zip(told) {
             ensure!(message.contains("annotation nodebootstrap.io/retry"), "{message}");
-            ensure!(message.contains(unit) || message.contains("health check"), "{message}");
+            let says = match *case {
+                "unready" => "the Node is not Ready",
+                "address" => "the Node does not have the address 10.99.255.254",
+                "silent" => "does not answer its health check",
+                _ => unit,
+            };
+            ensure!(message.contains(says), "{message}");
             lab.kubectl(&["wait", "--for=condition=Ready", &format!("node/{node}"), "--timeout=60s"]).await?;
             let now = program(&shown(node).await?);
             ensure!(now == before, "{case}: {now:?}, before: {before:?}");
             disarmed(lab, node).await?;
         }
+        // Whose the unit is: the next ones want it, too. The one of cp1 is looked at below.
+        for (case, ..) in round.iter().filter(|(_, node, ..)| *node != "cp1") {
+            lab.delete(&format!("bad-{case}")).await?;
+        }
     }
+    let now = processes(lab).await?;
+    ensure!(now == pods, "pods were ended:\n{pods}\nnow:\n{now}");
+    lab.kubectl(&["delete", "pods", "-l", "app=bystander", "--wait=false"]).await?;
     // It is not tried again until somebody asks; then it is.
     let attempts = async || {
         let journal = lab
@@ -165,28 +238,37 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
 }
 
 /// With the API server away nothing can be proven, neither of what is new nor of what was there before: that is no failure,
-/// and it is tried again when the API server is back.
+/// and it is tried again when the API server is back. So it is when the pod that has asked is killed as well.
 pub(crate) async fn what_cannot_be_proven_is_put_back_and_tried_again(lab: &Lab) -> Result<()> {
-    let node = lab.expendable_worker().await?;
-    let name = "unproven";
-    let text = yaml(name, Some(node), "kubelet.service", "[Service]\nEnvironment=SWITCH=2\n", "");
-    lab.apply(&text).await?;
-    wait_for("the attempt to be begun", PATIENCE, || async {
-        Ok((stage(lab, node, name).await.unwrap_or_default() == "Armed").then_some(()))
-    })
-    .await?;
+    let of = [("worker1", "unproven"), ("worker2", "unproven-killed")];
+    for (node, name) in of {
+        lab.apply(&yaml(name, Some(node), "kubelet.service", "[Service]\nEnvironment=SWITCH=2\n", ""))
+            .await?;
+    }
+    armed(lab, &of).await?;
     lab.testbed.stop_apiserver().await?;
-    let unproven = wait_for("what was there before", PATIENCE, || async {
-        Ok((stage(lab, node, name).await? == "Unproven").then_some(()))
-    })
-    .await;
-    let environment = lab.host(node, &["systemctl", "show", "-P", "Environment", "kubelet.service"]).await;
+    kill_agents(lab, "worker2").await?;
+    let put_back = async {
+        for (node, name) in of {
+            wait_for(&format!("what was there before on {node}"), PATIENCE, || async {
+                Ok((stage(lab, node, name).await? == "Unproven").then_some(()))
+            })
+            .await?;
+            let environment =
+                lab.host(node, &["systemctl", "show", "-P", "Environment", "kubelet.service"]).await?;
+            ensure!(environment.is_empty(), "{node}: not put back: {environment}");
+        }
+        anyhow::Ok(())
+    };
+    let put_back = put_back.await;
     lab.testbed.start_apiserver().await?;
-    unproven?;
-    ensure!(environment?.is_empty(), "not put back");
-    lab.ready(name).await?;
-    ensure!(stage(lab, node, name).await? == "Confirmed");
-    let report = lab.report(name, node).await?;
-    ensure!(report.status.is_some_and(|status| status.phase == ReportPhase::Ready));
+    put_back?;
+    for (node, name) in of {
+        lab.ready(name).await?;
+        ensure!(stage(lab, node, name).await? == "Confirmed", "{node}");
+        let report = lab.report(name, node).await?;
+        ensure!(report.status.is_some_and(|status| status.phase == ReportPhase::Ready));
+        disarmed(lab, node).await?;
+    }
     Ok(())
 }
