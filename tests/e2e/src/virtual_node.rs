@@ -170,6 +170,8 @@ impl Rounds {
         let mut machine = self.disk.boot_node()?;
         let up = find_line(&mut machine, |line| line.starts_with("UP ")).await?;
         let boot = up.trim_start_matches("UP ").to_owned();
+        // It takes its time to begin, and so does the node.
+        exec(&mut machine, FOLLOW).await?;
         wait_for("the node to be Ready", LONGEST, || async {
             let Some(node) = self.nodes.get_opt(NODE).await? else { return Ok(None) };
             let status = node.status.unwrap_or_default();
@@ -310,13 +312,15 @@ async fn ensure_tuned(machine: &mut Running) -> Result<()> {
     Ok(())
 }
 
-/// Says on the console how far a switch is, as its unit logs it, and what came of it.
+/// Says on the console from then on how far a switch is, as its unit logs it.
+const FOLLOW: &str =
+    "journalctl -f -n 0 -o cat -u nodebootstrap-switch-switch.service > /dev/ttyS0 2> /dev/null &";
+
+/// Says on the console what came of a switch.
 const APPLY: &str = r#"#!/bin/sh
 # What asks for it has had its answer when the first word of this comes.
 sleep 0.5
-journalctl -f -n 0 -o cat -u nodebootstrap-switch-switch.service &
 if nodebootstrap-agent apply --file "$1" > /said 2>&1; then echo APPLIED; else echo "BAD $(tr '\n' ' ' < /said)"; fi
-kill $!
 "#;
 
 fn yaml(is: Is) -> String {
