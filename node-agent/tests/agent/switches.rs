@@ -19,6 +19,7 @@ use node_agent::switch::{Cause, Stage, Switch, process};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::{Api, with_agent};
 use crate::support::{Machine, request};
 
 const SWITCH: &str = "nodebootstrap-switch-workers.service";
@@ -112,7 +113,7 @@ async fn answer(
 }
 
 /// An attempt for a revision, as it is asked for.
-fn asked(request: &engine::Request) -> Switch {
+pub(crate) fn asked(request: &engine::Request) -> Switch {
     let second = Some(Timeout::from_secs(1));
     let health = Health { timeout: second, stable_for: second };
     process::asked(request, "n".to_owned(), Disruption::Restart, Some(&health), "")
@@ -186,6 +187,36 @@ async fn what_was_asked_for_and_never_begun_keeps_nobody_waiting() {
     machine.systemd.set(SWITCH, "failed");
     assert_eq!(process::under_way(&host).await.unwrap(), None);
     assert_eq!((stage(&machine), cause(&machine).reason.as_str()), (Stage::Refused, "NotBegun"));
+}
+
+#[tokio::test]
+async fn who_asks_for_another_attempt_while_one_is_open_gets_it_at_once() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.systemd.set("kubelet.service", "active");
+    machine.systemd.set(SWITCH, "active");
+    let request = of_unit("[Service]\nExecStart=/x\n");
+    let name = api.put(&request, None);
+    let open = Switch { stage: Stage::Armed, begun: u64::MAX, retry: "a".to_owned(), ..asked(&request) };
+    machine.host().state.put_switch("workers", &open).unwrap();
+    api.tell(json!({"revision": name, "retry": "b", "permit": {"id": 1, "disruption": "Restart"}}));
+    with_agent(&machine, &api, async {
+        api.until_status("the open one", |status| {
+            status["message"].to_string().contains("by the host itself")
+        })
+        .await;
+        let rolled_back = Switch { stage: Stage::RolledBack, cause: Some(Cause::default()), ..open };
+        machine.host().state.put_switch("workers", &rolled_back).unwrap();
+        let again = async {
+            while stage(&machine) != Stage::Asked {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        // Long before the next pass is due.
+        tokio::time::timeout(Duration::from_secs(15), again).await.expect("another attempt");
+    })
+    .await;
+    let switch = machine.host().state.switch("workers").unwrap().expect("a switch");
+    assert_eq!(switch.retry, "b");
 }
 
 #[tokio::test]
