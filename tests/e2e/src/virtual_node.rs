@@ -56,7 +56,7 @@ const FILES: usize = 4;
 const THINGS: usize = FILES + 4;
 /// What stays of an attempt that is not over, and what systemd counts as failed.
 const LEFT: &str = "ls /run/systemd/system/nodebootstrap-* /etc/systemd/system/multi-user.target.wants/nodebootstrap-* \
-                    /var/lib/nodebootstrap/*/payload.json 2> /dev/null; systemctl --failed --plain --no-legend 'nodebootstrap-*'";
+                    /var/lib/nodebootstrap/*/payload.json 2> /dev/null; systemctl list-units --failed --plain --no-legend 'nodebootstrap-*'";
 
 /// The seed draws the instants.
 pub(crate) async fn run(cuts: u32, seed: Option<u64>) -> Result<Counts> {
@@ -313,8 +313,7 @@ async fn ensure_tuned(machine: &mut Running) -> Result<()> {
 }
 
 /// Says on the console from then on how far a switch is, as its unit logs it.
-const FOLLOW: &str =
-    "journalctl -f -n 0 -o cat -u nodebootstrap-switch-switch.service > /dev/ttyS0 2> /dev/null &";
+const FOLLOW: &str = "journalctl -f -n 0 -o cat -t nodebootstrap-agent > /dev/ttyS0 2> /dev/null &";
 
 /// Says on the console what came of a switch.
 const APPLY: &str = r#"#!/bin/sh

@@ -37,7 +37,7 @@ async fn stage(lab: &Lab, node: &str, name: &str) -> Result<String> {
 /// That nothing of an attempt is armed, or left, on a machine.
 async fn disarmed(lab: &Lab, node: &str) -> Result<()> {
     let find = "find /run/systemd/system /etc/systemd/system -name 'nodebootstrap-*'; ls /var/lib/nodebootstrap/*/payload.json 2>/dev/null; \
-                systemctl --failed --plain --no-legend 'nodebootstrap-*'";
+                systemctl list-units --failed --plain --no-legend 'nodebootstrap-*'";
     wait_for(&format!("{node} to be disarmed"), PATIENCE, || async {
         Ok(lab.host(node, &["sh", "-c", &format!("{find}; true")]).await?.is_empty().then_some(()))
     })
