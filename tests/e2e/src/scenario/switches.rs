@@ -51,15 +51,12 @@ async fn restarts(lab: &Lab) -> Result<i32> {
     Ok(statuses.flatten().map(|container| container.restart_count).sum())
 }
 
-/// Waits until an attempt of each of these, a node and a NodeBootstrap, may be rolled back.
-async fn armed(lab: &Lab, of: &[(&str, &str)]) -> Result<()> {
-    for (node, name) in of {
-        wait_for(&format!("the attempt of {name} on {node} to be begun"), PATIENCE, || async {
-            Ok((stage(lab, node, name).await.unwrap_or_default() == "Armed").then_some(()))
-        })
-        .await?;
-    }
-    Ok(())
+/// Waits until an attempt may be rolled back.
+async fn armed(lab: &Lab, node: &str, name: &str) -> Result<()> {
+    wait_for("the attempt to be begun", PATIENCE, || async {
+        Ok((stage(lab, node, name).await.unwrap_or_default() == "Armed").then_some(()))
+    })
+    .await
 }
 
 /// Kills the agents' pods of a machine; those of other NodeBootstraps, too.
@@ -128,7 +125,7 @@ pub(crate) async fn the_kubelet_is_changed_on_one_node_after_the_other(lab: &Lab
     let single =
         yaml("switch-killed", Some(node), "containerd.service", "[Service]\nEnvironment=SWITCH=3\n", "");
     lab.apply(&single).await?;
-    armed(lab, &[(node, "switch-killed")]).await?;
+    armed(lab, node, "switch-killed").await?;
     kill_agents(lab, node).await?;
     lab.ready("switch-killed").await?;
     ensure!(stage(lab, node, "switch-killed").await? == "Confirmed", "{node}");
@@ -238,37 +235,27 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
 }
 
 /// With the API server away nothing can be proven, neither of what is new nor of what was there before: that is no failure,
-/// and it is tried again when the API server is back. So it is when the pod that has asked is killed as well.
+/// and it is tried again when the API server is back. So it is though the pod that has asked is killed as well.
 pub(crate) async fn what_cannot_be_proven_is_put_back_and_tried_again(lab: &Lab) -> Result<()> {
-    let of = [("worker1", "unproven"), ("worker2", "unproven-killed")];
-    for (node, name) in of {
-        lab.apply(&yaml(name, Some(node), "kubelet.service", "[Service]\nEnvironment=SWITCH=2\n", ""))
-            .await?;
-    }
-    armed(lab, &of).await?;
+    let (node, name) = (lab.expendable_worker().await?, "unproven");
+    lab.apply(&yaml(name, Some(node), "kubelet.service", "[Service]\nEnvironment=SWITCH=2\n", "")).await?;
+    armed(lab, node, name).await?;
     lab.testbed.stop_apiserver().await?;
-    kill_agents(lab, "worker2").await?;
+    kill_agents(lab, node).await?;
     let put_back = async {
-        for (node, name) in of {
-            wait_for(&format!("what was there before on {node}"), PATIENCE, || async {
-                Ok((stage(lab, node, name).await? == "Unproven").then_some(()))
-            })
-            .await?;
-            let environment =
-                lab.host(node, &["systemctl", "show", "-P", "Environment", "kubelet.service"]).await?;
-            ensure!(environment.is_empty(), "{node}: not put back: {environment}");
-        }
-        anyhow::Ok(())
+        wait_for("what was there before", PATIENCE, || async {
+            Ok((stage(lab, node, name).await? == "Unproven").then_some(()))
+        })
+        .await?;
+        lab.host(node, &["systemctl", "show", "-P", "Environment", "kubelet.service"]).await
     };
-    let put_back = put_back.await;
+    let environment = put_back.await;
     lab.testbed.start_apiserver().await?;
-    put_back?;
-    for (node, name) in of {
-        lab.ready(name).await?;
-        ensure!(stage(lab, node, name).await? == "Confirmed", "{node}");
-        let report = lab.report(name, node).await?;
-        ensure!(report.status.is_some_and(|status| status.phase == ReportPhase::Ready));
-        disarmed(lab, node).await?;
-    }
-    Ok(())
+    let environment = environment?;
+    ensure!(environment.is_empty(), "not put back: {environment}");
+    lab.ready(name).await?;
+    ensure!(stage(lab, node, name).await? == "Confirmed");
+    let report = lab.report(name, node).await?;
+    ensure!(report.status.is_some_and(|status| status.phase == ReportPhase::Ready));
+    disarmed(lab, node).await
 }
