@@ -287,10 +287,13 @@ impl Rounds {
 
 /// Runs a command on the machine; others write to its console, too.
 async fn exec(machine: &mut Running, command: &str) -> Result<String> {
-    match tokio::time::timeout(LONGEST, machine.run(command)).await {
-        Ok(said) => said,
-        Err(_) => bail!("{command}: not done within {} s", LONGEST.as_secs()),
-    }
+    let Ok(said) = tokio::time::timeout(LONGEST, machine.run(command)).await else {
+        bail!("{command}: not done within {} s", LONGEST.as_secs())
+    };
+    // What the agent logs comes to the console meanwhile.
+    let said = said?;
+    let own: Vec<&str> = said.lines().filter(|line| !line.starts_with("{\"timestamp\"")).collect();
+    Ok(own.join("\n"))
 }
 
 async fn wait_for_line(machine: &mut Running, command: &str, expected: &str) -> Result<()> {
