@@ -37,7 +37,7 @@ clean-demo: build ## End the demo and all that it made
 test: build ## Every check and test there is
 	@$(FOLDER)/$(PROFILE)/e2e test
 
-test-vm: build ## Cut a virtual machine's power thirty times while the agent works on it; turn another one's swap off
+test-vm: build ## Cut a virtual machine's power thirty times while the agent works; turn swap off; cut a node's while its kubelet is changed
 	@$(FOLDER)/$(PROFILE)/e2e test-vm
 
 fuzz: build ## Feed the parsers what nobody thought of: TIME=60 seconds for each of TARGETS, or one INPUT that was found

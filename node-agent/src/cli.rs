@@ -375,9 +375,18 @@ async fn observe(session: &Session) -> Result<Plan, String> {
     engine::plan(&session.host, &session.request).await.map_err(|error| error.to_string())
 }
 
+/// As [`observe`], to be shown: a host that is being changed by itself is not what it was found.
+async fn observe_to_show(session: &Session) -> Result<Plan, String> {
+    let mut plan = observe(session).await?;
+    if let Some(name) = session.host.state.switching().map_err(|error| error.to_string())? {
+        plan.warnings.insert(0, switching(&name));
+    }
+    Ok(plan)
+}
+
 async fn plan(args: &FileArgs) -> Result<u8, String> {
     let session = open(args).await?;
-    let plan = observe(&session).await?;
+    let plan = observe_to_show(&session).await?;
     let Session { host, request, .. } = &session;
     let diffs = diff::of_plan(host, request, &plan);
     match args.output {
@@ -404,10 +413,8 @@ async fn lock(host: &Host, stop: &CancellationToken) -> Result<Lock, String> {
         lock = host.state.lock(waiting) => lock.map_err(|error| error.to_string())?,
         () = stop.cancelled() => return Err("told to stop: nothing was begun".to_owned()),
     };
-    if let Some(name) = host.state.switching().map_err(|error| error.to_string())? {
-        return Err(format!(
-            "what pods run under is being changed for the NodeBootstrap {name}, and is confirmed or rolled back soon: wait for that, and see journalctl -u nodebootstrap-switch-{name} -u nodebootstrap-rollback-{name}"
-        ));
+    if let Some(name) = process::under_way(host).await.map_err(|error| error.to_string())? {
+        return Err(switching(&name));
     }
     match host.state.paused().map_err(|error| error.to_string())? {
         Some(since) => Err(format!(
@@ -415,6 +422,13 @@ async fn lock(host: &Host, stop: &CancellationToken) -> Result<Lock, String> {
         )),
         None => Ok(lock),
     }
+}
+
+/// That a switch is under way.
+fn switching(name: &str) -> String {
+    format!(
+        "what pods run under is being changed for the NodeBootstrap {name}, and is confirmed or rolled back soon: wait for that, and see journalctl -u nodebootstrap-switch-{name} -u nodebootstrap-rollback-{name}"
+    )
 }
 
 async fn pause(args: &HostArgs, stop: &CancellationToken) -> Result<u8, String> {
@@ -430,6 +444,9 @@ async fn pause(args: &HostArgs, stop: &CancellationToken) -> Result<u8, String> 
     output::print(&format!(
         "paused since {since}: nothing is changed on this host until nodebootstrap-agent resume\n"
     ));
+    if let Some(name) = host.state.switching().map_err(|error| error.to_string())? {
+        output::note(&format!("but for this, which goes on to its end: {}", switching(&name)));
+    }
     Ok(DONE)
 }
 
@@ -587,7 +604,7 @@ fn failed(session: &Session, root: &str, text: bool, plan: &Plan, failure: Failu
 
 async fn status(args: &FileArgs) -> Result<u8, String> {
     let session = open(args).await?;
-    let plan = observe(&session).await?;
+    let plan = observe_to_show(&session).await?;
     let Session { host, request, .. } = &session;
     let last = host.state.result(&request.revision.node_bootstrap).map_err(|error| error.to_string())?;
     let resources = states(request, &plan);

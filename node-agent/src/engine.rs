@@ -875,7 +875,12 @@ async fn step_by<'a>(
             or_stop(stop, host.systemd.mask(unit, *masked)).await?.map_err(refused)?;
         }
         Action::Stop { unit } => return put_off(step, host.systemd.stop(unit), stop, jobs).await,
-        Action::Start { unit } => return put_off(step, host.systemd.start(unit), stop, jobs).await,
+        Action::Start { unit, anew: false } => {
+            return put_off(step, host.systemd.start(unit), stop, jobs).await;
+        }
+        Action::Start { unit, anew: true } => {
+            return put_off(step, host.systemd.renew(unit), stop, jobs).await;
+        }
         Action::Restart { unit } => return put_off(step, host.systemd.restart(unit), stop, jobs).await,
         Action::RemoveGroup { name, gid } => {
             left = match write::belongs(root, None, Some(*gid)).map_err(refused)? {

@@ -292,7 +292,7 @@ fn item_of(action: &Action) -> Option<Item> {
         Action::EditPart { path, anchor, .. } => Item::Part(path.clone(), anchor.clone()),
         Action::Enable { unit, .. } | Action::Disable { unit } => Item::Enabled(unit.clone()),
         Action::Mask { unit, .. } => Item::Masked(unit.clone()),
-        Action::Start { unit } | Action::Stop { unit } => Item::Active(unit.clone()),
+        Action::Start { unit, .. } | Action::Stop { unit } => Item::Active(unit.clone()),
         Action::SetSysctl { name, .. } => Item::Sysctl(name.clone()),
         Action::OwnBelow { .. }
         | Action::Unpack { .. }

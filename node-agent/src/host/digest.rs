@@ -119,8 +119,36 @@ pub(super) fn key_of(meta: &Meta) -> Key {
     (meta.inode, meta.size, meta.mtime, meta.ctime)
 }
 
-/// Whether a file could not have changed again under the same time.
+/// Whether a file cannot change again under the same time: it is another time by now. One that changed in the future did
+/// so before the clock was set back.
 pub(super) fn is_settled(meta: &Meta, now: SystemTime) -> bool {
-    let changed = Duration::new(meta.ctime.0.try_into().unwrap_or(0), meta.ctime.1.try_into().unwrap_or(0));
-    now.duration_since(UNIX_EPOCH).is_ok_and(|now| now > changed + TICK)
+    is_another_time(meta.ctime, now)
+}
+
+fn is_another_time(changed: (i64, i64), now: SystemTime) -> bool {
+    let changed = Duration::new(changed.0.try_into().unwrap_or(0), changed.1.try_into().unwrap_or(0));
+    now.duration_since(UNIX_EPOCH).is_ok_and(|now| now.abs_diff(changed) > TICK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_settled_once_it_is_another_time_whichever_way_the_clock_was_set() {
+        let at = |milliseconds: u64| UNIX_EPOCH + Duration::from_millis(milliseconds);
+        let changed = (1000, 5_000_000);
+        for (now, expected) in [
+            (1_000_005, false),
+            (1_000_050, false),
+            (1_000_056, true),
+            // A moment before: the clock may come to the same time again.
+            (999_960, false),
+            (999_900, true),
+            (0, true),
+            (10_000_000, true),
+        ] {
+            assert_eq!(is_another_time(changed, at(now)), expected, "{now}");
+        }
+    }
 }

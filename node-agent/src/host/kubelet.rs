@@ -3,6 +3,8 @@
 //! In: the host's processes, and the kubelet's own credential, by which it may read its own Node and Lease and nothing else of
 //! other nodes. Out: a [`Health`].
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -35,6 +37,10 @@ pub struct Health {
     pub not_ready: Option<Option<String>>,
     /// When the kubelet renewed its Lease last.
     pub lease: Option<Timestamp>,
+    /// The Node's internal addresses.
+    pub addresses: BTreeSet<String>,
+    /// The addresses that the kubelet is told to have by its flags; empty: it chooses.
+    pub node_ips: BTreeSet<String>,
 }
 
 /// How the kubelet runs.
@@ -74,6 +80,13 @@ impl Kubelet {
         self.flag("hostname-override").map_or_else(own, str::to_owned)
     }
 
+    /// The addresses of `--node-ip`; one as 0.0.0.0 only chooses a family.
+    fn node_ips(&self) -> BTreeSet<String> {
+        let addresses = self.flag("node-ip").unwrap_or_default().split(',');
+        let addresses = addresses.filter_map(|address| address.trim().parse::<IpAddr>().ok());
+        addresses.filter(|address| !address.is_unspecified()).map(|address| address.to_string()).collect()
+    }
+
     /// The value of a flag, written with = or as the next word.
     pub fn flag(&self, name: &str) -> Option<&str> {
         let mut flags = self.flags.iter();
@@ -89,27 +102,108 @@ impl Kubelet {
     }
 }
 
-/// How the node is. `node`: its name. The kubelet is found anew each time: another one may run now.
-pub async fn look(root: &Root, node: &str, last: &mut Option<Kubelet>) -> Health {
-    // While it is being started there is none; where its credential lies is known from before.
-    if let Some(now) = Kubelet::find(root) {
-        *last = Some(now);
+/// Looks at a node again and again: what the clients are made of is read each time, and they are made anew only when it is
+/// another.
+#[derive(Default)]
+pub struct Looker {
+    last: Option<Kubelet>,
+    local: Option<reqwest::Client>,
+    api: Option<(Credential, Client)>,
+}
+
+/// A kubeconfig, and the files that it names, by which a renewed certificate is seen.
+#[derive(PartialEq, Eq)]
+struct Credential {
+    path: String,
+    text: Option<Vec<u8>>,
+    files: Vec<Option<Vec<u8>>>,
+}
+
+impl Looker {
+    /// `last`: the kubelet that ran before, whose credential is used while none runs.
+    pub fn new(last: Option<Kubelet>) -> Self {
+        Self { last, ..Self::default() }
     }
-    let Some(kubelet) = last else {
-        let none = Some("no kubelet has run".to_owned());
-        return Health { kubelet: none.clone(), api: none, ..Health::default() };
-    };
-    let (healthz, api) = tokio::join!(healthz(root, kubelet), of_api(root, kubelet, node));
-    let mut health = Health { kubelet: healthz.err(), ..Health::default() };
-    match api {
-        Ok((not_ready, lease)) => (health.not_ready, health.lease) = (Some(not_ready), lease),
-        Err(cause) => health.api = Some(cause),
+
+    /// The kubelet that ran last.
+    pub fn kubelet(&self) -> Option<&Kubelet> {
+        self.last.as_ref()
     }
-    health
+
+    /// How the node is. `node`: its name. The kubelet is found anew each time: another one may run now.
+    pub async fn look(&mut self, root: &Root, node: &str) -> Health {
+        // While it is being started there is none; where its credential lies is known from before.
+        if let Some(now) = Kubelet::find(root) {
+            self.last = Some(now);
+        }
+        let Some(kubelet) = self.last.clone() else {
+            let none = Some("no kubelet has run".to_owned());
+            return Health { kubelet: none.clone(), api: none, ..Health::default() };
+        };
+        let (local, api) = (self.local(), self.api(root, &kubelet).await);
+        let api = async { of_api(api?, node).await };
+        let (healthz, api) = tokio::join!(healthz(root, &kubelet, local), api);
+        let node_ips = kubelet.node_ips();
+        let health = Health { kubelet: healthz.err(), node_ips, ..Health::default() };
+        match api {
+            Ok(seen) => Health {
+                not_ready: Some(seen.not_ready),
+                lease: seen.lease,
+                addresses: seen.addresses,
+                ..health
+            },
+            Err(cause) => Health { api: Some(cause), ..health },
+        }
+    }
+
+    /// A client for the kubelet itself.
+    fn local(&mut self) -> Result<reqwest::Client, String> {
+        if let Some(client) = &self.local {
+            return Ok(client.clone());
+        }
+        let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).tls_certs_only([]).build();
+        let client = client.map_err(|error| format!("it cannot be asked: {error}"))?;
+        Ok(self.local.insert(client).clone())
+    }
+
+    /// A client with the kubelet's credential.
+    async fn api(&mut self, root: &Root, kubelet: &Kubelet) -> Result<Client, String> {
+        let path = kubelet.flag("kubeconfig").ok_or("the kubelet runs without --kubeconfig")?;
+        let words = |error: &dyn std::fmt::Display| format!("{path}: {error}");
+        let kubeconfig = Kubeconfig::read_from(root.outside(path)).map_err(|error| words(&error))?;
+        let read = |file: &str| root.read(file, MAX_FILE).ok().flatten();
+        let files = files_of(&kubeconfig).map(read).collect();
+        let credential = Credential { path: path.to_owned(), text: read(path), files };
+        if let Some((of, client)) = &self.api
+            && *of == credential
+        {
+            return Ok(client.clone());
+        }
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| words(&error))?;
+        (config.connect_timeout, config.read_timeout) = (Some(ANSWER), Some(ANSWER));
+        // Each look asks once, and says what it was told.
+        config.default_retry = false;
+        let client = Client::try_from(config).map_err(|error| words(&error))?;
+        Ok(self.api.insert((credential, client)).1.clone())
+    }
+}
+
+/// The files that a kubeconfig names.
+fn files_of(kubeconfig: &Kubeconfig) -> impl Iterator<Item = &str> {
+    let authorities = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());
+    let users = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
+    let of_user = users.flat_map(|user| [&user.client_certificate, &user.client_key, &user.token_file]);
+    authorities.map(|cluster| &cluster.certificate_authority).chain(of_user).filter_map(Option::as_deref)
 }
 
 /// Asks the kubelet itself.
-async fn healthz(root: &Root, kubelet: &Kubelet) -> Result<(), String> {
+async fn healthz(
+    root: &Root,
+    kubelet: &Kubelet,
+    client: Result<reqwest::Client, String>,
+) -> Result<(), String> {
     let configured = kubelet.flag("config").and_then(|path| {
         let text = root.read(path, MAX_FILE).ok()??;
         let values: serde_json::Value = serde_saphyr::from_str(&String::from_utf8_lossy(&text)).ok()?;
@@ -117,12 +211,11 @@ async fn healthz(root: &Root, kubelet: &Kubelet) -> Result<(), String> {
     });
     let flag = kubelet.flag("healthz-port").and_then(|port| port.parse().ok());
     let port = flag.or(configured).unwrap_or(HEALTHZ_PORT);
-    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).tls_certs_only([]).build();
     let words = |error: reqwest::Error| match error.is_timeout() {
         true => format!("no answer within {} s", ANSWER.as_secs()),
         false => format!("nothing answers on 127.0.0.1:{port}"),
     };
-    let answer = client.map_err(words)?.get(format!("http://127.0.0.1:{port}/healthz")).send().await;
+    let answer = client?.get(format!("http://127.0.0.1:{port}/healthz")).send().await;
     let answer = answer.map_err(words)?;
     match answer.status().as_u16() {
         200 => Ok(()),
@@ -130,19 +223,15 @@ async fn healthz(root: &Root, kubelet: &Kubelet) -> Result<(), String> {
     }
 }
 
-/// Asks the API server: why the Node is not Ready, and when the Lease was renewed.
-async fn of_api(
-    root: &Root,
-    kubelet: &Kubelet,
-    node: &str,
-) -> Result<(Option<String>, Option<Timestamp>), String> {
-    let path = kubelet.flag("kubeconfig").ok_or("the kubelet runs without --kubeconfig")?;
-    let kubeconfig = Kubeconfig::read_from(root.outside(path)).map_err(|error| format!("{path}: {error}"))?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(|error| format!("{path}: {error}"))?;
-    (config.connect_timeout, config.read_timeout) = (Some(ANSWER), Some(ANSWER));
-    let client = Client::try_from(config).map_err(|error| format!("{path}: {error}"))?;
+/// What the API server knows of a node.
+struct SeenByApi {
+    not_ready: Option<String>,
+    lease: Option<Timestamp>,
+    addresses: BTreeSet<String>,
+}
+
+/// Asks the API server.
+async fn of_api(client: Client, node: &str) -> Result<SeenByApi, String> {
     let words = |error: kube::Error| error.to_string();
     let nodes: Api<Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, LEASES);
@@ -150,17 +239,19 @@ async fn of_api(
     let both = tokio::time::timeout(ANSWER, both).await;
     let (node, lease) =
         both.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))?.map_err(words)?;
-    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    let status = node.status.unwrap_or_default();
+    let ready = status.conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
     let not_ready = match ready {
         Some(ready) if ready.status == "True" => None,
         Some(ready) => Some(ready.message.filter(|message| !message.is_empty()).unwrap_or(ready.status)),
         None => Some("it has no condition Ready".to_owned()),
     };
+    let addresses = status.addresses.into_iter().flatten();
+    let addresses = addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address);
     let renewed = lease.and_then(|lease| lease.spec?.renew_time);
     // The same time, as the crate of another version has it.
     let renewed = renewed.and_then(|time| Timestamp::from_microsecond(time.0.as_microsecond()).ok());
-    Ok((not_ready, renewed))
+    Ok(SeenByApi { not_ready, lease: renewed, addresses: addresses.collect() })
 }
 
 #[cfg(test)]
@@ -174,6 +265,10 @@ mod tests {
         assert_eq!(kubelet.flag("config"), Some("/a"));
         assert_eq!(kubelet.flag("kubeconfig"), Some("/b"));
         assert_eq!(kubelet.flag("node-ip"), None);
+        assert!(kubelet.node_ips().is_empty());
+        let two = Kubelet::of(b"kubelet\0--node-ip=10.0.0.1, fd00::1\0").expect("one");
+        assert_eq!(two.node_ips(), ["10.0.0.1", "fd00::1"].map(str::to_owned).into());
+        assert!(Kubelet::of(b"kubelet\0--node-ip=::\0").expect("one").node_ips().is_empty());
         assert_eq!(Kubelet::of(b"/usr/bin/kubeletx\0"), None);
         assert_eq!(Kubelet::of(b""), None);
     }

@@ -51,6 +51,8 @@ pub mod write;
 pub use error::HostError;
 pub use root::{Kind, Meta, Place, Root};
 
+use std::time::Duration;
+
 use cache::Cache;
 use digest::Digests;
 use download::Downloads;
@@ -120,6 +122,20 @@ pub fn raise_open_files() {
 /// The time as a person reads it, RFC 3339.
 pub fn timestamp() -> String {
     jiff::Timestamp::now().strftime("%FT%TZ").to_string()
+}
+
+/// How long the machine runs: by a clock that nobody sets, the same for all processes, and not stopped by sleep.
+pub fn uptime() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
+}
+
+/// When that was by the clock as it is set now: what is compared with times that others write must not break when
+/// somebody sets the clock. `then`: an [`uptime`].
+pub fn clock_at(then: Duration) -> jiff::Timestamp {
+    let (now, up) = (jiff::Timestamp::now(), uptime());
+    let past = now.checked_sub(up.saturating_sub(then));
+    past.and_then(|past| past.checked_add(then.saturating_sub(up))).unwrap_or(now)
 }
 
 /// Whether this process may change a machine.

@@ -181,6 +181,10 @@ impl Systemd for Offline {
         self.cannot(unit)
     }
 
+    fn renew<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
+        self.cannot(unit)
+    }
+
     fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         self.cannot(unit)
     }

@@ -127,6 +127,13 @@ pub trait Systemd {
     fn output<'a>(&'a self, unit: &'a str, command: &'a [&'a str]) -> Answer<'a, String>;
     /// Begins to start a unit. One whose program ends again and again is not touched, and an error.
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
+    /// As [`Systemd::start`], where its files were written just now: one that somebody else has started meanwhile is
+    /// restarted, since it may run with what was there before.
+    fn renew<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
+    /// Forgets that a unit has failed.
+    fn forget<'a>(&'a self, _unit: &'a str) -> LocalBoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
     /// Begins to stop a unit.
     fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>>;
     /// Begins to restart a unit, if it runs.
@@ -157,6 +164,8 @@ const AT_ONCE: usize = 32;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Start,
+    /// Start, or restart if it runs.
+    Renew,
     Stop,
     Restart,
     /// Restart, or start if it does not run.
@@ -166,7 +175,7 @@ enum Verb {
 impl Verb {
     fn word(self) -> &'static str {
         match self {
-            Self::Start => "start",
+            Self::Start | Self::Renew => "start",
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Load => "load modules",
@@ -256,7 +265,7 @@ impl Bus {
             Verb::Start => manager.start_unit(name, mode).await,
             Verb::Stop => manager.stop_unit(name, mode).await,
             Verb::Restart => manager.try_restart_unit(name, mode).await,
-            Verb::Load => manager.restart_unit(name, mode).await,
+            Verb::Renew | Verb::Load => manager.restart_unit(name, mode).await,
         };
         let path = made.map_err(refused(unit, verb.word()))?;
         let watch = match verb {
@@ -273,7 +282,7 @@ impl Bus {
                 (Verb::Stop, "done") => Ok(()),
                 // It did not run any more, so there was nothing to restart.
                 (Verb::Restart, "done" | "skipped") if !before.is_running() => Ok(()),
-                (Verb::Start | Verb::Restart | Verb::Load, "done" | "skipped") => {
+                (Verb::Start | Verb::Renew | Verb::Restart | Verb::Load, "done" | "skipped") => {
                     settled(unit, &proxy, verb, watch).await
                 }
                 (_, outcome) => Err(failure(unit, &proxy, verb.word(), outcome).await),
@@ -395,7 +404,7 @@ async fn settled(
                     Some(service) => service.type_property().await.is_ok_and(|kind| kind == "oneshot"),
                     None => false,
                 };
-                if verb != Verb::Start && is_oneshot {
+                if !matches!(verb, Verb::Start | Verb::Renew) && is_oneshot {
                     return Ok(());
                 }
                 return Err(HostError::Systemd(format!(
@@ -627,6 +636,19 @@ impl Systemd for Bus {
 
     fn start<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         Box::pin(self.begin(unit, Verb::Start))
+    }
+
+    fn renew<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
+        Box::pin(self.begin(unit, Verb::Renew))
+    }
+
+    fn forget<'a>(&'a self, unit: &'a str) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Ok(manager) = self.manager().await {
+                // It is no error that it has not failed.
+                let _ = manager.reset_failed_unit(unit.to_owned()).await;
+            }
+        })
     }
 
     fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {

@@ -701,7 +701,7 @@ impl<'a> Agent<'a> {
 
     /// Waits for another NodeBootstrap's change of what pods run under: a node is judged by one at a time.
     async fn others_switch(&mut self, spec: &NodeBootstrapReportSpec) -> Option<Next> {
-        let name = self.host.state.switching().ok().flatten()?;
+        let name = process::under_way(&self.host).await.ok().flatten()?;
         self.say(spec, &spec.revision, &Outcome::OtherSwitches(&name), &[]).await;
         Some(Next::Within(OTHERS))
     }
@@ -729,6 +729,8 @@ impl<'a> Agent<'a> {
             // What it made is found made; and what is to be had may be something else by now.
             (_, None) => Next::Now,
             _ if switch.revision.name != spec.revision && spec.leave.is_none() => Next::Now,
+            // Somebody has asked for another attempt meanwhile.
+            (Stage::RolledBack, Some(_)) if switch.retry != spec.retry => Next::Now,
             (Stage::RolledBack, Some(_)) => self.rolled_back(spec, &switch).await,
             (_, Some(failure)) => self.fail(spec, &switch.revision.name, &failure, &[]).await,
         }

@@ -124,7 +124,7 @@ impl Step {
     /// The unit that it starts, stops or restarts.
     pub(crate) fn unit(&self) -> Option<&str> {
         match &self.action {
-            Action::Start { unit } | Action::Stop { unit } | Action::Restart { unit } => Some(unit),
+            Action::Start { unit, .. } | Action::Stop { unit } | Action::Restart { unit } => Some(unit),
             _ => None,
         }
     }
@@ -230,6 +230,8 @@ pub(crate) enum Action {
     },
     Start {
         unit: String,
+        /// Its files are written before, so that one that was started meanwhile is restarted.
+        anew: bool,
     },
     Stop {
         unit: String,

@@ -392,7 +392,7 @@ fn put_back(
             return Err("nothing on this host says any more how it is turned on");
         }
         (Item::Active(unit), Shape::Is(true), _) => {
-            (When::Starts, "start, as before".to_owned(), Action::Start { unit: unit.clone() })
+            (When::Starts, "start, as before".to_owned(), Action::Start { unit: unit.clone(), anew: false })
         }
         _ => return Err("it is of another kind than before"),
     })

@@ -77,7 +77,7 @@ pub(crate) fn plan(
     let decided: BTreeSet<String> = later
         .iter()
         .filter_map(|(_, action)| match action {
-            Action::Stop { unit } | Action::Start { unit } => Some(unit.clone()),
+            Action::Stop { unit } | Action::Start { unit, .. } => Some(unit.clone()),
             _ => None,
         })
         // What shall not run needs no restart.
@@ -365,10 +365,11 @@ fn plan_active(
             (change, Action::Stop { unit: name })
         });
     }
-    if changed && state.is_running() {
+    if changed {
         planner.restarts.entry(name.clone()).or_default().push("its new content".to_owned());
     }
-    let restarts = state.is_running() && planner.restarts.contains_key(&name);
+    let is_new = planner.restarts.contains_key(&name);
+    let restarts = state.is_running() && is_new;
     (unit.active == Some(true) && !state.is_active() && !restarts).then(|| {
         let found = if state.loops { "ended again and again" } else { "did not run" };
         let change = Change {
@@ -377,8 +378,14 @@ fn plan_active(
             found: found.to_owned(),
             disruption: Disruption::None,
         };
-        (change, Action::Start { unit: name })
+        // What is not there yet nobody can have started meanwhile.
+        (change, Action::Start { unit: name, anew: is_new && state.is_known() })
     })
+}
+
+/// Whether a restart renews it: also one that is stopped just now may be on its way up again, with what was there before.
+fn is_renewed(state: &UnitState) -> bool {
+    state.is_running() || state.active == "deactivating"
 }
 
 /// Each unit that runs and has a reason is restarted once, last of all. One whose restart is owed ran before: if it does
@@ -393,7 +400,7 @@ fn plan_restarts(owed: &BTreeSet<String>, decided: &BTreeSet<String>, planner: &
         if decided.contains(&unit) || !state.is_known() || state.is_masked() {
             continue;
         }
-        if state.is_running() {
+        if is_renewed(&state) {
             because.dedup();
             let more =
                 if because.len() > 1 { format!(" and {} more", because.len() - 1) } else { String::new() };
@@ -417,7 +424,8 @@ fn plan_restarts(owed: &BTreeSet<String>, decided: &BTreeSet<String>, planner: &
                 found: "did not survive its restart".to_owned(),
                 disruption: Disruption::None,
             };
-            planner.step(change, Action::Start { unit });
+            // By more than that run.
+            planner.step(change, Action::Start { unit, anew: because.len() > 1 });
         }
     }
 }

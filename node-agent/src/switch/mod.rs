@@ -17,6 +17,7 @@ pub mod process;
 mod units;
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crds::report::{ChangeSummary, Disruption};
@@ -43,7 +44,7 @@ pub const NODE_UNITS: &[&str] = &[
     "rke2-agent",
 ];
 
-/// A boot in the middle says nothing of a revision; after so many of them it is not tried again.
+/// A boot or an outage in the middle says nothing of a revision; after so many of them it is not tried again.
 const MAX_INTERRUPTIONS: u32 = 2;
 
 /// One attempt to change what the node runs under: `<nb>/switch.json`.
@@ -74,9 +75,12 @@ pub struct Switch {
     pub retry: String,
     /// How far it is.
     pub stage: Stage,
-    /// When it was begun, in seconds since 1970: what units wrote before is of no interest.
+    /// When it was begun, in seconds since the machine was started: nobody sets that clock.
     #[serde(default)]
-    pub begun: i64,
+    pub begun: u64,
+    /// Whether it starts a kubelet, which then must answer, though none did before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starts_kubelet: bool,
     /// Units that run with what was made.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub restarts: BTreeSet<String>,
@@ -86,7 +90,7 @@ pub struct Switch {
     /// How the node was before.
     #[serde(default)]
     pub before: Health,
-    /// How often a boot interrupted this revision.
+    /// How often this revision could not be judged, for a boot or an outage in the middle.
     #[serde(default)]
     pub interruptions: u32,
     /// Why it is, or is to be, rolled back, or was not begun.
@@ -137,25 +141,39 @@ impl Switch {
         self.stage == Stage::RolledBack && self.revision.name == revision && self.retry == retry
     }
 
-    /// How often a boot has interrupted this revision, for the next attempt.
+    /// How often this revision could not be judged, for the next attempt.
     pub fn interruptions_of(&self, revision: &str) -> u32 {
         if self.revision.name == revision { self.interruptions } else { 0 }
     }
 
     /// What a boot in the middle makes of it, once what was there before is there again.
     pub fn interrupted(&mut self) {
-        self.interruptions += 1;
         // What failed before the boot has failed.
         let was_interrupted_only = self.cause.is_none();
-        self.stage = if was_interrupted_only && self.interruptions <= MAX_INTERRUPTIONS {
-            Stage::Unproven
-        } else {
-            Stage::RolledBack
-        };
+        self.not_judged();
+        if !was_interrupted_only {
+            self.stage = Stage::RolledBack;
+        }
         self.cause.get_or_insert_with(|| Cause {
             reason: "Interrupted".to_owned(),
             message: "the machine was restarted in the middle".to_owned(),
         });
+    }
+
+    /// What becomes of it when what was there before is there again, and nothing is proven.
+    pub fn not_judged(&mut self) {
+        self.interruptions += 1;
+        let again = self.interruptions <= MAX_INTERRUPTIONS;
+        self.stage = if again { Stage::Unproven } else { Stage::RolledBack };
+    }
+
+    /// How the node was before, as it is to be with what was made.
+    pub fn expected(&self) -> Health {
+        let mut expected = self.before.clone();
+        if self.starts_kubelet {
+            expected.kubelet = None;
+        }
+        expected
     }
 
     /// Why it did not succeed; `None`: it did.
@@ -200,8 +218,9 @@ pub fn at_stake(host: &Host, plan: &Plan) -> Option<Kubelet> {
     if touches(host, plan) { Kubelet::find(&host.root) } else { None }
 }
 
-/// Why a node is not as good as it was before; empty: it is. `since`: when the changes were done.
-pub fn worse(before: &Health, now: &Health, since: Timestamp) -> Vec<String> {
+/// Why a node is not as good as it was before; empty: it is. `since`: from when the changes were begun until now. A time
+/// after that is one of a clock that was set back since.
+pub fn worse(before: &Health, now: &Health, since: &RangeInclusive<Timestamp>) -> Vec<String> {
     let mut worse = Vec::new();
     if let (None, Some(cause)) = (&before.kubelet, &now.kubelet) {
         worse.push(format!("the kubelet does not answer its health check: {cause}"));
@@ -214,8 +233,17 @@ pub fn worse(before: &Health, now: &Health, since: Timestamp) -> Vec<String> {
     if let (Some(None), Some(Some(cause))) = (&before.not_ready, &now.not_ready) {
         worse.push(format!("the Node is not Ready: {cause}"));
     }
-    if before.lease.is_some() && now.lease.is_none_or(|renewed| renewed < since) {
+    if before.lease.is_some() && now.lease.is_none_or(|renewed| !since.contains(&renewed)) {
         worse.push("the kubelet has not renewed its Lease since".to_owned());
+    }
+    // What the change asks for, or else what there was.
+    let (wanted, asked) = if now.node_ips == before.node_ips {
+        (&before.addresses, "")
+    } else {
+        (&now.node_ips, ", which --node-ip asks for: is it one of this host's?")
+    };
+    for address in wanted.difference(&now.addresses) {
+        worse.push(format!("the Node does not have the address {address}{asked}"));
     }
     worse
 }
@@ -229,7 +257,7 @@ mod tests {
     }
 
     fn good(lease: i64) -> Health {
-        Health { kubelet: None, api: None, not_ready: Some(None), lease: Some(at(lease)) }
+        Health { not_ready: Some(None), lease: Some(at(lease)), ..Health::default() }
     }
 
     fn switch(stage: Stage) -> Switch {
@@ -266,19 +294,46 @@ mod tests {
 
     #[test]
     fn a_node_must_be_as_good_as_before_and_not_better() {
-        assert!(worse(&good(1), &good(11), at(10)).is_empty());
-        assert_eq!(worse(&good(1), &good(9), at(10)), ["the kubelet has not renewed its Lease since"]);
+        let worse = |before: &Health, now: &Health| worse(before, now, &(at(10)..=at(20)));
+        assert!(worse(&good(1), &good(11)).is_empty());
+        for other in [good(9), good(21)] {
+            assert_eq!(worse(&good(1), &other), ["the kubelet has not renewed its Lease since"]);
+        }
         let silent = Health { kubelet: Some("refused".to_owned()), ..good(11) };
-        assert_eq!(worse(&good(1), &silent, at(10)).len(), 1);
-        assert!(worse(&silent, &silent, at(10)).is_empty(), "it was so before");
+        assert_eq!(worse(&good(1), &silent).len(), 1);
+        assert!(worse(&silent, &silent).is_empty(), "it was so before");
+        let starts = Switch { before: silent.clone(), starts_kubelet: true, ..switch(Stage::Armed) };
+        assert_eq!(worse(&starts.expected(), &silent).len(), 1, "it is to run now");
         let not_ready = Health { not_ready: Some(Some("no network".to_owned())), ..good(11) };
-        assert_eq!(worse(&good(1), &not_ready, at(10)), ["the Node is not Ready: no network"]);
-        assert!(worse(&not_ready, &good(11), at(10)).is_empty());
+        assert_eq!(worse(&good(1), &not_ready), ["the Node is not Ready: no network"]);
+        assert!(worse(&not_ready, &good(11)).is_empty());
         let away =
             Health { api: Some("timeout".to_owned()), not_ready: None, lease: None, ..Health::default() };
-        assert_eq!(worse(&good(1), &away, at(10)).len(), 1, "one reason, not what follows from it");
-        assert!(worse(&away, &away, at(10)).is_empty());
+        assert_eq!(worse(&good(1), &away).len(), 1, "one reason, not what follows from it");
+        assert!(worse(&away, &away).is_empty());
         let none = Health { kubelet: Some("there is no kubelet".to_owned()), ..away };
-        assert!(worse(&none, &none, at(10)).is_empty());
+        assert!(worse(&none, &none).is_empty());
+    }
+
+    #[test]
+    fn a_node_keeps_its_address_or_has_the_one_that_was_asked_for() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<BTreeSet<_>>();
+        let node = |addresses: &[&str], node_ips: &[&str]| Health {
+            addresses: words(addresses),
+            node_ips: words(node_ips),
+            ..good(11)
+        };
+        let is_good = |before: &Health, now: &Health| worse(before, now, &(at(10)..=at(20))).is_empty();
+        let chosen = node(&["10.0.0.1"], &[]);
+        assert!(is_good(&chosen, &chosen));
+        assert!(!is_good(&chosen, &node(&["10.0.0.2"], &[])), "nobody asked for another");
+        assert!(is_good(&chosen, &node(&["10.0.0.2"], &["10.0.0.2"])));
+        // The kubelet only complains of an address that the host does not have.
+        assert!(!is_good(&chosen, &node(&["10.0.0.1"], &["10.0.0.2"])));
+        assert!(is_good(&node(&["10.0.0.1"], &["10.0.0.1"]), &node(&["10.0.0.2"], &[])), "it may choose now");
+        assert!(
+            is_good(&node(&["10.0.0.1"], &["10.0.0.3"]), &node(&["10.0.0.1"], &["10.0.0.3"])),
+            "as before"
+        );
     }
 }

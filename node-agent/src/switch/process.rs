@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use crds::nodebootstrap::Health;
 use crds::report::{ChangeSummary, Disruption};
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cause, Stage, Switch, is_node_unit, units, worse};
 use crate::engine::{self, Failure, Observer, Plan, Request, rollback};
-use crate::host::kubelet;
+use crate::host::kubelet::{self, Looker};
 use crate::host::state::{Begun, Lock};
-use crate::host::{Host, HostError, journal};
+use crate::host::{Host, HostError, clock_at, journal, uptime};
 use crate::preset::Findings;
 use crate::report::is_permitted;
-use crate::resource::{Change, Step};
+use crate::resource::{Action, Change, Step};
 
 /// How often the node is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -25,6 +24,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WAIT_STEP: Duration = Duration::from_millis(500);
 /// How much later than the dead-man whoever waits starts the roll-back, in seconds.
 const LATE: u64 = 5;
+/// How much later than now a time may be that another clock of this machine gives.
+const SKEW: Duration = Duration::from_secs(1);
+/// The unit whose process answers the health check.
+const KUBELET: &str = "kubelet.service";
+/// The cause of one that was judged by an API server that could not be asked.
+const API_AWAY: &str = "ApiAway";
 /// Lines of a unit's journal that are told.
 const LINES: usize = 3;
 /// The longest of them, in characters.
@@ -48,6 +53,8 @@ pub async fn ask(host: &Host, request: &Request, mut switch: Switch, _lock: Lock
     switch.interruptions = before.map_or(0, |before| before.interruptions_of(&request.name));
     host.state.keep_program()?;
     host.state.put_payload(node_bootstrap, &request.payload)?;
+    // Before anything is open: a boot in the middle finds the guard.
+    units::guard(host)?;
     host.state.put_switch(node_bootstrap, &switch)?;
     units::prepare(host, node_bootstrap).await?;
     let unit = units::switch(node_bootstrap);
@@ -76,6 +83,7 @@ pub fn asked(
         retry: retry.to_owned(),
         stage: Stage::Asked,
         begun: 0,
+        starts_kubelet: false,
         restarts: BTreeSet::new(),
         kubelet: None,
         before: kubelet::Health::default(),
@@ -99,28 +107,17 @@ pub async fn wait(
         if !switch.stage.is_open() {
             return Ok(Some(Rc::unwrap_or_clone(switch)));
         }
-        let late = switch.timeout.saturating_add(units::GRACE + LATE);
-        let late = switch.begun.saturating_add(i64::try_from(late).unwrap_or(i64::MAX));
+        let late = switch.begun.saturating_add(switch.timeout).saturating_add(units::GRACE + LATE);
         // Its dead-man is dead too.
-        if switch.stage == Stage::Armed && Timestamp::now().as_second() > late {
+        if switch.stage == Stage::Armed && uptime().as_secs() > late {
             let unit = units::rollback(node_bootstrap);
-            if !runs(host, &units::switch(node_bootstrap)).await && !runs(host, &unit).await {
+            if has_ended(host, &units::switch(node_bootstrap)).await && has_ended(host, &unit).await {
                 drop(host.systemd.start(&unit).await);
             }
         }
-        // What was never begun, and is not under way, never will be.
-        if switch.stage == Stage::Asked && !runs(host, &units::switch(node_bootstrap)).await {
+        if switch.stage == Stage::Asked && has_ended(host, &units::switch(node_bootstrap)).await {
             let lock = host.state.lock(|| {}).await?;
-            if let Some(switch) = host.state.switch(node_bootstrap)?.filter(|now| now.stage == Stage::Asked) {
-                let mut switch = Rc::unwrap_or_clone(switch);
-                let unit = units::switch(node_bootstrap);
-                switch.stage = Stage::Refused;
-                switch.cause = Some(Cause {
-                    reason: "NotBegun".to_owned(),
-                    message: format!("{unit} ended before it began: see journalctl -u {unit} on the host"),
-                });
-                host.state.put_switch(node_bootstrap, &switch)?;
-            }
+            under_way(host).await?;
             drop(lock);
             continue;
         }
@@ -131,12 +128,42 @@ pub async fn wait(
     }
 }
 
-/// Whether the process of a unit runs; of one that has ended `RemainAfterExit=yes` says no more.
-async fn runs(host: &Host, unit: &str) -> bool {
+/// The NodeBootstrap for which what the node's pods run under is being changed now. What was asked for, was never begun and
+/// is not under way never will be, and is closed. The host's lock must be held.
+///
+/// # Errors
+/// If a file is damaged, or does not get to the disk.
+pub async fn under_way(host: &Host) -> Result<Option<String>, HostError> {
+    let mut under_way = None;
+    for name in host.state.known()? {
+        let Some(switch) = host.state.switch(&name)?.filter(|switch| switch.stage.is_open()) else {
+            continue;
+        };
+        let unit = units::switch(&name);
+        if switch.stage != Stage::Asked || !has_ended(host, &unit).await {
+            under_way.get_or_insert(name);
+            continue;
+        }
+        let mut switch = Rc::unwrap_or_clone(switch);
+        switch.stage = Stage::Refused;
+        switch.cause = Some(Cause {
+            reason: "NotBegun".to_owned(),
+            message: format!("{unit} ended before it began: see journalctl -u {unit} on the host"),
+        });
+        host.state.put_switch(&name, &switch)?;
+        // What is left of it disturbs nothing, and the next one takes it away.
+        let _ = disarm(host, &name).await;
+    }
+    Ok(under_way)
+}
+
+/// Whether the process of a unit has ended, also of one that counts as active still for `RemainAfterExit=yes`. If that cannot
+/// be told it has not.
+async fn has_ended(host: &Host, unit: &str) -> bool {
     let units = [unit.to_owned()];
     let states = host.systemd.observe(&units).await;
     states
-        .is_ok_and(|states| states.get(unit).is_some_and(|state| state.is_running() && state.sub != "exited"))
+        .is_ok_and(|states| states.get(unit).is_none_or(|state| !state.is_running() || state.sub == "exited"))
 }
 
 /// Carries out what is asked for: on the host, in a process of its own.
@@ -180,11 +207,16 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     }
     let proven = match outcome {
         Ok(made) => {
+            tracing::info!(changes = made.len(), "made");
             switch.changes = made.iter().take(engine::MAX_KEPT).map(ChangeSummary::from).collect();
             // Since before the restart: the kubelet renews its Lease at once when it starts, and then seldom.
-            let since = Timestamp::from_second(switch.begun).unwrap_or_default();
-            let within = switch.timeout().saturating_sub(begun.elapsed());
-            match healthy(host, &switch, since, within, stop).await {
+            let judge = Judge {
+                expected: switch.expected(),
+                since: Duration::from_secs(switch.begun),
+                stable_for: switch.stable_for,
+                within: switch.timeout().saturating_sub(begun.elapsed()),
+            };
+            match judge.healthy(host, &switch, &mut false, stop).await {
                 Ok(()) => in_place(host, &request).await.map(|()| made),
                 Err(cause) => Err(cause),
             }
@@ -201,9 +233,10 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
             switch.stage = Stage::Confirmed;
             host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
             rollback::confirm(host, &request, &plan, &made).map_err(words)?;
-            drop(lock);
             tracing::info!(revision = switch.revision.name, "confirmed");
-            disarm(host, node_bootstrap).await
+            let disarmed = disarm(host, node_bootstrap).await;
+            drop(lock);
+            disarmed
         }
         Err(cause) => {
             tracing::warn!(reason = cause.reason, cause.message, "rolled back");
@@ -234,11 +267,16 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     }
     plan.held = true;
     switch.restarts = plan.steps.iter().filter_map(Step::unit).map(str::to_owned).collect();
-    switch.before = kubelet::look(&host.root, &switch.node, &mut switch.kubelet).await;
+    let is_kubelet = |step: &Step| matches!(&step.action, Action::Start { unit, .. } if unit == KUBELET);
+    switch.starts_kubelet = plan.steps.iter().any(is_kubelet);
+    let mut looker = Looker::new(None);
+    switch.before = looker.look(&host.root, &switch.node).await;
+    switch.kubelet = looker.kubelet().cloned();
     switch.previous = host.state.begun(node_bootstrap).map_err(failure)?.map(Rc::unwrap_or_clone);
     units::arm(host, node_bootstrap, switch.timeout).await.map_err(failure)?;
-    (switch.stage, switch.begun) = (Stage::Armed, Timestamp::now().as_second());
+    (switch.stage, switch.begun) = (Stage::Armed, uptime().as_secs());
     host.state.put_switch(node_bootstrap, switch).map_err(failure)?;
+    tracing::info!(seconds = switch.timeout, "armed");
     Ok(plan)
 }
 
@@ -259,42 +297,60 @@ async fn in_place(host: &Host, request: &Request) -> Result<(), Cause> {
     if left.is_empty() { Ok(()) } else { Err(changed()) }
 }
 
-/// Waits until the node has been as good as before for long enough. `since`: when the change began.
-async fn healthy(
-    host: &Host,
-    switch: &Switch,
-    since: Timestamp,
+/// By what a node is judged.
+struct Judge {
+    /// How it is to be at least.
+    expected: kubelet::Health,
+    /// An [`uptime`]: when the change began.
+    since: Duration,
+    /// In seconds: how long it must be so.
+    stable_for: u64,
+    /// Within what time.
     within: Duration,
-    stop: &CancellationToken,
-) -> Result<(), Cause> {
-    let deadline = tokio::time::Instant::now() + within;
-    let stable = Duration::from_secs(switch.stable_for);
-    let mut good_since = None;
-    let mut kubelet = switch.kubelet.clone();
-    loop {
-        let now = kubelet::look(&host.root, &switch.node, &mut kubelet).await;
-        let worse = worse(&switch.before, &now, since);
-        let at = tokio::time::Instant::now();
-        if worse.is_empty() {
-            if at.duration_since(*good_since.get_or_insert(at)) >= stable {
-                return Ok(());
-            }
-        } else {
-            good_since = None;
-        }
-        if at >= deadline {
-            let (reason, message) = match worse.as_slice() {
-                [] => {
-                    ("NotStable", format!("the node was not as good as before for {} s", switch.stable_for))
+}
+
+impl Judge {
+    /// Waits until the node is as good for long enough. `was_away`: whether the API server could not be asked meanwhile.
+    async fn healthy(
+        &self,
+        host: &Host,
+        switch: &Switch,
+        was_away: &mut bool,
+        stop: &CancellationToken,
+    ) -> Result<(), Cause> {
+        let deadline = tokio::time::Instant::now() + self.within;
+        let stable = Duration::from_secs(self.stable_for);
+        let mut good_since = None;
+        let mut looker = Looker::new(switch.kubelet.clone());
+        loop {
+            let now = looker.look(&host.root, &switch.node).await;
+            let since = clock_at(self.since)..=clock_at(uptime() + SKEW);
+            let worse = worse(&self.expected, &now, &since);
+            let is_away = self.expected.api.is_none() && now.api.is_some();
+            *was_away |= is_away;
+            let at = tokio::time::Instant::now();
+            if worse.is_empty() {
+                if at.duration_since(*good_since.get_or_insert(at)) >= stable {
+                    return Ok(());
                 }
-                worse => ("Unhealthy", worse.join("; ")),
-            };
-            let message = format!("within {} s: {message}", switch.timeout);
-            return Err(Cause { reason: reason.to_owned(), message });
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = stop.cancelled() => return Ok(()),
+            } else {
+                good_since = None;
+            }
+            if at >= deadline {
+                let (reason, message) = match worse.as_slice() {
+                    [] => {
+                        ("NotStable", format!("the node was not as good as before for {} s", self.stable_for))
+                    }
+                    worse if is_away => (API_AWAY, worse.join("; ")),
+                    worse => ("Unhealthy", worse.join("; ")),
+                };
+                let message = format!("within {} s: {message}", switch.timeout);
+                return Err(Cause { reason: reason.to_owned(), message });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
         }
     }
 }
@@ -303,7 +359,8 @@ async fn healthy(
 async fn with_journal(cause: Cause, switch: &Switch) -> Cause {
     let mut message = cause.message;
     for unit in switch.restarts.iter().filter(|unit| is_node_unit(unit)) {
-        let lines = journal::last_lines(unit, switch.begun, LINES).await;
+        let since = clock_at(Duration::from_secs(switch.begun)).as_second();
+        let lines = journal::last_lines(unit, since, LINES).await;
         if !lines.is_empty() {
             let lines: Vec<String> = lines.iter().map(|line| line.chars().take(MAX_LINE).collect()).collect();
             message = format!("{message}; {unit} wrote: {}", lines.join(" | "));
@@ -326,11 +383,9 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         Stage::Armed => {}
         Stage::Confirmed => {
             rollback::finish(host, node_bootstrap).map_err(words)?;
-            drop(lock);
             return disarm(host, node_bootstrap).await;
         }
         Stage::Asked | Stage::RolledBack | Stage::Unproven | Stage::Refused => {
-            drop(lock);
             return disarm(host, node_bootstrap).await;
         }
     }
@@ -344,7 +399,7 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         // Putting back does not wait for a disk that is full.
         let _ = host.state.put_switch(node_bootstrap, &switch);
     }
-    let since = Timestamp::now();
+    let since = uptime();
     let was_made = put_back(host, &switch, false, lock, stop).await?;
     if is_first && !was_made {
         let _lock = host.state.lock(|| {}).await.map_err(words)?;
@@ -357,18 +412,32 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         return disarm(host, node_bootstrap).await;
     }
     // With what was there before it must be as before; else the node cannot tell what was wrong.
-    let lenient = Switch { stable_for: 0, ..switch.clone() };
-    let back = healthy(host, &lenient, since, switch.timeout(), stop).await;
+    let judge = Judge { expected: switch.before.clone(), since, stable_for: 0, within: switch.timeout() };
+    let mut was_away = false;
+    let back = judge.healthy(host, &switch, &mut was_away, stop).await;
     if stop.is_cancelled() {
         return Ok(());
     }
-    let now = kubelet::look(&host.root, &switch.node, &mut switch.kubelet.clone()).await;
-    let is_away = switch.before.api.is_none() && now.api.is_some();
-    if let (Some(cause), Err(still)) = (&mut switch.cause, &back) {
-        cause.message = format!("{}; with what was there before, {}", cause.message, still.message);
+    let is_blamed = is_first || switch.cause.as_ref().is_some_and(|cause| cause.reason == API_AWAY);
+    match (&mut switch.cause, &back) {
+        (Some(cause), Err(still)) => {
+            cause.message = format!("{}; with what was there before, {}", cause.message, still.message);
+        }
+        (Some(cause), Ok(())) if is_blamed && was_away => {
+            cause.message = format!(
+                "{}; with what was there before it could not be asked either, and came back later",
+                cause.message
+            );
+        }
+        _ => {}
     }
     let _lock = host.state.lock(|| {}).await.map_err(words)?;
-    switch.stage = if is_away { Stage::Unproven } else { Stage::RolledBack };
+    match back {
+        Err(still) if still.reason == API_AWAY => switch.stage = Stage::Unproven,
+        // It may have been an outage; one that comes with every attempt is none.
+        Ok(()) if is_blamed && was_away => switch.not_judged(),
+        _ => switch.stage = Stage::RolledBack,
+    }
     host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
     disarm(host, node_bootstrap).await
 }
@@ -418,7 +487,8 @@ async fn put_back(
     Ok(!plan.steps.is_empty())
 }
 
-/// Takes away what an attempt was armed with; the guard only with the last one on this host.
+/// Takes away what an attempt was armed with; the guard only with the last one on this host. The host's lock must be held:
+/// another may be asked for.
 async fn disarm(host: &Host, node_bootstrap: &str) -> Result<(), String> {
     let disarmed = units::disarm(host, node_bootstrap, is_last(host, node_bootstrap)).await;
     disarmed.map_err(|error| error.to_string())
@@ -427,8 +497,7 @@ async fn disarm(host: &Host, node_bootstrap: &str) -> Result<(), String> {
 /// Whether no other NodeBootstrap has an attempt under way here.
 fn is_last(host: &Host, node_bootstrap: &str) -> bool {
     let others = host.state.known().unwrap_or_default();
-    let is_open = |name: &String| {
-        host.state.switch(name).ok().flatten().is_some_and(|switch| switch.stage == Stage::Armed)
-    };
+    let is_open =
+        |name: &String| host.state.switch(name).ok().flatten().is_some_and(|switch| switch.stage.is_open());
     !others.iter().filter(|name| *name != node_bootstrap).any(is_open)
 }

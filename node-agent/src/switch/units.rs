@@ -36,12 +36,8 @@ pub(super) async fn prepare(host: &Host, node_bootstrap: &str) -> Result<(), Hos
     host.systemd.reload().await
 }
 
-/// How much later than the process itself the dead-man rolls back, in seconds: who sees what is wrong can tell it.
-pub(super) const GRACE: u64 = 5;
-
-/// Arms the dead-man: soon after `seconds` what is not confirmed is rolled back, or at a boot before that.
-pub(super) async fn arm(host: &Host, node_bootstrap: &str, seconds: u64) -> Result<(), HostError> {
-    let (switch, rollback) = (switch(node_bootstrap), rollback(node_bootstrap));
+/// Writes the unit that puts back at a boot what is not confirmed by then.
+pub(super) fn guard(host: &Host) -> Result<(), HostError> {
     let before: Vec<String> = NODE_UNITS.iter().map(|name| format!("{name}.service")).collect();
     let guard = format!(
         "[Unit]\nDescription=nodebootstrap: put back what a restart of the machine interrupted\n\
@@ -49,6 +45,16 @@ pub(super) async fn arm(host: &Host, node_bootstrap: &str, seconds: u64) -> Resu
          [Service]\nType=oneshot\nExecStart={PROGRAM} guard\n[Install]\nWantedBy=multi-user.target\n",
         before.join(" ")
     );
+    write(host, GUARD, &guard)?;
+    host.root.replace_link(&place_of(host, GUARD_LINK)?, GUARD, (0, 0), Kind::Link)
+}
+
+/// How much later than the process itself the dead-man rolls back, in seconds: who sees what is wrong can tell it.
+pub(super) const GRACE: u64 = 5;
+
+/// Arms the dead-man: soon after `seconds` what is not confirmed is rolled back.
+pub(super) async fn arm(host: &Host, node_bootstrap: &str, seconds: u64) -> Result<(), HostError> {
+    let (switch, rollback) = (switch(node_bootstrap), rollback(node_bootstrap));
     // The first that is started stops the other: only one of them works at a time.
     let rolls_back = format!(
         "[Unit]\nDescription=nodebootstrap: put back what the NodeBootstrap {node_bootstrap} had before\n\
@@ -61,8 +67,6 @@ pub(super) async fn arm(host: &Host, node_bootstrap: &str, seconds: u64) -> Resu
          [Timer]\nOnActiveSec={}\nAccuracySec=100ms\nRemainAfterElapse=no\n",
         seconds.saturating_add(GRACE)
     );
-    write(host, GUARD, &guard)?;
-    host.root.replace_link(&place_of(host, GUARD_LINK)?, GUARD, (0, 0), Kind::Link)?;
     write(host, &format!("{RUNTIME}/{rollback}"), &rolls_back)?;
     write(host, &format!("{RUNTIME}/{}", dead_man(node_bootstrap)), &timer)?;
     host.systemd.reload().await?;
@@ -76,14 +80,20 @@ pub(super) async fn disarm(host: &Host, node_bootstrap: &str, is_last: bool) -> 
     if let Ok(stopped) = host.systemd.stop(&timer).await {
         let _ = stopped.await;
     }
-    for unit in [switch(node_bootstrap), rollback(node_bootstrap), timer] {
+    let units = [switch(node_bootstrap), rollback(node_bootstrap), timer];
+    for unit in &units {
         remove(host, &format!("{RUNTIME}/{unit}"))?;
     }
     if is_last {
         remove(host, GUARD_LINK)?;
         remove(host, GUARD)?;
     }
-    host.systemd.reload().await
+    host.systemd.reload().await?;
+    // What was killed counts as failed, and is over.
+    for unit in &units {
+        host.systemd.forget(unit).await;
+    }
+    Ok(())
 }
 
 /// A place, with all directories above it.

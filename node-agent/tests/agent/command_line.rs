@@ -2,7 +2,10 @@
 
 use std::process::{Command, Output, Stdio};
 
-use crate::support::Machine;
+use node_agent::switch::{Stage, Switch};
+
+use crate::support::{Machine, request};
+use crate::switches::asked;
 
 const SPEC: &str = "apiVersion: nodebootstrap.io/v1alpha1
 kind: NodeBootstrap
@@ -197,4 +200,23 @@ fn a_paused_host_is_planned_for_and_not_changed() {
     assert_eq!(agent(&machine, &["resume"]).0, 0);
     let (code, text, error) = agent(&machine, &["apply", "--file", &file]);
     assert!(code == 0 && text.contains("done"), "{text}{error}");
+}
+
+#[test]
+fn what_the_host_itself_changes_just_now_is_told() {
+    let machine = Machine::new();
+    let file = machine.path("/nb.yaml");
+    std::fs::write(&file, SPEC.replace("configMapRef: {name: texts, key: motd}", "content: x")).unwrap();
+    let file = file.to_string_lossy().into_owned();
+    let open = Switch { stage: Stage::Armed, ..asked(&request(serde_json::json!({}))) };
+    machine.host().state.put_switch("other", &open).unwrap();
+    let says = "is being changed for the NodeBootstrap other";
+    for command in ["plan", "status"] {
+        let (_, text, _) = agent(&machine, &[command, "--file", &file]);
+        assert!(text.contains(says), "{command}: {text}");
+    }
+    let (code, _, error) = agent(&machine, &["apply", "--file", &file]);
+    assert!(code == 1 && error.contains(says), "{error}");
+    let (code, text, note) = agent(&machine, &["pause"]);
+    assert!(code == 0 && text.contains("paused since") && note.contains(says), "{text} {note}");
 }

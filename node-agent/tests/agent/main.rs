@@ -21,5 +21,6 @@ mod properties;
 mod reverts;
 mod rollbacks;
 mod support;
+mod switches;
 mod trust;
 mod units;

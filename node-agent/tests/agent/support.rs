@@ -181,6 +181,15 @@ impl Systemd for Handle {
         self.0.note("start", unit, "active")
     }
 
+    fn forget<'a>(&'a self, unit: &'a str) -> LocalBoxFuture<'a, ()> {
+        self.0.asked.borrow_mut().push(format!("forget {unit}"));
+        Box::pin(async {})
+    }
+
+    fn renew<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
+        self.0.note("start anew", unit, "active")
+    }
+
     fn stop<'a>(&'a self, unit: &'a str) -> Answer<'a, Job<'a>> {
         if unit.ends_with(".swap") {
             let swaps = self.0.files(Offline::root).outside("/proc/swaps");

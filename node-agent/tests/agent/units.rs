@@ -131,7 +131,7 @@ async fn a_restart_that_fails_is_owed_until_the_unit_runs_again() {
         *machine.systemd.broken.borrow_mut() = None;
         machine.systemd.take_asked();
         machine.apply(&spec("good")).await.unwrap();
-        assert!(machine.systemd.take_asked().contains(&format!("start {unit}")));
+        assert!(machine.systemd.take_asked().contains(&format!("start anew {unit}")));
         let plan = machine.plan(&spec("good")).await;
         assert!(plan.is_empty() && !plan.is_owed(), "{plan:?}");
     }
@@ -365,6 +365,36 @@ async fn a_drop_in_changes_a_unit_of_the_host_and_goes_with_its_folder() {
     machine.revert("workers").await.unwrap();
     assert_eq!(machine.tree(), before);
     assert_eq!(machine.systemd.take_asked(), ["reload", "restart app.service"]);
+}
+
+/// Somebody restarts the unit while its drop-in is put right: it is down for a moment, and may come up in the next one with
+/// what they wrote.
+#[tokio::test]
+async fn a_unit_whose_drop_in_is_written_while_it_seems_down_never_runs_with_what_was_there() {
+    let machine = Machine::new();
+    machine.directory("/usr/lib/systemd/system");
+    machine.write("/usr/lib/systemd/system/app.service", HELLO);
+    machine.systemd.set("app.service", "active");
+    let drop_in = json!([{"name": "10-x.conf", "content": "[Service]\nNice=1\n"}]);
+    let shall_run = request(json!({"units": [{"name": "app.service", "active": true, "dropIns": drop_in}]}));
+    let may_run = request(json!({"units": [{"name": "app.service", "dropIns": drop_in}]}));
+    machine.apply(&shall_run).await.unwrap();
+    for (request, state, asked) in [
+        (&shall_run, "inactive", "start anew app.service"),
+        (&shall_run, "deactivating", "start anew app.service"),
+        (&may_run, "deactivating", "restart app.service"),
+    ] {
+        machine.write("/etc/systemd/system/app.service.d/10-x.conf", "[Service]\nNice=9\n");
+        machine.systemd.set("app.service", state);
+        machine.systemd.take_asked();
+        machine.apply(request).await.unwrap();
+        assert_eq!(machine.systemd.take_asked(), ["reload", asked], "{state}");
+    }
+    // One that is down for good is left so.
+    machine.write("/etc/systemd/system/app.service.d/10-x.conf", "[Service]\nNice=9\n");
+    machine.systemd.set("app.service", "inactive");
+    machine.apply(&may_run).await.unwrap();
+    assert_eq!(machine.systemd.take_asked(), ["reload"]);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 //! | [`power`] | a virtual machine whose power is cut while the agent works |
 //! | [`fuzz`] | parsers, fed with what nobody thought of |
 //! | [`swap`] | a virtual machine whose swap is turned off |
+//! | [`virtual_node`] | a virtual machine that is a node, whose kubelet is changed |
 //! | [`demo`], [`bench`] | the other two commands |
 
 mod bench;
@@ -22,13 +23,14 @@ mod programs;
 mod scenario;
 mod suite;
 mod swap;
+mod virtual_node;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use testbed::Testbed;
 
 #[derive(Parser)]
@@ -52,11 +54,17 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
-    /// Cut the power of a virtual machine while the agent works on it; and turn the swap of another one off
+    /// Cut the power of a virtual machine while the agent works on it; turn the swap of another one off; and change the
+    /// kubelet of a third while its power is cut
     TestVm {
-        /// How often
+        /// Only these parts
+        only: Vec<VmPart>,
+        /// How often the first one's power is cut
         #[arg(long, default_value_t = power::MANY)]
         cuts: u32,
+        /// How often the third one's power is cut
+        #[arg(long, default_value_t = virtual_node::CUTS)]
+        node_cuts: u32,
         /// Draws the instants as a run before did, which printed it
         #[arg(long)]
         seed: Option<u64>,
@@ -79,6 +87,14 @@ enum Command {
     },
 }
 
+/// A part of `test-vm`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum VmPart {
+    Power,
+    Swap,
+    Node,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = tokio::select! {
@@ -99,9 +115,18 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Demo => demo::run().await?,
         Command::CleanDemo => Testbed::down_id(demo::ID).await?,
         Command::Test { only, keep } => return suite::run(&only, keep).await,
-        Command::TestVm { cuts, seed } => {
-            let mut counts = power::run(cuts, seed).await?;
-            counts += swap::run().await?;
+        Command::TestVm { only, cuts, node_cuts, seed } => {
+            let mut counts = suite::Counts::default();
+            let is_chosen = |part| only.is_empty() || only.contains(&part);
+            if is_chosen(VmPart::Power) {
+                counts += power::run(cuts, seed).await?;
+            }
+            if is_chosen(VmPart::Swap) {
+                counts += swap::run().await?;
+            }
+            if is_chosen(VmPart::Node) {
+                counts += virtual_node::run(node_cuts, seed).await?;
+            }
             return suite::concluded(counts);
         }
         Command::Fuzz { input: Some(input), .. } => return suite::concluded(fuzz::again(&input).await?),
@@ -121,7 +146,7 @@ async fn interrupted() {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    for id in suite::IDS.iter().copied().chain([bench::ID]) {
+    for id in suite::IDS.iter().copied().chain([bench::ID, virtual_node::ID]) {
         if std::path::Path::new(testbed::paths::STATE_ROOT).join(id).exists() {
             eprintln!("clearing testbed {id}");
             let _ = Testbed::down_id(id).await;

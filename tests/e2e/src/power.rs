@@ -17,7 +17,7 @@ use crate::suite::Counts;
 pub(crate) const FEW: u32 = 3;
 pub(crate) const MANY: u32 = 30;
 /// What no boot and no turn may take.
-const LONGEST: Duration = Duration::from_secs(240);
+pub(crate) const LONGEST: Duration = Duration::from_secs(240);
 const FILES: usize = 12;
 
 /// Cuts the power so often; the seed draws the instants.
@@ -83,20 +83,25 @@ async fn cut_again_and_again(cuts: u32, seed: u64) -> Result<String> {
     Ok(format!("{} ms of applying twice and reverting", turns.as_millis()))
 }
 
-/// Waits for a line of the console.
+/// Waits for this line on the console.
 pub(crate) async fn until(machine: &mut Running, wanted: &str) -> Result<()> {
+    find_line(machine, |line| line == wanted).await.map(drop).with_context(|| format!("awaited: {wanted:?}"))
+}
+
+/// Waits for a line on the console.
+pub(crate) async fn find_line(machine: &mut Running, is_it: impl Fn(&str) -> bool) -> Result<String> {
     let wait = async {
         loop {
             let line = machine.line().await?;
-            if line == wanted {
-                return Ok(());
+            if is_it(&line) {
+                return Ok(line);
             }
             ensure!(!line.starts_with("BAD") && !line.contains("Kernel panic"), "{line}");
         }
     };
     match tokio::time::timeout(LONGEST, wait).await {
-        Ok(done) => done,
-        Err(_) => bail!("no {wanted:?} on the console within {} s", LONGEST.as_secs()),
+        Ok(found) => found,
+        Err(_) => bail!("not on the console within {} s", LONGEST.as_secs()),
     }
 }
 

@@ -123,18 +123,11 @@ fn make_root(root: &Path) -> Result<()> {
     let made = Command::new("mkswap").arg(root.join("swapfile")).output().context("cannot run mkswap")?;
     ensure!(made.status.success(), "mkswap: {}", String::from_utf8_lossy(&made.stderr));
 
-    symlink("/lib/systemd/systemd", root.join("init")).context("cannot link /init")?;
-    let units = root.join("etc/systemd/system");
-    let wanted = units.join("multi-user.target.wants");
-    std::fs::remove_dir_all(&wanted).context("cannot remove what starts at boot")?;
-    std::fs::create_dir(&wanted)?;
+    vm::bare(root)?;
     write("etc/systemd/system/turns.service", UNIT)?;
-    symlink("/etc/systemd/system/turns.service", wanted.join("turns.service"))?;
-    // What waits for devices: there is no udev to tell of them.
-    for unit in ["serial-getty@ttyS0.service", "systemd-logind.service"] {
-        symlink("/dev/null", units.join(unit)).with_context(|| format!("cannot mask {unit}"))?;
-    }
-    let default = units.join("default.target");
-    let _ = std::fs::remove_file(&default);
-    symlink("/lib/systemd/system/multi-user.target", default).context("cannot set the target of the boot")
+    symlink(
+        "/etc/systemd/system/turns.service",
+        root.join("etc/systemd/system/multi-user.target.wants/turns.service"),
+    )
+    .context("cannot enable turns.service")
 }

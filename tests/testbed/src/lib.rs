@@ -563,13 +563,21 @@ impl Testbed {
         machine.boot().await
     }
 
+    /// Writes into the root of a virtual machine what makes it a node of this cluster, and its kubelet.
+    pub fn configure_virtual(&self, root: &Path, name: &str) -> Result<()> {
+        let authority = pki::Authority::open(&self.dir().join("pki"))?;
+        node::configure_virtual(root, name, vm::ADDRESS, &self.cluster(&authority)?)?;
+        node::copy_programs(root, &self.binaries()?)
+    }
+
     fn configure_node(&self, machine: &Machine) -> Result<()> {
-        let cluster = Cluster {
-            server: self.server_for_machines()?,
-            pod_range: self.state()?.slot.pod_range(),
-            authority: &pki::Authority::open(&self.dir().join("pki"))?,
-        };
-        node::configure(machine.root(), machine.name(), machine.ip(), &cluster)
+        let authority = pki::Authority::open(&self.dir().join("pki"))?;
+        node::configure(machine.root(), machine.name(), machine.ip(), &self.cluster(&authority)?)
+    }
+
+    fn cluster<'a>(&self, authority: &'a pki::Authority) -> Result<Cluster<'a>> {
+        let (server, pod_range) = (self.server_for_machines()?, self.state()?.slot.pod_range());
+        Ok(Cluster { server, pod_range, authority })
     }
 
     /// Waits until the node of this very machine is Ready, and not an earlier machine of the same name.

@@ -4,7 +4,7 @@
 //! The programs lie in /usr/bin and the units in /usr/lib/systemd/system, where a distribution would have them.
 
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::binaries::Binaries;
 use crate::paths;
 use crate::pki::Authority;
-use crate::root::write_enabled_unit;
+use crate::root::{PAUSE_IMAGE, write_enabled_unit};
 
 /// What a node must know of its cluster.
 pub(crate) struct Cluster<'a> {
@@ -56,6 +56,50 @@ pub(crate) fn configure(root: &Path, name: &str, address: Ipv4Addr, cluster: &Cl
         "kube-proxy",
         &unit("Kubernetes kube-proxy", "/usr/bin/kube-proxy --config=/var/lib/kube-proxy/config.yaml"),
     )
+}
+
+/// As [`configure`] for a virtual machine, whose kernel is its own: the kubelet has its own defaults, and systemd makes its
+/// cgroups. It has no kube-proxy, and one pod.
+pub(crate) fn configure_virtual(
+    root: &Path,
+    name: &str,
+    address: Ipv4Addr,
+    cluster: &Cluster<'_>,
+) -> Result<()> {
+    configure(root, name, address, cluster)?;
+    let proxy = root.join("etc/systemd/system/multi-user.target.wants/kube-proxy.service");
+    std::fs::remove_file(&proxy).with_context(|| format!("cannot remove {}", proxy.display()))?;
+    // It is for machines that share a kernel, and puts files in the place of settings.
+    symlink("/dev/null", root.join("etc/systemd/system/testbed-prepare.service"))
+        .context("cannot mask testbed-prepare")?;
+    let config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "cgroupDriver": "systemd",
+        "authentication": {"x509": {"clientCAFile": "/etc/kubernetes/ca.crt"}},
+        "staticPodPath": "/etc/kubernetes/manifests",
+        "resolvConf": "",
+    });
+    write_json(&root.join("var/lib/kubelet/config.yaml"), &config)?;
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "bystander", "namespace": "default"},
+        "spec": {
+            "hostNetwork": true,
+            "containers": [{"name": "pause", "image": PAUSE_IMAGE, "imagePullPolicy": "Never"}],
+        },
+    });
+    write_json(&root.join("etc/kubernetes/manifests/bystander.json"), &pod)?;
+    // Without one no node is Ready.
+    let network = json!({"cniVersion": "1.0.0", "name": "lo", "plugins": [{"type": "loopback"}]});
+    write_json(&root.join("etc/cni/net.d/10-lo.conflist"), &network)?;
+    let containerd = root.join("etc/containerd/config.toml");
+    let text = std::fs::read_to_string(&containerd).context("cannot read containerd's configuration")?;
+    let options =
+        "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\n  SystemdCgroup = true\n";
+    paths::write(&containerd, text + options)
 }
 
 /// Copies kubelet and kube-proxy to a machine that was started without them.

@@ -16,7 +16,7 @@ ca-certificates,util-linux,conntrack,containernetworking-plugins";
 const CNI_PLUGINS: &[&str] = &["loopback", "bridge", "host-local", "portmap"];
 const PAUSE_SOURCE: &str = include_str!("../pause/pause.c");
 /// The image that holds a pod's namespaces.
-const PAUSE_IMAGE: &str = "nodebootstrap/pause:1";
+pub(crate) const PAUSE_IMAGE: &str = "nodebootstrap/pause:1";
 
 /// `native`: an overlay upon the machine's own overlay fails. `restrict_oom_score_adj`: without CAP_SYS_RESOURCE,
 /// as in many containers and CI machines, nobody may lower a score.

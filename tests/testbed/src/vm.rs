@@ -4,18 +4,27 @@
 //! The kernel is Debian's for virtual machines, which has ext4 and NVMe built in, so that no initial RAM disk is needed;
 //! qemu emulates the processor, since hardware virtualisation is not to be had everywhere.
 
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::{paths, prerequisites, process, root};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// Depends on the newest kernel of the distribution.
 const KERNEL: &str = "linux-image-cloud-amd64";
+/// The address of one that is a node. qemu itself answers for the network around it, and leads its connections on as this
+/// machine's own: an API server on this machine is reached by any of this machine's addresses.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// What leads it there.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// Of the kernel's modules: there is no udev in the machines' root that would look for them.
+const NETWORK_MODULES: &str = "virtio_pci\nvirtio_net\n";
 
 /// Why there can be no virtual machine here; `None` if there can.
 pub async fn cannot() -> Result<Option<String>> {
@@ -36,7 +45,7 @@ pub async fn cannot() -> Result<Option<String>> {
 }
 
 fn folder() -> Result<PathBuf> {
-    Ok(paths::cache_dir()?.join("vm"))
+    Ok(paths::cache_dir()?.join("vm-kernel"))
 }
 
 fn kernel_file() -> Result<Option<PathBuf>> {
@@ -60,17 +69,13 @@ async fn kernel() -> Result<PathBuf> {
         })
         .with_context(|| format!("{KERNEL} depends on no kernel:\n{depends}"))?;
     eprintln!("fetching the virtual machine's kernel, once: {package}");
-    let new = paths::cache_dir()?.join("vm.new");
+    let new = paths::cache_dir()?.join("vm-kernel.new");
     let _ = std::fs::remove_dir_all(&new);
     std::fs::create_dir_all(&new).with_context(|| format!("cannot make {}", new.display()))?;
     process::run(Command::new("apt-get").current_dir(&new).args(["-qq", "download", package])).await?;
     let entries = std::fs::read_dir(&new).with_context(|| format!("cannot read {}", new.display()))?;
     let archive = entries.flatten().map(|entry| entry.path()).next().context("apt downloaded nothing")?;
     process::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&new)).await?;
-    // Of the package only the kernel is needed.
-    for part in ["lib", "usr"] {
-        let _ = std::fs::remove_dir_all(new.join(part));
-    }
     let _ = std::fs::remove_file(&archive);
     let folder = folder()?;
     std::fs::rename(&new, &folder).with_context(|| format!("cannot rename {}", new.display()))?;
@@ -84,6 +89,70 @@ pub async fn debian(to: &Path) -> Result<()> {
     process::run(Command::new("cp").arg("-a").arg(root.join(".")).arg(to)).await.map(drop)
 }
 
+/// Makes the machines' root that of a virtual machine that starts what it is asked for and nothing else: no unit is wanted
+/// at boot, and none waits for devices, since there is no udev to tell of them.
+pub fn bare(root: &Path) -> Result<()> {
+    symlink("/lib/systemd/systemd", root.join("init")).context("cannot link /init")?;
+    let units = root.join("etc/systemd/system");
+    let wanted = units.join("multi-user.target.wants");
+    std::fs::remove_dir_all(&wanted).context("cannot remove what starts at boot")?;
+    std::fs::create_dir(&wanted).context("cannot make the folder of what starts at boot")?;
+    for unit in ["serial-getty@ttyS0.service", "systemd-logind.service"] {
+        symlink("/dev/null", units.join(unit)).with_context(|| format!("cannot mask {unit}"))?;
+    }
+    let default = units.join("default.target");
+    let _ = std::fs::remove_file(&default);
+    symlink("/lib/systemd/system/multi-user.target", default).context("cannot set the target of the boot")
+}
+
+/// Gives the root of a virtual machine its kernel's modules, a network, and a shell on its console: each line that
+/// [`Running::run`] writes there is a command.
+pub async fn with_network_and_shell(root: &Path) -> Result<()> {
+    kernel().await?;
+    let modules = folder()?.join("lib/modules");
+    process::run(Command::new("cp").arg("-a").arg(&modules).arg(root.join("usr/lib"))).await?;
+    for entry in std::fs::read_dir(&modules).with_context(|| format!("no {}", modules.display()))? {
+        let version = entry.context("cannot read the kernel's modules")?.file_name();
+        // The package would have its own script do this.
+        process::run(Command::new("chroot").arg(root).args(["depmod", "-a"]).arg(version)).await?;
+    }
+    paths::write(&root.join("etc/modules-load.d/network.conf"), NETWORK_MODULES)?;
+    let network = format!(
+        "[Unit]\nBefore=multi-user.target\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+         ExecStart=ip address add {ADDRESS}/24 dev eth0\nExecStart=ip link set eth0 up\n\
+         ExecStart=ip route add default via {GATEWAY}\n[Install]\nWantedBy=multi-user.target\n"
+    );
+    root::write_enabled_unit(root, "testbed-network", &network)?;
+    let shell = root.join("usr/lib/testbed/shell");
+    paths::write(&shell, SHELL)?;
+    std::fs::set_permissions(&shell, PermissionsExt::from_mode(0o755)).context("cannot set a mode")?;
+    root::write_enabled_unit(root, "testbed-shell", SHELL_UNIT)
+}
+
+/// Commands come line by line; what each wrote ends with a line that says how it ended.
+const SHELL: &str = r#"#!/bin/sh
+stty -echo
+echo "UP $(cat /proc/sys/kernel/random/boot_id)"
+while read -r command; do
+  # Not to the console itself: what programs write to one they lay out for a person.
+  sh -c "$command" < /dev/null > /run/said 2>&1
+  code=$?
+  sed '$a\' /run/said
+  echo "END $code"
+done
+"#;
+const SHELL_UNIT: &str = "[Unit]
+Description=Shell on the console
+[Service]
+Type=idle
+ExecStart=/usr/lib/testbed/shell
+StandardInput=tty-force
+StandardOutput=tty
+TTYPath=/dev/ttyS0
+[Install]
+WantedBy=multi-user.target
+";
+
 /// A disk with what a virtual machine needs to boot from it.
 #[derive(Debug)]
 pub struct Disk {
@@ -95,6 +164,7 @@ pub struct Disk {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    stdin: ChildStdin,
     console: Lines<BufReader<ChildStdout>>,
 }
 
@@ -113,20 +183,47 @@ impl Disk {
 
     /// Switches a virtual machine on.
     pub fn boot(&self) -> Result<Running> {
+        self.start("512", &["-net", "none"])
+    }
+
+    /// As [`Disk::boot`], with room for a kubelet, and a network.
+    pub fn boot_node(&self) -> Result<Running> {
+        self.start("1200", &["-nic", "user,model=virtio-net-pci"])
+    }
+
+    fn start(&self, mebibytes: &str, network: &[&str]) -> Result<Running> {
         let drive = format!("file={},if=none,id=disk,format=raw,cache=writeback", self.image.display());
         let mut child = Command::new("nice")
-            .args(["-n", "19", QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "512"])
-            .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-net", "none", "-no-reboot"])
+            .args([
+                "-n",
+                "19",
+                QEMU,
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max",
+                "-smp",
+                "2",
+                "-m",
+                mebibytes,
+            ])
+            .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"])
+            .args(network)
             .args(["-drive", &drive, "-device", "nvme,drive=disk,serial=disk", "-kernel"])
             .arg(&self.kernel)
-            .args(["-append", "root=/dev/nvme0n1 rootwait rw init=/init console=ttyS0 quiet panic=-1"])
-            .stdin(Stdio::null())
+            // Nothing that the kernel warns of may stand in the middle of a line that is awaited.
+            .args([
+                "-append",
+                "root=/dev/nvme0n1 rootwait rw init=/init console=ttyS0 quiet loglevel=1 panic=-1",
+            ])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot run {QEMU}"))?;
+        let stdin = child.stdin.take().context("no console")?;
         let stdout = child.stdout.take().context("no console")?;
-        Ok(Running { child, console: BufReader::new(stdout).lines() })
+        Ok(Running { child, stdin, console: BufReader::new(stdout).lines() })
     }
 }
 
@@ -138,6 +235,31 @@ impl Running {
             Ok(None) => bail!("the virtual machine ended by itself"),
             Err(error) => Err(error).context("cannot read the console"),
         }
+    }
+
+    /// Writes a line to the console.
+    pub async fn write(&mut self, line: &str) -> Result<()> {
+        self.stdin.write_all(format!("{line}\n").as_bytes()).await.context("cannot write to the console")
+    }
+
+    /// Runs a command by the shell of [`with_network_and_shell`]; what it wrote, or an error if it fails.
+    pub async fn run(&mut self, command: &str) -> Result<String> {
+        let mut said = String::new();
+        self.write(command).await?;
+        loop {
+            let line = self.line().await?;
+            match line.strip_prefix("END ") {
+                Some("0") => return Ok(said.trim_end().to_owned()),
+                Some(code) => bail!("{command}: ended with {code}: {said}"),
+                None => said = said + &line + "\n",
+            }
+        }
+    }
+
+    /// Waits until it has switched itself off.
+    pub async fn ended(&mut self) -> Result<()> {
+        while let Ok(Some(_)) = self.console.next_line().await {}
+        self.child.wait().await.map(drop).context("cannot wait for the virtual machine")
     }
 
     /// Cuts its power: what it had not brought to its disk is gone.

@@ -1,0 +1,244 @@
+//! Who judges a node: processes of the host, with a kubelet of which there are a command line, a health check and what the
+//! API server knows.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use crds::Timeout;
+use crds::nodebootstrap::Health;
+use crds::report::Disruption;
+use node_agent::engine;
+use node_agent::host::kubelet::Looker;
+use node_agent::switch::{Cause, Stage, Switch, process};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Api, with_agent};
+use crate::support::{Machine, request};
+
+const SWITCH: &str = "nodebootstrap-switch-workers.service";
+const ROLL_BACK: &str = "nodebootstrap-rollback-workers.service";
+
+/// What a node says of itself, and the API server of it.
+#[derive(Default)]
+struct Words {
+    /// The API server gives so many wrong answers, and then right ones.
+    wrong: usize,
+    /// The kubelet does not answer its health check.
+    is_silent: bool,
+    /// From where it was asked.
+    from: BTreeSet<SocketAddr>,
+}
+
+#[derive(Clone, Default)]
+struct Node {
+    words: Arc<Mutex<Words>>,
+}
+
+impl Node {
+    /// A machine on which a kubelet seems to run, and what it answers.
+    async fn start() -> (Machine, Self) {
+        let (machine, node) = (Machine::new(), Self::default());
+        let port = node.listen().await;
+        machine.directory("/proc/42");
+        machine.directory("/etc/kubernetes");
+        machine.write(
+            "/proc/42/cmdline",
+            "/usr/bin/kubelet\0--config=/etc/kubelet\0--kubeconfig=/etc/kubernetes/k\0",
+        );
+        machine.write("/proc/42/cgroup", "0::/system.slice/kubelet.service\n");
+        machine.write("/etc/kubelet", &format!("healthzPort: {port}\n"));
+        kubeconfig(&machine, port);
+        (machine, node)
+    }
+
+    async fn listen(&self) -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let router = Router::new().fallback(answer).with_state(self.clone());
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        port
+    }
+
+    fn words(&self) -> MutexGuard<'_, Words> {
+        self.words.lock().unwrap()
+    }
+}
+
+/// How the kubelet finds its API server.
+fn kubeconfig(machine: &Machine, port: u16) {
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://127.0.0.1:{port}")}}],
+        "users": [{"name": "c", "user": {"token": "t"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    });
+    machine.write("/etc/kubernetes/k", &kubeconfig.to_string());
+}
+
+async fn answer(
+    State(node): State<Node>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let mut words = node.words();
+    let path = request.uri().path();
+    if path == "/healthz" {
+        let status = if words.is_silent { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+        return status.into_response();
+    }
+    words.from.insert(from);
+    if words.wrong > 0 {
+        words.wrong -= 1;
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let object = if path.contains("/leases/") {
+        // As a kubelet that renews it all the time.
+        let now = jiff::Timestamp::now().strftime("%FT%T.%6fZ").to_string();
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": {"renewTime": now}})
+    } else {
+        json!({"apiVersion": "v1", "kind": "Node", "status": {
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n"}],
+        }})
+    };
+    object.to_string().into_response()
+}
+
+/// An attempt for a revision, as it is asked for.
+pub(crate) fn asked(request: &engine::Request) -> Switch {
+    let second = Some(Timeout::from_secs(1));
+    let health = Health { timeout: second, stable_for: second };
+    process::asked(request, "n".to_owned(), Disruption::Restart, Some(&health), "")
+}
+
+fn of_unit(content: &str) -> engine::Request {
+    request(json!({"units": [{"name": "kubelet.service", "content": content, "active": true}]}))
+}
+
+fn stage(machine: &Machine) -> Stage {
+    machine.host().state.switch("workers").unwrap().expect("a switch").stage
+}
+
+fn cause(machine: &Machine) -> Cause {
+    machine.host().state.switch("workers").unwrap().and_then(|switch| switch.cause.clone()).expect("a cause")
+}
+
+/// Puts an attempt as it stands, and has it rolled back.
+async fn roll_back(machine: &Machine, node: &Node, reason: &str, interruptions: u32, wrong: usize) -> Stage {
+    let host = machine.host();
+    let before = Looker::default().look(&host.root, "n").await;
+    let cause = Some(Cause { reason: reason.to_owned(), message: "m".to_owned() });
+    let armed = Switch { stage: Stage::Armed, before, cause, interruptions, ..asked(&of_unit("x")) };
+    host.state.put_switch("workers", &armed).unwrap();
+    node.words().wrong = wrong;
+    process::roll_back(&host, "workers", &CancellationToken::new()).await.expect("rolled back");
+    stage(machine)
+}
+
+#[tokio::test]
+async fn an_outage_that_ends_while_what_was_there_before_is_looked_at_proves_nothing() {
+    let (machine, node) = Node::start().await;
+    assert_eq!(roll_back(&machine, &node, "ApiAway", 0, 2).await, Stage::Unproven);
+    assert!(cause(&machine).message.contains("it could not be asked either"), "{:?}", cause(&machine));
+    assert!(
+        machine.systemd.take_asked().contains(&format!("forget {SWITCH}")),
+        "what was killed is not failed any more"
+    );
+    // One that comes with each attempt is no outage.
+    assert_eq!(roll_back(&machine, &node, "ApiAway", 2, 2).await, Stage::RolledBack);
+    // With what was there before it can be asked at once: so it was the change.
+    assert_eq!(roll_back(&machine, &node, "ApiAway", 0, 0).await, Stage::RolledBack);
+    // Nor does an outage excuse what failed for another reason.
+    assert_eq!(roll_back(&machine, &node, "Systemd", 0, 2).await, Stage::RolledBack);
+    // It is away still.
+    assert_eq!(roll_back(&machine, &node, "ApiAway", 9, 1000).await, Stage::Unproven);
+}
+
+#[tokio::test]
+async fn a_kubelet_that_is_started_must_answer_though_none_did_before() {
+    let (machine, node) = Node::start().await;
+    node.words().is_silent = true;
+    machine.systemd.set("kubelet.service", "inactive");
+    let host = machine.host();
+    let request = of_unit("[Service]\nExecStart=/x\n");
+    host.state.put_switch("workers", &asked(&request)).unwrap();
+    process::carry_out(&host, "workers", &CancellationToken::new()).await.expect("an end");
+    let asked = machine.systemd.take_asked();
+    assert_eq!((stage(&machine), cause(&machine).reason.as_str()), (Stage::Armed, "Unhealthy"));
+    assert!(cause(&machine).message.contains("does not answer its health check: it says 500"));
+    assert_eq!(asked.last(), Some(&format!("start {ROLL_BACK}")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn what_was_asked_for_and_never_begun_keeps_nobody_waiting() {
+    let (machine, _node) = Node::start().await;
+    let host = machine.host();
+    host.state.put_switch("workers", &asked(&of_unit("x"))).unwrap();
+    machine.systemd.set(SWITCH, "active");
+    assert_eq!(process::under_way(&host).await.unwrap().as_deref(), Some("workers"), "it is about to begin");
+    machine.systemd.set(SWITCH, "failed");
+    assert_eq!(process::under_way(&host).await.unwrap(), None);
+    assert_eq!((stage(&machine), cause(&machine).reason.as_str()), (Stage::Refused, "NotBegun"));
+}
+
+#[tokio::test]
+async fn who_asks_for_another_attempt_while_one_is_open_gets_it_at_once() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.systemd.set("kubelet.service", "active");
+    machine.systemd.set(SWITCH, "active");
+    let request = of_unit("[Service]\nExecStart=/x\n");
+    let name = api.put(&request, None);
+    let open = Switch { stage: Stage::Armed, begun: u64::MAX, retry: "a".to_owned(), ..asked(&request) };
+    machine.host().state.put_switch("workers", &open).unwrap();
+    api.tell(json!({"revision": name, "retry": "b", "permit": {"id": 1, "disruption": "Restart"}}));
+    with_agent(&machine, &api, async {
+        api.until_status("the open one", |status| {
+            status["message"].to_string().contains("by the host itself")
+        })
+        .await;
+        let rolled_back = Switch { stage: Stage::RolledBack, cause: Some(Cause::default()), ..open };
+        machine.host().state.put_switch("workers", &rolled_back).unwrap();
+        let again = async {
+            while stage(&machine) != Stage::Asked {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        // Long before the next pass is due.
+        tokio::time::timeout(Duration::from_secs(15), again).await.expect("another attempt");
+    })
+    .await;
+    let switch = machine.host().state.switch("workers").unwrap().expect("a switch");
+    assert_eq!(switch.retry, "b");
+}
+
+#[tokio::test]
+async fn the_connection_is_kept_until_the_kubelet_has_another_credential() {
+    let (machine, node) = Node::start().await;
+    let root = machine.root();
+    let mut looker = Looker::default();
+    for _ in 0..3 {
+        let now = looker.look(&root, "n").await;
+        assert_eq!((now.kubelet, now.api, now.not_ready), (None, None, Some(None)));
+        assert_eq!(now.addresses, BTreeSet::from(["10.0.0.1".to_owned()]));
+    }
+    // Node and Lease are asked for side by side.
+    assert!(node.words().from.len() <= 2, "{:?}", node.words().from);
+    let other = Node::default();
+    kubeconfig(&machine, other.listen().await);
+    assert_eq!(looker.look(&root, "n").await.api, None);
+    assert!(!other.words().from.is_empty(), "the new server was not asked");
+    tokio::time::timeout(Duration::from_secs(5), async {
+        kubeconfig(&machine, 1);
+        assert!(looker.look(&root, "n").await.api.is_some(), "nothing listens there");
+    })
+    .await
+    .expect("an answer");
+}
