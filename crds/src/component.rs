@@ -80,6 +80,11 @@ pub struct Kubelet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "tree")]
     pub config: Option<Map<String, Value>>,
+    /// A whole file that config is put into, on the node: what the node's own configuration has, or where there is no
+    /// kubelet what is safe, with config over it. Default: a drop-in where the kubelet has a configuration of its own;
+    /// /var/lib/kubelet/config.yaml where there is no kubelet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_path: Option<HostPath>,
     /// Flags besides those that the kubelet has, without their dashes; a flag that it has gets this value. At most 64.
     /// Example: {v: "2"}.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

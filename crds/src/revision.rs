@@ -319,6 +319,9 @@ pub struct Binary {
     pub urls: Vec<Url>,
     /// Its digest for each architecture.
     pub sha256: BTreeMap<String, Sha256>,
+    /// The version that it says it is when it is run with --version; `None`: it is not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Units to restart, if they run, after the content changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restart: Vec<UnitName>,
@@ -810,6 +813,7 @@ pub fn render(
             access: access(&binary.owner, &binary.group, binary.mode, 0o755),
             urls: std::iter::once(&binary.url).chain(&binary.mirrors).cloned().collect(),
             sha256: binary.sha256.clone(),
+            version: None,
             restart: restart(binary.on_change.as_ref()),
         })
     }));

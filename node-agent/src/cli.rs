@@ -23,7 +23,7 @@ use crate::host::{Host, HostError, is_root, local, raise_open_files, timestamp};
 use crate::output::{self, Format, ResourceState};
 use crate::pod;
 use crate::preset::{self, Findings};
-use crate::switch::{self, process};
+use crate::switch::{self, process, staged};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -538,7 +538,10 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
     }
     // Only now: a disk that takes no lock may be one of many reasons.
     let outcome = match switch::at_stake(host, &plan) {
-        None => engine::apply(host, request, &plan, lock?, &shown, stop).await,
+        None => match tried(host, request, &plan).await {
+            Ok(()) => engine::apply(host, request, &plan, lock?, &shown, stop).await,
+            Err(failure) => Err(failure),
+        },
         Some(kubelet) => {
             through_switch(host, request, &plan, lock?, kubelet.node_name(&host.root), health.as_ref(), stop)
                 .await
@@ -556,6 +559,11 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
         (Err(failure), _) => return failed(&session, &args.root, text, &plan, failure),
     }
     Ok(DONE)
+}
+
+/// Tries what the node's pods shall run under before it is put in place; a switch does so itself.
+async fn tried(host: &Host, request: &Request, plan: &Plan) -> Result<(), Failure> {
+    if switch::touches(host, plan) { staged::check(host, &request.revision, plan).await } else { Ok(()) }
 }
 
 /// Has the host's systemd make the changes, since what this node's pods run under is at stake.

@@ -351,7 +351,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     }
     for resource in resources {
         if let Resource::Binary(binary) = resource {
-            binary::plan(binary, &mut planner);
+            binary::plan(binary, resources, &mut planner);
         }
     }
     for resource in resources {

@@ -275,6 +275,7 @@ mod tests {
             },
             urls: Vec::new(),
             sha256: BTreeMap::new(),
+            version: None,
             restart: Vec::new(),
         });
         let on = |_: &Node| true;

@@ -107,6 +107,24 @@ impl Cache {
         })
     }
 
+    /// The first bytes of a file; `None` if it is not there and whole, or shorter.
+    pub fn head<const LENGTH: usize>(&self, digest: Sha256) -> Option<[u8; LENGTH]> {
+        let mut head = [0; LENGTH];
+        self.open(digest).ok()?.read_exact_at(&mut head, 0).ok()?;
+        Some(head)
+    }
+
+    /// Where a file lies that is there and whole, so that it can be run from there.
+    ///
+    /// # Errors
+    /// If it is not, or cannot be made a program.
+    pub fn runnable(&self, digest: Sha256) -> Result<String, HostError> {
+        let place = self.place(digest, "")?;
+        drop(self.open(digest)?);
+        self.root.set_access(&place, Kind::File, Ids::root(0o700))?;
+        Ok(place.real)
+    }
+
     /// What is in the archive with this digest; `None` if nobody has read it through yet.
     pub fn index(&self, digest: Sha256) -> Option<Rc<Index>> {
         if let Some(index) = self.indexes.borrow().get(&digest) {

@@ -87,18 +87,35 @@ impl Kubelet {
         addresses.filter(|address| !address.is_unspecified()).map(|address| address.to_string()).collect()
     }
 
-    /// The value of a flag, written with = or as the next word.
+    /// The value of a flag, written with = or as the next word; the last counts, as with the kubelet.
     pub fn flag(&self, name: &str) -> Option<&str> {
         let mut flags = self.flags.iter();
+        let mut found = None;
         while let Some(flag) = flags.next() {
             let Some(rest) = flag.trim_start_matches('-').strip_prefix(name) else { continue };
             match rest.strip_prefix('=') {
-                Some(value) => return Some(value),
-                None if rest.is_empty() => return flags.next().map(String::as_str),
+                Some(value) => found = Some(value),
+                None if rest.is_empty() => found = flags.next().map(String::as_str),
                 None => {}
             }
         }
-        None
+        found
+    }
+
+    /// The port of its health check by its configuration: of drop-ins the last that has one counts.
+    fn configured_port(&self, root: &Root) -> Option<u16> {
+        let port = |path: &str| {
+            let text = root.read(path, MAX_FILE).ok()??;
+            let values: serde_json::Value = serde_saphyr::from_str(&String::from_utf8_lossy(&text)).ok()?;
+            u16::try_from(values.get("healthzPort")?.as_u64()?).ok()
+        };
+        let drop_ins = self.flag("config-dir").and_then(|folder| {
+            let names = root.names_in(folder).ok()?;
+            let mut drop_ins = names.iter().filter(|name| name.ends_with(".conf")).collect::<Vec<_>>();
+            drop_ins.sort();
+            drop_ins.into_iter().rev().find_map(|name| port(&format!("{folder}/{name}")))
+        });
+        drop_ins.or_else(|| port(self.flag("config")?))
     }
 }
 
@@ -204,13 +221,8 @@ async fn healthz(
     kubelet: &Kubelet,
     client: Result<reqwest::Client, String>,
 ) -> Result<(), String> {
-    let configured = kubelet.flag("config").and_then(|path| {
-        let text = root.read(path, MAX_FILE).ok()??;
-        let values: serde_json::Value = serde_saphyr::from_str(&String::from_utf8_lossy(&text)).ok()?;
-        u16::try_from(values.get("healthzPort")?.as_u64()?).ok()
-    });
     let flag = kubelet.flag("healthz-port").and_then(|port| port.parse().ok());
-    let port = flag.or(configured).unwrap_or(HEALTHZ_PORT);
+    let port = flag.or_else(|| kubelet.configured_port(root)).unwrap_or(HEALTHZ_PORT);
     let words = |error: reqwest::Error| match error.is_timeout() {
         true => format!("no answer within {} s", ANSWER.as_secs()),
         false => format!("nothing answers on 127.0.0.1:{port}"),
@@ -269,6 +281,8 @@ mod tests {
         let two = Kubelet::of(b"kubelet\0--node-ip=10.0.0.1, fd00::1\0").expect("one");
         assert_eq!(two.node_ips(), ["10.0.0.1", "fd00::1"].map(str::to_owned).into());
         assert!(Kubelet::of(b"kubelet\0--node-ip=::\0").expect("one").node_ips().is_empty());
+        let twice = Kubelet::of(b"kubelet\0--config=/a\0--config=/b\0").expect("one");
+        assert_eq!(twice.flag("config"), Some("/b"), "as the kubelet takes it");
         assert_eq!(Kubelet::of(b"/usr/bin/kubeletx\0"), None);
         assert_eq!(Kubelet::of(b""), None);
     }

@@ -8,6 +8,7 @@
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
 //! | [`kernel`] | names of modules and settings ► whether they are loaded, what their values are |
 //! | [`kubelet`], [`journal`] | the kubelet ► how the node is; a unit ► the last lines that it wrote |
+//! | [`trial`] | what is about to be put in place ► what the host's own programs say of it |
 //! | [`trust`] | the host's files ► what its distribution trusts, and how that is changed |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
 //! | [`archive`] | the bytes of an archive ► what is in it, or why it is refused |
@@ -45,6 +46,7 @@ pub mod root;
 mod signals;
 pub mod state;
 pub mod systemd;
+pub mod trial;
 pub mod trust;
 pub mod write;
 

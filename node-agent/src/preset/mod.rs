@@ -9,6 +9,7 @@
 //! path or name. The facts are of the node without what the NodeBootstrap itself has made, so that expanding again after an
 //! apply gives the same.
 
+pub mod command;
 pub mod containerd;
 pub mod facts;
 pub mod kernel;

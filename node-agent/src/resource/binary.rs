@@ -1,16 +1,17 @@
 //! Programs that are downloaded and verified.
 
-use crds::UnitName;
 use crds::report::Disruption;
-use crds::revision::Binary;
+use crds::revision::{Binary, Resource};
+use crds::{Sha256, UnitName};
 
 use super::file::{missing_parent, occupied};
-use super::{Action, Change, Differences, Planner};
+use super::{Action, Change, Differences, Planner, elf, unit};
 use crate::host::Kind;
 use crate::host::download::MAX_BYTES;
 use crate::host::write::check_links;
+use crate::switch::is_node_unit;
 
-pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
+pub(crate) fn plan(binary: &Binary, resources: &[Resource], planner: &mut Planner<'_>) {
     let resource = format!("binary {}", binary.path);
     let arch = planner.host.facts.arch;
     let ids = planner.ids(&resource, &binary.access);
@@ -33,6 +34,9 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
     let meta = match place.look() {
         Ok(Some(meta)) => meta,
         Ok(None) => {
+            if is_unfit(binary, resources, digest, planner) {
+                return;
+            }
             let change = Change {
                 resource: resource.clone(),
                 change: format!("download {from}, {}", planner.shown(ids)),
@@ -63,6 +67,9 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
     };
     let access = planner.differences(&meta, ids);
     if found != Some(digest) {
+        if is_unfit(binary, resources, digest, planner) {
+            return;
+        }
         let mut differences = Differences::default();
         differences.add(format!("download {from}"), "had another digest".to_owned());
         differences.changes.extend(access.changes);
@@ -79,6 +86,40 @@ pub(crate) fn plan(binary: &Binary, planner: &mut Planner<'_>) {
             Err(error) => planner.refused(resource, &error),
         }
     }
+}
+
+/// Whether what was fetched is no program that this node runs, though a unit shall run it that its pods run under; then it is
+/// a problem. Before it was fetched nothing is known of it.
+fn is_unfit(binary: &Binary, resources: &[Resource], digest: Sha256, planner: &mut Planner<'_>) -> bool {
+    let Some(head) = planner.host.cache.head::<{ elf::HEADER }>(digest) else { return false };
+    let arch = planner.host.facts.arch;
+    let is = elf::architecture(&head);
+    if is.as_deref() == Some(arch) || !runs_pods(binary, resources, planner) {
+        return false;
+    }
+    let resource = format!("binary {}", binary.path);
+    match is {
+        Some(other) => {
+            let message = format!(
+                "what was fetched is a program for {other}, and this node is {arch}: correct the url, and sha256 for {arch}"
+            );
+            planner.problem(resource, "WrongArchitecture", message);
+        }
+        None => {
+            let message = "what was fetched is no program (it has no ELF header), and a unit that pods run under shall run it: \
+                           correct the url and sha256"
+                .to_owned();
+            planner.problem(resource, "NotAProgram", message);
+        }
+    }
+    true
+}
+
+/// Whether a unit that the node's pods run under runs this program, by the revision or by the host's files.
+fn runs_pods(binary: &Binary, resources: &[Resource], planner: &Planner<'_>) -> bool {
+    let path = binary.path.as_str();
+    binary.restart.iter().any(|unit| is_node_unit(unit.as_str()))
+        || unit::of_pods_names(path, resources, planner)
 }
 
 fn restart(resource: &str, units: &[UnitName], planner: &mut Planner<'_>) {

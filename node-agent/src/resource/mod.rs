@@ -8,6 +8,7 @@ pub(crate) mod archive;
 pub(crate) mod binary;
 pub(crate) mod directory;
 pub(crate) mod disk;
+pub(crate) mod elf;
 pub(crate) mod file;
 pub(crate) mod group;
 pub(crate) mod kernel;
@@ -39,6 +40,7 @@ use crate::host::write::{Ids, Inside, Skip};
 use crate::host::{Host, HostError, Kind, Meta, Place};
 use crate::ledger::{Before, Entry, Item, Ledger};
 use crate::preset::Findings;
+use crate::preset::kubelet::CONFIG_DIR;
 
 use archive::Located;
 
@@ -769,9 +771,14 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether the directory that a place lies in is there, or will be. Folders that systemd reads are nobody's to list:
-    /// steps are added for them. So are those of the trust store.
+    /// steps are added for them. So are those of the trust store, and of the kubelet's drop-ins.
     pub(crate) fn has_parent(&mut self, place: &Place) -> bool {
-        if READ_AT_BOOT.iter().chain(&ANCHORS).any(|folder| is_below(&place.real, folder)) {
+        if READ_AT_BOOT
+            .iter()
+            .chain(&ANCHORS)
+            .chain([&CONFIG_DIR])
+            .any(|folder| is_below(&place.real, folder))
+        {
             self.make_parents(place, &place.real);
         }
         self.will_have_parent(place)

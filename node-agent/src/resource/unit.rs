@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::UnitName;
 use crds::report::Disruption;
-use crds::revision::{Resource, Unit};
+use crds::revision::{Content, File, Resource, Unit};
 
 use super::file::plan_content;
 use super::{Action, Change, Planner, is_below};
-use crate::host::install::{self, Link, UNIT_PATH};
+use crate::host::install::{self, Link, UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 use crate::host::{Kind, Root};
+use crate::switch::{NODE_UNITS, is_node_unit};
+
+/// The largest file of a unit that is read, in bytes.
+const MAX_UNIT: u64 = 1 << 20;
 
 fn units(resources: &[Resource]) -> impl Iterator<Item = &Unit> {
     resources.iter().filter_map(|resource| match resource {
@@ -222,6 +226,36 @@ fn masked(name: &UnitName) -> String {
     format!(
         "it is masked: write masked: false without content first, or run systemctl unmask {name} on the host"
     )
+}
+
+/// Whether a unit that the node's pods run under names a path, by the revision or by the host's own files.
+pub(crate) fn of_pods_names(path: &str, resources: &[Resource], planner: &Planner<'_>) -> bool {
+    let names =
+        |text: &str| text.split(|sign| !is_of_path(sign)).any(|word| word.trim_start_matches('-') == path);
+    let units: Vec<String> = NODE_UNITS.iter().map(|name| format!("{name}.service")).collect();
+    let in_revision = resources.iter().any(|resource| match resource {
+        Resource::Unit(unit) if is_node_unit(unit.name.as_str()) => {
+            unit.content.as_deref().is_some_and(names)
+        }
+        Resource::File(File { path, content: Content::Text(text), .. }) => {
+            units.iter().any(|unit| is_below(path.as_str(), &format!("{UNIT_DIRECTORY}/{unit}.d")))
+                && names(text)
+        }
+        _ => false,
+    });
+    let root = &planner.host.root;
+    let of_host =
+        || UNIT_PATH.iter().flat_map(|folder| units.iter().map(move |unit| format!("{folder}/{unit}")));
+    in_revision
+        || of_host().any(|file| {
+            let text = root.read(&file, MAX_UNIT).ok().flatten().unwrap_or_default();
+            names(&String::from_utf8_lossy(&text))
+        })
+}
+
+/// Whether a sign may stand in the path of a program.
+pub(crate) fn is_of_path(sign: char) -> bool {
+    sign.is_alphanumeric() || matches!(sign, '/' | '.' | '_' | '-')
 }
 
 /// Whether a unit has a file in one of these directories.

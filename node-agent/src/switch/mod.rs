@@ -14,6 +14,7 @@
 //! In: what was asked for, how the node was before and is now. Out here, pure: whether it is as good as before.
 
 pub mod process;
+pub mod staged;
 mod units;
 
 use std::collections::BTreeSet;

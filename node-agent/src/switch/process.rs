@@ -9,7 +9,7 @@ use crds::nodebootstrap::Health;
 use crds::report::{ChangeSummary, Disruption};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cause, Stage, Switch, is_node_unit, units, worse};
+use super::{Cause, Stage, Switch, is_node_unit, staged, units, worse};
 use crate::engine::{self, Failure, Observer, Plan, Request, rollback};
 use crate::host::kubelet::{self, Looker};
 use crate::host::state::{Begun, Lock};
@@ -265,6 +265,7 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     if plan.has_downloads(host).map_err(failure)? {
         return Err(refused("NotFetched", "what was fetched is gone from the cache".to_owned()));
     }
+    staged::check(host, &request.revision, &plan).await?;
     plan.held = true;
     switch.restarts = plan.steps.iter().filter_map(Step::unit).map(str::to_owned).collect();
     let is_kubelet = |step: &Step| matches!(&step.action, Action::Start { unit, .. } if unit == KUBELET);

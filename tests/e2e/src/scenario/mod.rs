@@ -7,6 +7,7 @@ mod examples;
 mod input;
 mod interruptions;
 mod kinds;
+mod kubelet;
 mod nodes;
 mod plans;
 mod preflight;
@@ -75,6 +76,9 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     switches::the_kubelet_is_changed_on_one_node_after_the_other,
     switches::what_would_lose_a_node_is_rolled_back_by_its_host,
     switches::what_cannot_be_proven_is_put_back_and_tried_again,
+    kubelet::a_kubelet_that_others_set_up_is_left_alone,
+    kubelet::a_kubelet_is_adopted_upgraded_and_put_back,
+    kubelet::a_configuration_that_the_kubelet_refuses_is_rolled_back,
     drift::a_unit_that_stops_or_is_disabled_is_put_right_at_once,
     drift::a_tug_of_war_is_told_and_not_fought,
     drift::policy_report_tells_and_leaves,
