@@ -227,9 +227,8 @@ impl Rounds {
     async fn clock_is_set(&mut self, machine: &mut Running) -> Result<()> {
         for step in ["-1 hour", "+2 hours"] {
             let pods = exec(machine, "pidof pause").await?;
+            exec(machine, &CLOCK.replace("STEP", step)).await?;
             self.begin(machine).await?;
-            find_line(machine, |line| line.contains("\"armed\"")).await?;
-            exec(machine, &format!("date -s '{step}' > /dev/null")).await?;
             find_line(machine, |line| line == "APPLIED")
                 .await
                 .with_context(|| format!("the clock was set, {step}"))?;
@@ -317,6 +316,9 @@ async fn ensure_tuned(machine: &mut Running) -> Result<()> {
 
 /// Says on the console from then on how far a switch is, as its unit logs it.
 const FOLLOW: &str = "journalctl -f -n 0 -o cat -t nodebootstrap-agent > /dev/ttyS0 2> /dev/null &";
+
+/// Sets the clock in the middle of the next switch.
+const CLOCK: &str = "(until grep -q '\"stage\":\"Armed\"' /var/lib/nodebootstrap/switch/switch.json; do sleep 0.2; done; date -s 'STEP') > /dev/null 2>&1 &";
 
 /// Says on the console what came of a switch.
 const APPLY: &str = r#"#!/bin/sh
