@@ -204,12 +204,20 @@ impl Rounds {
     async fn undisturbed(&mut self, machine: &mut Running) -> Result<Vec<Duration>> {
         let pods = exec(machine, "pidof pause").await?;
         self.begin(machine).await?;
-        let (mut times, mut last) = (Vec::new(), Instant::now());
-        for mark in MARKS {
-            find_line(machine, |line| line.contains(mark)).await?;
-            times.push(last.elapsed());
-            last = Instant::now();
+        let begin = Instant::now();
+        let mut seen = [None; MARKS.len()];
+        // The journal comes to the console a little late, so that one of them may come before the one that it follows.
+        while seen.contains(&None) {
+            let line = find_line(machine, |line| MARKS.iter().any(|mark| line.contains(mark))).await?;
+            for (mark, seen) in MARKS.iter().zip(&mut seen) {
+                if line.contains(mark) {
+                    *seen = Some(begin.elapsed());
+                }
+            }
         }
+        let ends: Vec<Duration> = seen.into_iter().flatten().collect();
+        let begins = std::iter::once(Duration::ZERO).chain(ends.iter().copied());
+        let times = ends.iter().zip(begins).map(|(end, begin)| end.saturating_sub(begin)).collect();
         self.has_become_other(machine, &pods).await?;
         Ok(times)
     }
