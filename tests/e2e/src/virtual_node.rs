@@ -204,12 +204,20 @@ impl Rounds {
     async fn undisturbed(&mut self, machine: &mut Running) -> Result<Vec<Duration>> {
         let pods = exec(machine, "pidof pause").await?;
         self.begin(machine).await?;
-        let (mut times, mut last) = (Vec::new(), Instant::now());
-        for mark in MARKS {
-            find_line(machine, |line| line.contains(mark)).await?;
-            times.push(last.elapsed());
-            last = Instant::now();
+        let begin = Instant::now();
+        let mut seen = [None; MARKS.len()];
+        // The journal comes to the console a little late, so that one of them may come before the one that it follows.
+        while seen.contains(&None) {
+            let line = find_line(machine, |line| MARKS.iter().any(|mark| line.contains(mark))).await?;
+            for (mark, seen) in MARKS.iter().zip(&mut seen) {
+                if line.contains(mark) {
+                    *seen = Some(begin.elapsed());
+                }
+            }
         }
+        let ends: Vec<Duration> = seen.into_iter().flatten().collect();
+        let begins = std::iter::once(Duration::ZERO).chain(ends.iter().copied());
+        let times = ends.iter().zip(begins).map(|(end, begin)| end.saturating_sub(begin)).collect();
         self.has_become_other(machine, &pods).await?;
         Ok(times)
     }
@@ -227,9 +235,8 @@ impl Rounds {
     async fn clock_is_set(&mut self, machine: &mut Running) -> Result<()> {
         for step in ["-1 hour", "+2 hours"] {
             let pods = exec(machine, "pidof pause").await?;
+            exec(machine, &CLOCK.replace("STEP", step)).await?;
             self.begin(machine).await?;
-            find_line(machine, |line| line.contains("\"armed\"")).await?;
-            exec(machine, &format!("date -s '{step}' > /dev/null")).await?;
             find_line(machine, |line| line == "APPLIED")
                 .await
                 .with_context(|| format!("the clock was set, {step}"))?;
@@ -317,6 +324,9 @@ async fn ensure_tuned(machine: &mut Running) -> Result<()> {
 
 /// Says on the console from then on how far a switch is, as its unit logs it.
 const FOLLOW: &str = "journalctl -f -n 0 -o cat -t nodebootstrap-agent > /dev/ttyS0 2> /dev/null &";
+
+/// Sets the clock in the middle of the next switch.
+const CLOCK: &str = "(until grep -q '\"stage\":\"Armed\"' /var/lib/nodebootstrap/switch/switch.json; do sleep 0.2; done; date -s 'STEP') > /dev/null 2>&1 &";
 
 /// Says on the console what came of a switch.
 const APPLY: &str = r#"#!/bin/sh
