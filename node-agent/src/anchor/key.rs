@@ -97,7 +97,7 @@ fn same(one: &Value, other: &Value) -> bool {
 }
 
 /// A path as it stands in a header.
-pub fn shown(path: &[String]) -> String {
+pub(crate) fn shown(path: &[String]) -> String {
     path.iter().map(|key| Key::new(key).to_string()).collect::<Vec<_>>().join(".")
 }
 
@@ -258,5 +258,198 @@ fn is_in_lines(item: &Item) -> bool {
         Item::Value(_) => true,
         Item::Table(table) => table.is_dotted(),
         Item::ArrayOfTables(_) | Item::None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
+
+    fn path(dotted: &str) -> Vec<String> {
+        dotted.split('.').map(str::to_owned).collect()
+    }
+
+    fn edited(file: &str, key: &str, value: Option<&str>) -> String {
+        String::from_utf8(edit(file.as_bytes(), &path(key), value).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_key_is_put_where_its_table_is() {
+        let file = "version = 2 # two\n\n[a]\n  x = 'old' # why\n[a.b]\nd.e = 1\n";
+        assert_eq!(edited(file, "a.x", Some("\"new\"")), file.replace("'old'", "\"new\""));
+        assert_eq!(edited(file, "a.y", Some("1")), file.replace("[a]\n", "[a]\n  y = 1\n"));
+        assert_eq!(edited(file, "root", Some("1")), file.replace("two\n", "two\nroot = 1\n"));
+        assert_eq!(edited(file, "a.b.d.f", Some("2")), file.replace("[a.b]\n", "[a.b]\nd.f = 2\n"));
+        let added = edited(file, "c.d e.x", Some("[1]"));
+        assert_eq!(added, format!("{file}[c.\"d e\"] # added by nodebootstrap\nx = [1]\n"));
+        assert_eq!(edited(&added, "c.d e.x", None), file);
+        // Others use the table by now.
+        let used = format!("{added}y = 1\n");
+        assert_eq!(edited(&used, "c.d e.x", None), used.replace("x = [1]\n", ""));
+    }
+
+    #[test]
+    fn what_has_no_place_for_a_key_is_told_with_its_line() {
+        let line_and_reason = |file: &str, key: &str| {
+            let unclear = edit(file.as_bytes(), &path(key), Some("1")).unwrap_err();
+            let line = match unclear {
+                Unclear::OtherShape { line, .. } | Unclear::NotToml { line, .. } => line,
+                ref other => panic!("{other}"),
+            };
+            (line, unclear.reason())
+        };
+        assert_eq!(line_and_reason("\na = {x = 1}\n", "a.y"), (2, "OtherShape"));
+        assert_eq!(line_and_reason("\na = 1\n", "a.y"), (2, "OtherShape"));
+        assert_eq!(line_and_reason("\n[[a]]\nx = 1\n", "a.y"), (2, "OtherShape"));
+        assert_eq!(line_and_reason("\n[a]\nx = 1\n", "a"), (2, "OtherShape"));
+        assert_eq!(line_and_reason("x = 1\n[a\n", "b"), (2, "NotToml"));
+        assert_eq!(edited("a = {x = 1, y = 2}\n", "a.x", Some("3")), "a = {x = 3, y = 2}\n");
+    }
+
+    #[test]
+    fn how_a_value_is_written_does_not_matter() {
+        assert!(is_same("'x'", "\"x\"") && is_same("[ 1,\n2 ]", "[1, 2]") && is_same("0x10", "16"));
+        assert!(is_same("{a = 1, b = 'c'}", "{b = \"c\", a = 1}"));
+        assert!(!is_same("1", "\"1\"") && !is_same("[1, 2]", "[2, 1]") && !is_same("true", "false"));
+    }
+
+    /// The values by the keys that lead to them.
+    fn leaves(bytes: &[u8]) -> BTreeMap<Vec<String>, String> {
+        fn add(
+            table: &dyn toml_edit::TableLike,
+            path: &mut Vec<String>,
+            all: &mut BTreeMap<Vec<String>, String>,
+        ) {
+            for (key, item) in table.iter() {
+                path.push(key.to_owned());
+                match item {
+                    Item::Table(table) => add(table, path, all),
+                    other => _ = all.insert(path.clone(), other.to_string().trim().to_owned()),
+                }
+                path.pop();
+            }
+        }
+        let text = std::str::from_utf8(bytes).unwrap();
+        let document: toml_edit::DocumentMut = text.parse().unwrap();
+        let mut all = BTreeMap::new();
+        add(document.as_table(), &mut Vec::new(), &mut all);
+        all
+    }
+
+    /// A file as people write them; not all of them are TOML.
+    fn file() -> impl Strategy<Value = String> {
+        let line = select(vec![
+            "x = 1",
+            "  y = 'text' # why",
+            "z = [\n  1, # one\n  2,\n]",
+            "d.e = true",
+            "d.f.g = 0x10",
+            "# x = 2",
+            "",
+            "s = \"\"\"\n[a]\nx = 1\n\"\"\"",
+            "t = {x = 1}",
+            "q=\"1\"",
+            "[[list]]\nx = 1",
+        ]);
+        let headers = vec![
+            "[a]",
+            "  [a.b] # a comment",
+            "[a.b.c]",
+            "[plugins.\"io.containerd.grpc.v1.cri\"]",
+            "[ d ]",
+            "[plugins.'io.containerd.cri.v1.images'.registry]",
+        ];
+        let lines = |line| proptest::collection::vec(line, 0..4);
+        let sections = subsequence(headers, 0..5).prop_shuffle();
+        let sections = sections.prop_flat_map(move |headers| {
+            headers.into_iter().map(|header| (Just(header), lines(line.clone()))).collect::<Vec<_>>()
+        });
+        let line = select(vec!["version = 2", "x = 1 # one", "d.e = 1", "", "# text", "z = [1]"]);
+        let root = proptest::collection::vec(line, 0..4);
+        (root, sections, any::<bool>(), any::<bool>()).prop_map(|(root, sections, is_ended, has_returns)| {
+            let below = sections.into_iter().flat_map(|(header, lines)| std::iter::once(header).chain(lines));
+            let mut text = root.into_iter().chain(below).collect::<Vec<_>>().join("\n");
+            if is_ended {
+                text.push('\n');
+            }
+            if has_returns { text.replace('\n', "\r\n") } else { text }
+        })
+    }
+
+    fn keys() -> impl Strategy<Value = Vec<(Vec<String>, &'static str)>> {
+        let deep = |plugin: &str, rest: &[&str]| {
+            ["plugins", plugin].iter().chain(rest).map(|key| (*key).to_owned()).collect::<Vec<_>>()
+        };
+        let all = vec![
+            (path("x"), "7"),
+            (path("version"), "3"),
+            (path("a.x"), "\"new\""),
+            (path("a.new"), "[1, 2]"),
+            (path("a.b.y"), "true"),
+            (path("a.b.c.d.e"), "1"),
+            (path("d.e"), "2"),
+            (path("d.new"), "2"),
+            (path("n.o.p"), "{a = 1}"),
+            (path("n.o.q"), "1"),
+            (path("n.r"), "1"),
+            (deep("io.containerd.grpc.v1.cri", &["sandbox_image"]), "\"pause\""),
+            (
+                deep(
+                    "io.containerd.grpc.v1.cri",
+                    &["containerd", "runtimes", "runc", "options", "SystemdCgroup"],
+                ),
+                "true",
+            ),
+            (deep("io.containerd.cri.v1.images", &["registry", "config_path"]), "\"/etc\""),
+        ];
+        subsequence(all, 1..6).prop_shuffle()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn what_is_made_is_found_all_else_stays_and_what_is_put_back_leaves_no_trace(
+            file in file(), keys in keys(), order in any::<u64>(),
+        ) {
+            prop_assume!(parse(&file).is_ok());
+            let (mut now, mut made) = (file.clone().into_bytes(), Vec::new());
+            for (key, value) in &keys {
+                let before = leaves(&now);
+                let (Ok(found), Ok(edited)) = (find(&now, key), edit(&now, key, Some(value))) else { continue };
+                prop_assert_eq!(&find(&edited, key).unwrap().unwrap().text, value);
+                prop_assert_eq!(&edit(&edited, key, Some(value)).unwrap(), &edited, "the second time nothing changes");
+                let mut all = leaves(&edited);
+                let mut rest = before;
+                all.remove(key);
+                rest.remove(key);
+                prop_assert_eq!(all, rest, "other keys stay");
+                if found.is_none() {
+                    let text = String::from_utf8(edited.clone()).unwrap();
+                    let mut lines = text.lines();
+                    let was = std::str::from_utf8(&now).unwrap();
+                    prop_assert!(was.lines().all(|line| lines.any(|other| other == line)), "no line is touched");
+                }
+                now = edited;
+                made.push((key, found.map(|found| found.text)));
+            }
+            let mut order = order;
+            while !made.is_empty() {
+                let (key, was) = made.remove(usize::try_from(order).unwrap() % made.len());
+                order /= 7;
+                now = edit(&now, key, was.as_deref()).unwrap();
+            }
+            prop_assert_eq!(String::from_utf8(now).unwrap(), file);
+        }
+
+        #[test]
+        fn bytes_of_any_kind_are_taken_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(edited) = edit(&bytes, &path("a.b"), Some("1")) {
+                prop_assert!(find(&edited, &path("a.b")).unwrap().is_some());
+            }
+        }
     }
 }

@@ -25,7 +25,7 @@ const REGISTRIES: &str = "/etc/containerd/certs.d";
 /// The kind of runtime that is runc.
 const RUNC: &str = "io.containerd.runc.v2";
 
-/// Where upstream's archive has its programs.
+/// With the program where upstream's archive has it.
 const UNIT_FILE: &str = "\
 [Unit]
 Description=containerd container runtime
@@ -273,11 +273,16 @@ fn generated(
         for name in now.runtimes(version) {
             let of =
                 |keys: &[&str]| version.runtime(&[&["containerd", "runtimes", name.as_str()], keys].concat());
+            let is_systemd = driver == "systemd";
+            // containerd's own default is the other, and nothing is restarted for what is so anyway.
+            if !is_systemd && !now.has(&of(&["options", "SystemdCgroup"])) {
+                continue;
+            }
             // One that is named counts as a whole: without its kind containerd would not start.
             if !now.has(&of(&["runtime_type"])) {
                 keys.insert(of(&["runtime_type"]), RUNC.into());
             }
-            keys.insert(of(&["options", "SystemdCgroup"]), (driver == "systemd").into());
+            keys.insert(of(&["options", "SystemdCgroup"]), is_systemd.into());
         }
     }
     if let Some(image) = &runtime.sandbox_image {
@@ -407,4 +412,207 @@ fn file(path: HostPath, content: &str, restart: Vec<UnitName>) -> Resource {
 
 fn access(mode: u32) -> Access {
     Access { owner: AccountRef::root(), group: AccountRef::root(), mode: Mode::from_bits(mode) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anchor;
+    use serde_json::json;
+
+    /// As the distribution's package has it, and somebody has changed it.
+    const TWO: &str = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  snapshotter = \"native\"\n\
+        [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n  runtime_type = \"io.containerd.runc.v2\"\n";
+    const THREE: &str =
+        "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/srv/certs'\n";
+
+    fn runtime(json: serde_json::Value) -> ContainerRuntime {
+        let mut all = json!({"type": "containerd"});
+        for (key, value) in json.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn found(version: &str, config: Option<&str>) -> Facts {
+        let containerd = FoundContainerd {
+            unit: UNIT.to_owned(),
+            version: Some(version.to_owned()),
+            config_path: CONFIG.to_owned(),
+            config: config.map(str::to_owned),
+        };
+        Facts { containerd: Some(containerd), ..Facts::default() }
+    }
+
+    fn expanded(runtime: &ContainerRuntime, driver: Option<&str>, facts: &Facts) -> Expansion {
+        let mut out = Expansion::default();
+        expand("workers", runtime, driver, facts, &mut out);
+        out
+    }
+
+    /// The parts of the configuration, as `key = value`.
+    fn keys(out: &Expansion) -> Vec<String> {
+        let key = |resource: &Resource| match resource {
+            Resource::Part(part) => {
+                assert_eq!(part.restart, [UNIT.parse().unwrap()], "{part}");
+                Some(format!("{} = {}", part.shown.strip_prefix("/etc/containerd/config.toml#")?, part.text))
+            }
+            _ => None,
+        };
+        out.resources.iter().filter_map(key).collect()
+    }
+
+    fn reasons(out: &Expansion) -> Vec<&'static str> {
+        out.findings.problems.iter().map(|problem| problem.reason).collect()
+    }
+
+    #[test]
+    fn each_version_has_its_own_keys() {
+        let all = runtime(json!({"sandboxImage": "pause:1"}));
+        let of_two = expanded(&all, Some("systemd"), &found("1.6.20", Some(TWO)));
+        let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
+        assert_eq!(
+            keys(&of_two),
+            [
+                format!("{cri}.containerd.runtimes.runc.options.SystemdCgroup = true"),
+                format!("{cri}.registry.config_path = \"/etc/containerd/certs.d\""),
+                format!("{cri}.sandbox_image = \"pause:1\""),
+            ]
+        );
+        let has_folder = |out: &Expansion| out.resources.iter().any(|one| one.name() == REGISTRIES);
+        assert!(has_folder(&of_two));
+        let of_three = expanded(&all, Some("systemd"), &found("2.1.3", Some(THREE)));
+        let run = "plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.runc";
+        assert_eq!(
+            keys(&of_three),
+            [
+                "plugins.\"io.containerd.cri.v1.images\".pinned_images.sandbox = \"pause:1\"".to_owned(),
+                format!("{run}.options.SystemdCgroup = true"),
+                format!("{run}.runtime_type = \"io.containerd.runc.v2\""),
+            ]
+        );
+        assert!(!has_folder(&of_three), "registries are where they were");
+        assert!(of_two.findings.warnings.is_empty() && of_three.findings.warnings.is_empty());
+    }
+
+    #[test]
+    fn every_runtime_that_is_runc_has_the_kubelet_s_driver_and_nothing_else_is_said_of_it() {
+        let more = format!(
+            "{TWO}[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.nvidia]\nruntime_type = \"io.containerd.runc.v2\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.kata]\nruntime_type = \"io.containerd.kata.v2\"\n"
+        );
+        let of = |driver| {
+            let out = expanded(&runtime(json!({})), driver, &found("1.6.20", Some(&more)));
+            keys(&out).into_iter().filter(|key| key.contains("runtimes")).collect::<Vec<_>>()
+        };
+        let systemd = of(Some("systemd"));
+        assert_eq!(systemd.len(), 2, "{systemd:?}");
+        assert!(systemd[0].contains(".nvidia.") && systemd[1].contains(".runc."), "{systemd:?}");
+        assert!(of(None).is_empty() && of(Some("cgroupfs")).is_empty());
+        let on = more.replace("runtimes.nvidia]", "runtimes.nvidia]\noptions.SystemdCgroup = true");
+        let out = expanded(&runtime(json!({})), Some("cgroupfs"), &found("1.6.20", Some(&on)));
+        assert!(keys(&out).iter().any(|key| key.ends_with("nvidia.options.SystemdCgroup = false")));
+    }
+
+    #[test]
+    fn what_is_asked_for_wins() {
+        let config = json!({
+            "plugins": {"io.containerd.grpc.v1.cri": {
+                "sandbox_image": "mine:1", "max_concurrent_downloads": 5,
+                "containerd": {"runtimes": {"runc": {"options": {"SystemdCgroup": false}}}},
+                "registry": {"config_path": ""},
+            }},
+            "oom_score": -999, "imports": ["/etc/containerd/conf.d/*.toml"],
+        });
+        let out = expanded(
+            &runtime(json!({"sandboxImage": "pause:1", "config": config})),
+            Some("systemd"),
+            &found("1.6.20", Some(TWO)),
+        );
+        let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
+        assert_eq!(
+            keys(&out),
+            [
+                "imports = [\"/etc/containerd/conf.d/*.toml\"]".to_owned(),
+                "oom_score = -999".to_owned(),
+                format!("{cri}.containerd.runtimes.runc.options.SystemdCgroup = false"),
+                format!("{cri}.max_concurrent_downloads = 5"),
+                format!("{cri}.registry.config_path = \"\""),
+                format!("{cri}.sandbox_image = \"mine:1\""),
+            ]
+        );
+        let null = expanded(&runtime(json!({"config": {"root": null}})), None, &found("1.6.20", Some(TWO)));
+        assert_eq!(reasons(&null), ["BadConfig"]);
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_there_is_made_and_is_toml() {
+        for (containerd, plugin) in
+            [("1.7.28", "io.containerd.grpc.v1.cri"), ("2.1.3", "io.containerd.cri.v1.runtime")]
+        {
+            let out = expanded(
+                &runtime(json!({"config": {"oom_score": -1}})),
+                Some("systemd"),
+                &found(containerd, None),
+            );
+            let Some(Resource::File(file)) = out.resources.iter().find(|one| one.name() == CONFIG) else {
+                panic!("{:?}", out.resources)
+            };
+            let Content::Text(text) = &file.content else { panic!() };
+            let value = |key: &[&str]| {
+                let key = Anchor::Key(key.iter().map(|key| (*key).to_owned()).collect());
+                anchor::find(text.as_bytes(), &key).unwrap().unwrap().text
+            };
+            assert_eq!(value(&["version"]), if containerd.starts_with('1') { "2" } else { "3" });
+            assert_eq!(value(&["oom_score"]), "-1");
+            let runc = ["plugins", plugin, "containerd", "runtimes", "runc"];
+            assert_eq!(value(&[&runc[..], &["runtime_type"]].concat()), "\"io.containerd.runc.v2\"");
+            assert_eq!(value(&[&runc[..], &["options", "SystemdCgroup"]].concat()), "true");
+            assert_eq!(file.restart, [UNIT.parse().unwrap()]);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_a_problem_and_what_may_surprise_a_warning() {
+        let of = |config: &str| expanded(&runtime(json!({})), None, &found("1.6.20", Some(config)));
+        assert_eq!(reasons(&of("root = '/x'\n")), ["OtherVersion"], "version 1");
+        assert_eq!(reasons(&of("version = 9\n")), ["OtherVersion"]);
+        assert_eq!(reasons(&of("version = \n")), ["NotToml"]);
+        assert_eq!(reasons(&of("version = 2\ndisabled_plugins = ['cri']\n")), ["CriDisabled"]);
+        assert_eq!(reasons(&expanded(&runtime(json!({})), None, &Facts::default())), ["NoContainerd"]);
+        let other = runtime(json!({"config": {"version": 3}}));
+        assert_eq!(reasons(&expanded(&other, None, &found("2.1.3", Some(TWO)))), ["OtherVersion"]);
+        let mirrors = of(
+            "version = 2\nimports = ['/x']\n[plugins.'io.containerd.grpc.v1.cri'.registry.mirrors.x]\nendpoint = ['y']\n",
+        );
+        assert!(keys(&mirrors).is_empty() && reasons(&mirrors).is_empty());
+        assert_eq!(mirrors.findings.warnings.len(), 2, "{:?}", mirrors.findings.warnings);
+        // A file with nothing in it is no configuration of version 1.
+        assert!(keys(&of("# nothing\n")).contains(&"version = 2".to_owned()));
+    }
+
+    #[test]
+    fn a_runtime_is_installed_with_its_unit() {
+        let digest = "0".repeat(64);
+        let from = json!({"url": "https://example.com/c-{arch}.tar.gz", "sha256": {"amd64": digest}});
+        let out = expanded(
+            &runtime(json!({"manage": "Install", "archive": from, "runc": from})),
+            Some("systemd"),
+            &Facts::default(),
+        );
+        assert_eq!(reasons(&out), [""; 0]);
+        let mut shown: Vec<String> = out.resources.iter().map(ToString::to_string).collect();
+        shown.sort();
+        assert_eq!(
+            shown,
+            [
+                "archive containerd",
+                "binary /usr/local/sbin/runc",
+                "directory /etc/containerd/certs.d",
+                "file /etc/containerd/config.toml",
+                "file /etc/crictl.yaml",
+                "unit containerd.service",
+            ]
+        );
+    }
 }

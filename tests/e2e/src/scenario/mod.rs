@@ -1,6 +1,7 @@
 //! The end-to-end tests: each gets a cluster with the operator on it and nothing else, and breaks one promise if it can.
 
 mod conflicts;
+mod containerd;
 mod downloads;
 mod drift;
 mod examples;
@@ -75,6 +76,8 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     switches::the_kubelet_is_changed_on_one_node_after_the_other,
     switches::what_would_lose_a_node_is_rolled_back_by_its_host,
     switches::what_cannot_be_proven_is_put_back_and_tried_again,
+    containerd::a_key_of_containerd_is_changed_under_pods_that_run_on,
+    containerd::a_configuration_that_containerd_cannot_use_is_rolled_back,
     drift::a_unit_that_stops_or_is_disabled_is_put_right_at_once,
     drift::a_tug_of_war_is_told_and_not_fought,
     drift::policy_report_tells_and_leaves,
