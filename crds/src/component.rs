@@ -169,6 +169,7 @@ pub enum Manage {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("!has(self.archive) || (has(self.manage) && self.manage == 'Install')").message("containerRuntime.archive is for manage: Install"),
+    validation = Rule::new("!has(self.runc) || (has(self.manage) && self.manage == 'Install')").message("containerRuntime.runc is for manage: Install"),
     validation = Rule::new("!has(self.manage) || self.manage != 'Install' || has(self.archive)").message("manage: Install needs containerRuntime.archive, the runtime's programs and where they come from")
 )]
 pub struct ContainerRuntime {
@@ -181,6 +182,10 @@ pub struct ContainerRuntime {
     /// The programs of the runtime, unpacked into /usr/local, for manage: Install.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<RuntimeArchive>,
+    /// runc, by which the runtime starts containers: a program that is put at /usr/local/sbin/runc, for manage: Install.
+    /// Default: the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runc: Option<RuntimeArchive>,
     /// Keys of its configuration, as a tree; they are merged into what the node has, and win over what is generated.
     /// Example: {plugins: {io.containerd.grpc.v1.cri: {max_concurrent_downloads: 5}}}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,7 +197,7 @@ pub struct ContainerRuntime {
     pub sandbox_image: Option<String>,
 }
 
-/// The programs of a container runtime.
+/// Where programs of a container runtime come from.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuntimeArchive {
@@ -203,7 +208,7 @@ pub struct RuntimeArchive {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub mirrors: Vec<Url>,
-    /// The SHA-256 digest of the archive for each architecture that is among the selected nodes, 64 hexadecimal digits.
+    /// The SHA-256 digest of the file for each architecture that is among the selected nodes, 64 hexadecimal digits.
     #[schemars(extend("maxProperties" = 8))]
     pub sha256: BTreeMap<String, Sha256>,
 }

@@ -365,7 +365,7 @@ pub struct Part {
     pub shown: String,
     /// How it is found in the file.
     pub anchor: Anchor,
-    /// Its lines, without the end of the last.
+    /// Its lines, without the end of the last; of a key its value, as in TOML.
     pub text: String,
     /// Units to restart, if they run, after it changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -387,13 +387,15 @@ pub enum Anchor {
     Begins(String),
     /// The line that is so.
     Is(String),
+    /// The value of a key of TOML: the keys that lead to it.
+    Key(Vec<String>),
 }
 
 impl Anchor {
     /// Whether a line is the part, or would be taken for it.
     pub fn is_of(&self, line: &[u8]) -> bool {
         match self {
-            Self::Block { .. } => false,
+            Self::Block { .. } | Self::Key(_) => false,
             Self::Begins(start) => line.trim_ascii_start().starts_with(start.as_bytes()),
             Self::Is(text) => line == text.as_bytes(),
         }
@@ -419,9 +421,12 @@ impl std::fmt::Display for Part {
 impl Part {
     /// Whether two parts of one file would take each other's place.
     pub fn touches(&self, other: &Self) -> bool {
-        self.anchor == other.anchor
-            || self.anchor.is_of(other.text.as_bytes())
-            || other.anchor.is_of(self.text.as_bytes())
+        let is_within = match (&self.anchor, &other.anchor) {
+            // One of them would be a value, and the same a table for the other.
+            (Anchor::Key(mine), Anchor::Key(theirs)) => mine.starts_with(theirs) || theirs.starts_with(mine),
+            _ => self.anchor == other.anchor,
+        };
+        is_within || self.anchor.is_of(other.text.as_bytes()) || other.anchor.is_of(self.text.as_bytes())
     }
 }
 
@@ -575,7 +580,7 @@ impl Resource {
                 let named = (PART, part.shown.clone());
                 // A line has a name for people only: what two fight for is the line.
                 let line = match &part.anchor {
-                    Anchor::Block { .. } => None,
+                    Anchor::Block { .. } | Anchor::Key(_) => None,
                     Anchor::Begins(start) => Some(("line", format!("{}#{start}", part.path))),
                     Anchor::Is(text) => Some(("line", format!("{}#{text}", part.path))),
                 };

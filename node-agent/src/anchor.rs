@@ -1,8 +1,10 @@
-//! A part of a file that others own: lines of ours between two that mark them, or one line. Pure.
+//! A part of a file that others own: lines of ours between two that mark them, one line, or the value of a key. Pure.
 //!
 //! In: the bytes of a file, and how the part is found in it. Out: where it is; or the file with another text in its
 //! place, at its end, or without it. All other bytes stay as they are, whatever they are. What is added is written with
 //! the line ends of the file, and a file whose last line has no end stays one: what is taken out again leaves no trace.
+
+pub(crate) mod key;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -57,6 +59,26 @@ pub enum Unclear {
         /// Its number, from 1.
         line: usize,
     },
+    /// What has a key in it is no TOML, or would be none.
+    #[error("line {line} is no TOML: {why}: correct it")]
+    NotToml {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A key cannot be kept there.
+    #[error(
+        "{key}, in line {line}, is {found}, in which a key cannot be kept: write it as a table of its own, [{key}], or leave it out"
+    )]
+    OtherShape {
+        /// What is in the way, as in a header.
+        key: String,
+        /// The number of its line, from 1.
+        line: usize,
+        /// What it is.
+        found: &'static str,
+    },
     /// With it the file would be too large.
     #[error("it would have more than {MAX_FILE} bytes: take parts out of it")]
     TooLarge,
@@ -68,6 +90,8 @@ impl Unclear {
         match self {
             Self::Several { .. } => "SeveralLines",
             Self::Unpaired { .. } | Self::NotText { .. } => "PartDamaged",
+            Self::NotToml { .. } => "NotToml",
+            Self::OtherShape { .. } => "OtherShape",
             Self::TooLarge => "TooLarge",
         }
     }
@@ -113,6 +137,7 @@ pub fn find(bytes: &[u8], anchor: &Anchor) -> Result<Option<Found>, Unclear> {
     match anchor {
         Anchor::Block { comment, name } => find_block(bytes, comment, name),
         Anchor::Begins(_) | Anchor::Is(_) => find_line(bytes, anchor),
+        Anchor::Key(path) => key::find(bytes, path),
     }
 }
 
@@ -204,8 +229,21 @@ fn text(bytes: &[u8], number: usize) -> Result<String, Unclear> {
 /// # Errors
 /// If it is not clear where the part is, or the file would be too large.
 pub fn edit(bytes: &[u8], anchor: &Anchor, text: Option<&str>) -> Result<Vec<u8>, Unclear> {
+    let edited = match anchor {
+        Anchor::Key(path) => key::edit(bytes, path, text)?,
+        Anchor::Block { .. } | Anchor::Begins(_) | Anchor::Is(_) => edit_lines(bytes, anchor, text)?,
+    };
+    if edited.len() as u64 > MAX_FILE { Err(Unclear::TooLarge) } else { Ok(edited) }
+}
+
+/// Whether a part that was found is as it shall be. Of a key it does not matter how its value is written.
+pub fn is_same(anchor: &Anchor, found: &str, shall: &str) -> bool {
+    found == shall || matches!(anchor, Anchor::Key(_)) && key::is_same(found, shall)
+}
+
+fn edit_lines(bytes: &[u8], anchor: &Anchor, text: Option<&str>) -> Result<Vec<u8>, Unclear> {
     let found = find(bytes, anchor)?;
-    let edited = match (found, text) {
+    Ok(match (found, text) {
         (None, None) => bytes.to_vec(),
         (None, Some(text)) => added(bytes, anchor, text),
         (Some(found), Some(text)) => {
@@ -223,8 +261,7 @@ pub fn edit(bytes: &[u8], anchor: &Anchor, text: Option<&str>) -> Result<Vec<u8>
             let before = if is_unended { without_end(before) } else { before };
             [before, behind].concat()
         }
-    };
-    if edited.len() as u64 > MAX_FILE { Err(Unclear::TooLarge) } else { Ok(edited) }
+    })
 }
 
 /// The file with a part at its end.

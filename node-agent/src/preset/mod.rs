@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::component::Kubelet;
 use crds::kubelet_fields::minor_of;
-use crds::revision::{Presets, Resource, Revision};
+use crds::revision::{Presets, Resource, Revision, whole_of};
 
 use crate::engine::Request;
 use crate::host::{Host, HostError, node};
@@ -77,7 +77,8 @@ pub fn expand(revision: &Revision, facts: &Facts) -> (Revision, Findings) {
     }
     if let Some(runtime) = &presets.container_runtime {
         let before = expansion.resources.len();
-        containerd::expand(node_bootstrap, runtime, facts, &mut expansion);
+        let driver = preflight::driver_of_cgroups(presets, facts);
+        containerd::expand(node_bootstrap, runtime, driver.as_deref(), facts, &mut expansion);
         let programs = expansion.resources[before..].iter().filter(|one| matches!(one, Resource::Archive(_)));
         let why = "pods of one version of a container runtime may not go on under another".to_owned();
         let drains: Vec<_> = programs.map(|archive| (archive.to_string(), why.clone())).collect();
@@ -86,7 +87,11 @@ pub fn expand(revision: &Revision, facts: &Facts) -> (Revision, Findings) {
     preflight::check(presets, facts, &mut expansion);
     let Expansion { resources: generated, findings } = expansion;
     let own: BTreeSet<_> = resources.iter().flat_map(Resource::claims).collect();
-    let is_free = |resource: &Resource| !resource.claims().iter().any(|claim| own.contains(claim));
+    // Who has a file as a whole has nothing left for parts of it.
+    let is_taken = |claim: &(&'static str, String)| {
+        own.contains(claim) || whole_of(claim).is_some_and(|whole| own.contains(&whole))
+    };
+    let is_free = |resource: &Resource| !resource.claims().iter().any(is_taken);
     let mut all: Vec<Resource> =
         resources.iter().cloned().chain(generated.into_iter().filter(is_free)).collect();
     all.sort();

@@ -84,6 +84,14 @@ pub fn check(presets: &Presets, facts: &Facts, out: &mut Expansion) {
     }
 }
 
+/// The driver of cgroups that the kubelet will have; `None`: nothing says.
+pub fn driver_of_cgroups(presets: &Presets, facts: &Facts) -> Option<String> {
+    let asked = Asked { presets, facts };
+    // A kubelet that is set up anew gets systemd's.
+    let of_new = || asked.kubelet().filter(|_| asked.found().is_none()).map(|_| "systemd".to_owned());
+    asked.value("cgroupDriver", "cgroup-driver").or_else(of_new)
+}
+
 /// The files that a kubelet needs and that no preset makes.
 pub fn needed_files(presets: &Presets, facts: &Facts) -> Vec<String> {
     let asked = Asked { presets, facts };

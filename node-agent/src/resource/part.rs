@@ -1,4 +1,5 @@
-//! Parts of files that the host or others own: a block of lines between two that mark it, or one line.
+//! Parts of files that the host or others own: a block of lines between two that mark it, one line, or
+//! the value of a key.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -66,8 +67,9 @@ fn plan_one(part: &Part, place: &Place, content: &[u8], planner: &mut Planner<'_
         Err(unclear) => {
             return planner.problem(part, unclear.reason(), format!("{}: {unclear}", place.real));
         }
-        Ok(Some(found)) if found.text == part.text => return,
+        Ok(Some(found)) if anchor::is_same(&part.anchor, &found.text, &part.text) => return,
         Ok(Some(found)) => (format!("content of {}", where_in(&part.anchor, found)), "had other content"),
+        Ok(None) if matches!(part.anchor, Anchor::Key(_)) => (format!("add {}", part.text), "was missing"),
         Ok(None) => ("add at the end of the file".to_owned(), "was missing"),
     };
     let change =
@@ -85,6 +87,6 @@ fn plan_one(part: &Part, place: &Place, content: &[u8], planner: &mut Planner<'_
 fn where_in(anchor: &Anchor, found: &Found) -> String {
     match (anchor, found.lines) {
         (Anchor::Block { .. }, (first, last)) => format!("lines {first} to {last}"),
-        (Anchor::Begins(_) | Anchor::Is(_), (line, _)) => format!("line {line}"),
+        (Anchor::Begins(_) | Anchor::Is(_) | Anchor::Key(_), (line, _)) => format!("line {line}"),
     }
 }

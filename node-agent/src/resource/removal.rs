@@ -13,6 +13,7 @@ use crds::revision::{Anchor, Resource};
 
 use super::unit::has_file;
 use super::{Action, Change, Hidden, PARENT_MODE, Planner, Step, is_below};
+use crate::anchor;
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
@@ -421,6 +422,7 @@ fn name_of(item: &Item, made: &Shape) -> String {
         (Item::Path(path), _) => format!("file {path}"),
         (Item::Part(path, Anchor::Block { name, .. }), _) => format!("part {path}#{name}"),
         (Item::Part(path, Anchor::Begins(line) | Anchor::Is(line)), _) => format!("part {path}#{line}"),
+        (Item::Part(path, Anchor::Key(key)), _) => format!("part {path}#{}", anchor::key::shown(key)),
         (Item::Masked(name) | Item::Enabled(name) | Item::Active(name), _) => format!("unit {name}"),
     }
 }

@@ -1,6 +1,7 @@
 //! The end-to-end tests: each gets a cluster with the operator on it and nothing else, and breaks one promise if it can.
 
 mod conflicts;
+mod containerd;
 mod downloads;
 mod drift;
 mod examples;
@@ -79,6 +80,8 @@ pub(crate) const ALL: &[Scenario] = scenarios![
     kubelet::a_kubelet_that_others_set_up_is_left_alone,
     kubelet::a_kubelet_is_adopted_upgraded_and_put_back,
     kubelet::a_configuration_that_the_kubelet_refuses_is_rolled_back,
+    containerd::a_key_of_containerd_is_changed_under_pods_that_run_on,
+    containerd::a_configuration_that_containerd_cannot_use_is_rolled_back,
     drift::a_unit_that_stops_or_is_disabled_is_put_right_at_once,
     drift::a_tug_of_war_is_told_and_not_fought,
     drift::policy_report_tells_and_leaves,
