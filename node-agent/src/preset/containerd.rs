@@ -394,7 +394,7 @@ fn install(node_bootstrap: &str, runtime: &ContainerRuntime, out: &mut Expansion
         // Each container that is started from then on has it: nothing is to be restarted.
         let (urls, sha256, restart) = (urls(from), from.sha256.clone(), Vec::new());
         let access = access(0o755);
-        out.resources.push(Resource::Binary(Binary { path, access, urls, sha256, restart }));
+        out.resources.push(Resource::Binary(Binary { path, access, urls, sha256, restart, version: None }));
     }
     let kept = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n");
     out.resources.extend(unit.map(|name| {

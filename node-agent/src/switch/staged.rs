@@ -205,6 +205,7 @@ async fn verify(
 ) -> Result<(), Failure> {
     let folder = format!("{FOLDER}/{node_bootstrap}");
     let staged = Folder::with(&host.root, &folder, files).map_err(|error| Failure::from(&error))?;
+    let folder = host.root.outside(&folder);
     let said = trial::run("systemd-analyze", &["verify", "--man=no", &format!("{folder}/{unit}")]).await;
     drop(staged);
     // A host without that program is no reason to refuse.

@@ -168,7 +168,7 @@ async fn a_kubelet_that_is_started_must_answer_though_none_did_before() {
     node.words().is_silent = true;
     machine.systemd.set("kubelet.service", "inactive");
     let host = machine.host();
-    let request = of_unit("[Service]\nExecStart=/x\n");
+    let request = of_unit("[Service]\nExecStart=/bin/true\n");
     host.state.put_switch("workers", &asked(&request)).unwrap();
     process::carry_out(&host, "workers", &CancellationToken::new()).await.expect("an end");
     let asked = machine.systemd.take_asked();
@@ -194,7 +194,7 @@ async fn who_asks_for_another_attempt_while_one_is_open_gets_it_at_once() {
     let (machine, api) = (Machine::new(), Api::start().await);
     machine.systemd.set("kubelet.service", "active");
     machine.systemd.set(SWITCH, "active");
-    let request = of_unit("[Service]\nExecStart=/x\n");
+    let request = of_unit("[Service]\nExecStart=/bin/true\n");
     let name = api.put(&request, None);
     let open = Switch { stage: Stage::Armed, begun: u64::MAX, retry: "a".to_owned(), ..asked(&request) };
     machine.host().state.put_switch("workers", &open).unwrap();
