@@ -1,7 +1,7 @@
 //! Upstream's rule for versions: a kubelet is never newer than the API server, and at most three minor versions older. In:
 //! the version that a spec asks for, and the API server's. Out: what to write instead.
 
-use crds::kubelet_fields::minor_of;
+use crds::kubelet_fields::{MINORS, minor_of};
 
 /// Reason: kubelet.version does not go with the API server.
 pub const VERSION_SKEW: &str = "VersionSkew";
@@ -29,12 +29,14 @@ impl ServerVersion {
 pub fn problem(kubelet: &str, server: &ServerVersion) -> Option<String> {
     let ServerVersion { minor, text } = server;
     let oldest = minor.saturating_sub(OLDER);
+    // None is advised whose configuration nobody here knows.
+    let (first, last) = (oldest.max(*MINORS.start()), (*minor).min(*MINORS.end()));
     match minor_of(kubelet)? {
         newer if newer > *minor => Some(format!(
-            "kubelet.version {kubelet} is newer than the API server, which is {text}: write a version of 1.{oldest} to 1.{minor}, or upgrade the API server first; nothing is changed until then"
+            "kubelet.version {kubelet} is newer than the API server, which is {text}: write a version of 1.{first} to 1.{last}, or upgrade the API server first; nothing is changed until then"
         )),
         older if older < oldest => Some(format!(
-            "kubelet.version {kubelet} is more than {OLDER} minor versions older than the API server, which is {text}: write a version of 1.{oldest} to 1.{minor}; nothing is changed until then"
+            "kubelet.version {kubelet} is more than {OLDER} minor versions older than the API server, which is {text}: write a version of 1.{first} to 1.{last}; nothing is changed until then"
         )),
         _ => None,
     }
@@ -50,7 +52,7 @@ mod tests {
         for (kubelet, told) in [
             (
                 "v1.37.0",
-                Some("is newer than the API server, which is v1.36.3-eks-1: write a version of 1.33 to 1.36"),
+                Some("is newer than the API server, which is v1.36.3-eks-1: write a version of 1.34 to 1.36"),
             ),
             ("v1.36.9", None),
             ("v1.36.0", None),

@@ -13,6 +13,7 @@ use std::io::Read;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crds::component::{KUBELET_PATH, Kubelet};
 use crds::revision::{Resource, Revision};
 use serde_json::Value;
 
@@ -177,6 +178,10 @@ async fn system(host: &Host, revision: &Revision, facts: &Facts) -> Result<Syste
         },
         has_joined: !credential.is_empty() && is_there(credential),
         kubelet_version: kubelet.version,
+        in_place: match &revision.presets.kubelet {
+            Some(asked) => now.in_place(asked).await,
+            None => None,
+        },
         cgroup_driver: kubelet
             .config
             .as_ref()
@@ -349,6 +354,17 @@ impl<'a> Before<'a> {
             kubelet.version = said.and_then(|said| word(&said, |word| word.starts_with("v1.")));
         }
         kubelet
+    }
+
+    /// The version of the program that is there with the digest that is asked for: what is not fetched is tried by nobody else.
+    async fn in_place(&self, asked: &Kubelet) -> Option<String> {
+        asked.version.as_ref()?;
+        let path = asked.binary_path.as_ref().map_or(KUBELET_PATH, |path| path.as_str());
+        let digest = self.host.digests.of(&self.file(path)?).ok()??;
+        if asked.sha256.get(self.host.facts.arch) != Some(&digest) {
+            return None;
+        }
+        word(&self.version("kubelet", path).await?, |word| word.starts_with("v1."))
     }
 
     async fn containerd(&self, unit: &UnitFiles) -> FoundContainerd {

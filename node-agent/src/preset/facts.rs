@@ -63,6 +63,8 @@ pub struct System {
     pub has_joined: bool,
     /// The version of the kubelet's program, as in v1.36.3, if it can be told.
     pub kubelet_version: Option<String>,
+    /// What the program says that it is which is in place already by the digest of `kubelet.version`, if it can be told.
+    pub in_place: Option<String>,
     /// The driver of cgroups by the kubelet's configuration; `None`: it does not say.
     pub cgroup_driver: Option<String>,
 }

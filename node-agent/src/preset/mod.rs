@@ -20,7 +20,7 @@ pub mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::component::Kubelet;
+use crds::component::{KUBELET_PATH, Kubelet};
 use crds::kubelet_fields::minor_of;
 use crds::revision::{Presets, Resource, Revision, whole_of};
 
@@ -74,6 +74,9 @@ pub fn expand(revision: &Revision, facts: &Facts) -> (Revision, Findings) {
     if let Some(kubelet) = &presets.kubelet {
         kubelet::expand(node_bootstrap, kubelet, facts, &mut expansion);
         expansion.findings.drains.extend(other_minor(kubelet, facts));
+        if let Some((path, message)) = other_version(kubelet, facts) {
+            expansion.problem(&format!("binary {path}"), "WrongVersion", message);
+        }
     }
     if let Some(runtime) = &presets.container_runtime {
         let before = expansion.resources.len();
@@ -106,6 +109,16 @@ fn other_minor(kubelet: &Kubelet, facts: &Facts) -> Option<(String, String)> {
     (minor_of(from) != minor_of(to)).then(|| (format!("unit {unit}"), why))
 }
 
+/// The program of another version that is in place: somebody gave a version the digest of another.
+fn other_version(kubelet: &Kubelet, facts: &Facts) -> Option<(String, String)> {
+    let (asked, found) = (kubelet.version.as_ref()?, facts.system.in_place.as_ref()?);
+    let path = kubelet.binary_path.as_ref().map_or(KUBELET_PATH, |path| path.as_str());
+    let message = format!(
+        "the program with the digest of kubelet.sha256 is there already and says that it is {found}, expected {asked}: correct the version, or sha256; nothing was changed"
+    );
+    (found != asked).then(|| (path.to_owned(), message))
+}
+
 /// A request with its presets expanded, as this host is now.
 ///
 /// # Errors
@@ -123,6 +136,20 @@ pub async fn expanded(host: &Host, request: &Request) -> Result<Request, HostErr
 mod tests {
     use super::facts::System;
     use super::*;
+
+    #[test]
+    fn a_version_with_the_digest_of_another_is_told_where_that_is_in_place() {
+        let kubelet = Kubelet { version: Some("v1.36.3".to_owned()), ..Kubelet::default() };
+        let facts = |version: Option<&str>| Facts {
+            system: System { in_place: version.map(str::to_owned), ..System::default() },
+            ..Facts::default()
+        };
+        assert_eq!(other_version(&kubelet, &facts(None)), None);
+        assert_eq!(other_version(&kubelet, &facts(Some("v1.36.3"))), None);
+        let (path, message) = other_version(&kubelet, &facts(Some("v1.36.1"))).unwrap();
+        assert_eq!(path, "/usr/local/sbin/kubelet");
+        assert!(message.contains("says that it is v1.36.1, expected v1.36.3"), "{message}");
+    }
 
     #[test]
     fn another_minor_version_of_the_kubelet_needs_a_drain_and_another_patch_version_does_not() {
