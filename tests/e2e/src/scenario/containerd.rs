@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use super::rollout::{Seen, seen_during};
+use super::switches::{bystanders, processes};
 use crate::lab::Lab;
 
 const CONFIG: &str = "/etc/containerd/config.toml";
@@ -17,16 +18,6 @@ fn yaml(name: &str, selector: &str, keys: &str) -> String {
     )
 }
 
-/// The processes of containers on a machine, by number and start: the same as long as none was restarted.
-async fn containers(lab: &Lab, node: &str) -> Result<Vec<String>> {
-    // The first process of each pod is the one that holds its namespaces.
-    let shown = lab.host(node, &["sh", "-c", "ps -eo pid,lstart,comm | grep ' pause$'"]).await?;
-    let mut lines: Vec<String> = shown.lines().map(|line| line.trim().to_owned()).collect();
-    lines.sort();
-    ensure!(!lines.is_empty(), "{node} has no pod");
-    Ok(lines)
-}
-
 async fn started(lab: &Lab, node: &str) -> Result<String> {
     lab.host(node, &["systemctl", "show", "-P", "ExecMainStartTimestampMonotonic", "containerd.service"])
         .await
@@ -35,12 +26,12 @@ async fn started(lab: &Lab, node: &str) -> Result<String> {
 /// One key on three machines, one after the other; all that was in the file stays, and what a revert leaves is the file as it
 /// was.
 pub(crate) async fn a_key_of_containerd_is_changed_under_pods_that_run_on(lab: &Lab) -> Result<()> {
+    let pods = bystanders(lab).await?;
     let mut before = Vec::new();
     for node in lab.nodes()? {
         let found = (
             lab.host(&node, &["cat", CONFIG]).await?,
             lab.host(&node, &["sha256sum", CONFIG]).await?,
-            containers(lab, &node).await?,
             started(lab, &node).await?,
         );
         before.push((node, found));
@@ -53,7 +44,7 @@ pub(crate) async fn a_key_of_containerd_is_changed_under_pods_that_run_on(lab: &
     let (_, Seen { granted, most, .. }) = seen_during(lab, change).await?;
     println!("{:11.2} s  until three containerds had another key", begin.elapsed().as_secs_f32());
     ensure!(most == 1 && granted.len() == 3, "{most} at once, {granted:?} in all");
-    for (node, (config, _, pods, start)) in &before {
+    for (node, (config, _, start)) in &before {
         let now = lab.host(node, &["cat", CONFIG]).await?;
         let mut lines = now.lines();
         ensure!(
@@ -67,11 +58,12 @@ pub(crate) async fn a_key_of_containerd_is_changed_under_pods_that_run_on(lab: &
         {
             ensure!(taken.contains(expected), "{node}: no {expected} in {taken}");
         }
-        let still = containers(lab, node).await?;
-        ensure!(pods.iter().all(|pod| still.contains(pod)), "{node}: {still:?}, before: {pods:?}");
         ensure!(started(lab, node).await? != *start, "{node}: containerd was not restarted");
     }
     lab.delete("runtime").await?;
+    let still = processes(lab).await?;
+    ensure!(still == pods, "now {still}, before: {pods}");
+    lab.kubectl(&["delete", "pod", "-l", "app=bystander", "--wait=false"]).await?;
     for (node, (_, digest, ..)) in &before {
         let now = lab.host(node, &["sha256sum", CONFIG]).await?;
         ensure!(now == *digest, "{node}: {}", lab.host(node, &["cat", CONFIG]).await?);

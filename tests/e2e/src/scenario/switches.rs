@@ -64,7 +64,7 @@ async fn kill_agents(lab: &Lab, node: &str) -> Result<()> {
 }
 
 /// Starts a pod on each machine that has nothing to do with any of this; its processes, as `NODE PID`.
-async fn bystanders(lab: &Lab) -> Result<String> {
+pub(super) async fn bystanders(lab: &Lab) -> Result<String> {
     let nodes = lab.nodes()?;
     let pods: String = nodes
         .iter()
@@ -82,7 +82,7 @@ async fn bystanders(lab: &Lab) -> Result<String> {
 }
 
 /// The processes of these pods.
-async fn processes(lab: &Lab) -> Result<String> {
+pub(super) async fn processes(lab: &Lab) -> Result<String> {
     let of_each =
         r#"jsonpath={range .items[*]}{.spec.nodeName} {.status.containerStatuses[0].containerID}{"\n"}{end}"#;
     let told = lab.kubectl(&["get", "pods", "-l", "app=bystander", "-o", of_each]).await?;
