@@ -109,6 +109,11 @@ fn text(bytes: &[u8]) -> Result<&str, Unclear> {
 }
 
 fn parse(text: &str) -> Result<Document<&str>, Unclear> {
+    // The places that are told would be those behind it.
+    if text.starts_with('\u{feff}') {
+        let why = "it begins with a byte order mark: take that away".to_owned();
+        return Err(Unclear::NotToml { line: 1, why });
+    }
     Document::parse(text).map_err(|error: TomlError| Unclear::NotToml {
         line: line(text, error.span().map_or(0, |span| span.start)),
         why: error.message().trim().to_owned(),
