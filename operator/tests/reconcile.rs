@@ -707,7 +707,7 @@ async fn a_kubelet_that_does_not_go_with_the_api_server_is_not_rolled_out() {
     let next = lab.look("workers").await.unwrap();
     let (reason, words) = told(&lab.status("workers"), operator::status::STALLED);
     assert_eq!((reason.as_str(), lab.status("workers").update_revision), ("VersionSkew", good));
-    assert!(words.contains("the API server, which is v1.35.2: write a version of 1.32 to 1.35"), "{words}");
+    assert!(words.contains("the API server, which is v1.35.2: write a version of 1.34 to 1.35"), "{words}");
     let writes = lab.writes();
     assert!(
         !writes.iter().any(|(write, _)| write.contains("revisions") || write.contains("reports")),
