@@ -117,6 +117,13 @@ pub struct Kubelet {
     pub takeover: Option<Takeover>,
 }
 
+impl Kubelet {
+    /// Where its program lies, or shall lie.
+    pub fn program_path(&self) -> &str {
+        self.binary_path.as_ref().map_or(KUBELET_PATH, HostPath::as_str)
+    }
+}
+
 /// A taint that the Node gets when it registers.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

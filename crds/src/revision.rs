@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use thiserror::Error;
 
-use crate::component::{ContainerRuntime, KUBELET_PATH, Kubelet};
+use crate::component::{ContainerRuntime, Kubelet};
 use crate::names;
 use crate::nodebootstrap::{self, NodeBootstrapSpec, Proxy, SwapPolicy};
 use crate::validate;
@@ -100,7 +100,7 @@ impl Presets {
             resource.claims().into_iter().map(move |claim| (claim, shown.clone()))
         });
         let program = kubelet.as_ref().filter(|kubelet| kubelet.version.is_some()).map(|kubelet| {
-            let path = kubelet.binary_path.as_ref().map_or(KUBELET_PATH, HostPath::as_str).to_owned();
+            let path = kubelet.program_path().to_owned();
             ((PATH, path), KUBELET_NAME.to_owned())
         });
         of_kernel
@@ -238,6 +238,13 @@ pub struct Access {
     pub group: AccountRef,
     /// Permission bits.
     pub mode: Mode,
+}
+
+impl Access {
+    /// Root's, with these permission bits.
+    pub fn of_root(mode: u32) -> Self {
+        Self { owner: AccountRef::root(), group: AccountRef::root(), mode: Mode::from_bits(mode) }
+    }
 }
 
 /// A directory that shall exist.
@@ -936,7 +943,7 @@ fn drop_ins(unit: &nodebootstrap::Unit) -> impl Iterator<Item = File> {
     unit.drop_ins.iter().filter_map(|drop_in| {
         Some(File {
             path: Unit::drop_in(&unit.name, &drop_in.name)?,
-            access: access(&None, &None, None, 0o644),
+            access: Access::of_root(0o644),
             content: Content::Text(drop_in.content.clone()),
             restart: vec![unit.name.clone()],
         })
@@ -969,6 +976,11 @@ pub(crate) fn shown_part(path: &HostPath, name: &PartName) -> String {
     format!("{path}#{name}")
 }
 
+/// The first line of what is generated: whose it is.
+pub fn headline(node_bootstrap: &str) -> String {
+    format!("# Kept by the NodeBootstrap {node_bootstrap}.\n")
+}
+
 /// What tells units of a proxy: files for which they are restarted.
 fn proxy_drop_ins(node_bootstrap: &str, proxy: &Proxy) -> Vec<Resource> {
     let mut direct: Vec<&str> = proxy.no_proxy.iter().map(NoProxy::as_str).collect();
@@ -980,7 +992,7 @@ fn proxy_drop_ins(node_bootstrap: &str, proxy: &Proxy) -> Vec<Resource> {
         ("HTTPS_PROXY", proxy.https.as_ref().map(ToString::to_string)),
         ("NO_PROXY", direct),
     ];
-    let mut content = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n[Service]\n");
+    let mut content = format!("{}[Service]\n", headline(node_bootstrap));
     for (name, value) in named {
         let Some(value) = value else { continue };
         // Some programs read the one, some the other.
@@ -991,7 +1003,7 @@ fn proxy_drop_ins(node_bootstrap: &str, proxy: &Proxy) -> Vec<Resource> {
     let drop_in = |unit: &UnitName| {
         Some(Resource::File(File {
             path: Unit::proxy_drop_in(unit)?,
-            access: access(&None, &None, None, 0o644),
+            access: Access::of_root(0o644),
             content: Content::Text(content.clone()),
             restart: vec![unit.clone()],
         }))
@@ -1019,8 +1031,8 @@ pub fn render_kernel(node_bootstrap: &str, kernel: &nodebootstrap::Kernel) -> Ve
     let sysctls: Vec<Sysctl> = kernel.sysctls.iter().filter_map(named).collect();
     let at_boot = |path: String, lines: Vec<String>| {
         let path = path.parse().ok().filter(|_| !lines.is_empty())?;
-        let content = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n{}\n", lines.join("\n"));
-        let access = access(&None, &None, None, 0o644);
+        let content = format!("{}{}\n", headline(node_bootstrap), lines.join("\n"));
+        let access = Access::of_root(0o644);
         Some(Resource::File(File { path, access, content: Content::Text(content), restart: Vec::new() }))
     };
     let files = [

@@ -13,7 +13,7 @@ use std::io::Read;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crds::component::{KUBELET_PATH, Kubelet};
+use crds::component::Kubelet;
 use crds::revision::{Resource, Revision};
 use serde_json::Value;
 
@@ -27,16 +27,15 @@ use super::{Host, HostError, Kind, Place, Root};
 use crate::anchor;
 use crate::ledger::{Item, Ledger, Provenance, Shape};
 use crate::preset::facts::{CgroupVersion, FoundContainerd, FoundKubelet, OsRelease, System};
+use crate::preset::kubelet::over;
 use crate::preset::owner::{self, KUBELET_UNIT, Marks};
 use crate::preset::service::Service;
-use crate::preset::{self, Facts, preflight};
+use crate::preset::{self, Facts, containerd, preflight};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 /// The most files of one folder that are read.
 const MAX_FILES: usize = 100;
-const CONTAINERD_UNIT: &str = "containerd.service";
-const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 /// Where programs lie.
 const PROGRAMS: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
 /// Services that keep the time.
@@ -106,7 +105,7 @@ pub async fn look(host: &Host, revision: &Revision) -> Result<Facts, HostError> 
         Some(unit) => Some(before.kubelet(unit).await),
         None => None,
     };
-    let containerd = match before.unit(CONTAINERD_UNIT) {
+    let containerd = match before.unit(containerd::UNIT) {
         Some(unit) => Some(before.containerd(&unit).await),
         None => None,
     };
@@ -335,14 +334,16 @@ impl<'a> Before<'a> {
             arguments,
         };
         kubelet.config = kubelet.flag("config").and_then(|path| self.yaml(path));
-        let over: Vec<Value> = match kubelet.flag("config-dir") {
+        let drop_ins: Vec<Value> = match kubelet.flag("config-dir") {
             Some(folder) => {
                 let names = self.names(folder, ".conf");
                 names.iter().filter_map(|name| self.yaml(&format!("{folder}/{name}"))).collect()
             }
             None => Vec::new(),
         };
-        over.into_iter().for_each(|over| merge(kubelet.config.get_or_insert_default(), over));
+        for above in &drop_ins {
+            kubelet.config = Some(over(kubelet.config.take().unwrap_or_default(), above));
+        }
         kubelet
     }
 
@@ -359,7 +360,7 @@ impl<'a> Before<'a> {
     /// The version of the program that is there with the digest that is asked for: what is not fetched is tried by nobody else.
     async fn in_place(&self, asked: &Kubelet) -> Option<String> {
         asked.version.as_ref()?;
-        let path = asked.binary_path.as_ref().map_or(KUBELET_PATH, |path| path.as_str());
+        let path = asked.program_path();
         let digest = self.host.digests.of(&self.file(path)?).ok()??;
         if asked.sha256.get(self.host.facts.arch) != Some(&digest) {
             return None;
@@ -370,7 +371,7 @@ impl<'a> Before<'a> {
     async fn containerd(&self, unit: &UnitFiles) -> FoundContainerd {
         let (command, arguments) = self.words(unit.service());
         let given = FoundKubelet { arguments, ..FoundKubelet::default() };
-        let config_path = given.flag("config").or(given.flag("c")).unwrap_or(CONTAINERD_CONFIG).to_owned();
+        let config_path = given.flag("config").or(given.flag("c")).unwrap_or(containerd::CONFIG).to_owned();
         let said = match command.first() {
             Some(program) => self.version("containerd", program).await,
             None => None,
@@ -380,7 +381,7 @@ impl<'a> Before<'a> {
             |word: &str| word.trim_start_matches('v').starts_with(|sign: char| sign.is_ascii_digit());
         let version = said.and_then(|said| word(&said, is_version));
         FoundContainerd {
-            unit: CONTAINERD_UNIT.to_owned(),
+            unit: containerd::UNIT.to_owned(),
             version: version.map(|version| version.trim_start_matches('v').to_owned()),
             config: self.text(&config_path),
             config_path,
@@ -430,18 +431,6 @@ fn is_elf(place: &Place) -> bool {
 /// The first word that is so.
 fn word(text: &str, is: impl Fn(&str) -> bool) -> Option<String> {
     text.split_whitespace().find(|word| is(word)).map(str::to_owned)
-}
-
-/// Lays values over others: those of objects one by one, all else as a whole.
-fn merge(below: &mut Value, over: Value) {
-    match (below, over) {
-        (Value::Object(below), Value::Object(over)) => {
-            for (key, value) in over {
-                merge(below.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (below, over) => *below = over,
-    }
 }
 
 fn is_there(root: &Root, path: &str) -> bool {

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 
 use crds::component::{ContainerRuntime, Manage, RuntimeArchive};
-use crds::revision::{Access, Anchor, Archive, Binary, Content, Directory, File, Part, Resource, Unit};
-use crds::{AccountRef, HostPath, Mode, UnitName};
+use crds::revision::{
+    Access, Anchor, Archive, Binary, Content, Directory, File, Part, Resource, Unit, headline,
+};
+use crds::{AccountRef, HostPath, UnitName};
 use serde_json::Value as Json;
 use toml_edit::{Array, Document, InlineTable, Item, Table, Value};
 
@@ -18,8 +20,10 @@ use crate::anchor::key::shown;
 
 /// What messages call it.
 const NAME: &str = "containerRuntime";
-const UNIT: &str = "containerd.service";
-const CONFIG: &str = "/etc/containerd/config.toml";
+/// Its unit.
+pub const UNIT: &str = "containerd.service";
+/// Its configuration, unless its unit names another file.
+pub const CONFIG: &str = "/etc/containerd/config.toml";
 /// Where containerd looks for what it shall know of registries, a folder for each.
 const REGISTRIES: &str = "/etc/containerd/certs.d";
 /// The kind of runtime that is runc.
@@ -179,7 +183,7 @@ fn configuration(
     };
     if has_registries {
         let path = REGISTRIES.parse().ok();
-        let access = access(0o755);
+        let access = Access::of_root(0o755);
         resources.extend(
             path.map(|path| Resource::Directory(Directory { path, access, recursive: false, inside: None })),
         );
@@ -362,7 +366,7 @@ fn whole(node_bootstrap: &str, keys: &BTreeMap<Vec<String>, String>) -> String {
         let line = format!("{} = {value}\n", shown(std::slice::from_ref(last)));
         tables.entry(table).or_default().push(line);
     }
-    let mut text = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n");
+    let mut text = headline(node_bootstrap);
     for (table, lines) in tables {
         if !table.is_empty() {
             text.push_str(&format!("\n[{}]\n", shown(table)));
@@ -393,10 +397,10 @@ fn install(node_bootstrap: &str, runtime: &ContainerRuntime, out: &mut Expansion
     if let (Some(from), Ok(path)) = (&runtime.runc, "/usr/local/sbin/runc".parse()) {
         // Each container that is started from then on has it: nothing is to be restarted.
         let (urls, sha256, restart) = (urls(from), from.sha256.clone(), Vec::new());
-        let access = access(0o755);
+        let access = Access::of_root(0o755);
         out.resources.push(Resource::Binary(Binary { path, access, urls, sha256, restart, version: None }));
     }
-    let kept = format!("# Kept by the NodeBootstrap {node_bootstrap}.\n");
+    let kept = headline(node_bootstrap);
     out.resources.extend(unit.map(|name| {
         let content = Some(format!("{kept}{UNIT_FILE}"));
         Resource::Unit(Unit { name, content, enabled: Some(true), active: Some(true), masked: None })
@@ -407,11 +411,7 @@ fn install(node_bootstrap: &str, runtime: &ContainerRuntime, out: &mut Expansion
 
 fn file(path: HostPath, content: &str, restart: Vec<UnitName>) -> Resource {
     let content = Content::Text(content.to_owned());
-    Resource::File(File { path, access: access(0o644), content, restart })
-}
-
-fn access(mode: u32) -> Access {
-    Access { owner: AccountRef::root(), group: AccountRef::root(), mode: Mode::from_bits(mode) }
+    Resource::File(File { path, access: Access::of_root(0o644), content, restart })
 }
 
 #[cfg(test)]

@@ -9,19 +9,17 @@ use std::collections::BTreeMap;
 
 use crds::component::{Kubelet, Takeover};
 use crds::kubelet_fields::minor_of;
-use crds::revision::{Access, Binary, Content, Directory, File, Resource, Unit};
-use crds::{AccountRef, HostPath, Mode, UnitName, Url};
+use crds::revision::{Access, Binary, Content, Directory, File, Resource, Unit, headline};
+use crds::{HostPath, UnitName, Url};
 use serde_json::{Map, Value, json};
 
 use super::facts::FoundKubelet;
-use super::owner::Owner;
+use super::owner::{KUBELET_UNIT, Owner};
 use super::{Expansion, Facts, command};
 
 /// Its unit's drop-in. Of the names that people give to theirs none sorts behind it: the last command counts.
 const DROP_IN: &str = "zz-nodebootstrap-kubelet.conf";
-const UNIT: &str = "kubelet.service";
 const URL: &str = "https://dl.k8s.io/release/{version}/bin/linux/{arch}/kubelet";
-const PROGRAM: &str = "/usr/local/sbin/kubelet";
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 /// Its configuration, on a node that has no kubelet.
 pub const CONFIG: &str = "/var/lib/kubelet/config.yaml";
@@ -53,18 +51,8 @@ pub fn expand(node_bootstrap: &str, kubelet: &Kubelet, facts: &Facts, out: &mut 
     }
 }
 
-/// The fields of its configuration that the kubelet will have, as far as it can be told: what the node has, or defaults where
-/// it has no kubelet, with what is asked for over it.
-pub fn configuration(kubelet: &Kubelet, facts: &Facts) -> Value {
-    let below = match &facts.kubelet {
-        Some(found) => found.config.clone().unwrap_or_else(|| json!({})),
-        None => defaults(),
-    };
-    over(below, &Value::Object(fields(kubelet)))
-}
-
 /// Why the node's kubelet is left alone.
-fn refusal(kubelet: &Kubelet, facts: &Facts) -> Option<(&'static str, String)> {
+pub(super) fn refusal(kubelet: &Kubelet, facts: &Facts) -> Option<(&'static str, String)> {
     let file = &facts.owner_file;
     let embedded = |tool: &Owner, place: &str| {
         let message = format!(
@@ -136,7 +124,7 @@ impl Asked<'_> {
         let line: Vec<String> = program.into_iter().chain(arguments).collect();
         let text = format!(
             "{}# The command of {}, with what differs at its end.\n[Service]\nExecStart=\nExecStart={}\n",
-            self.headline(),
+            headline(self.node_bootstrap),
             found.unit_file,
             command::line(line.iter().map(String::as_str))
         );
@@ -146,7 +134,7 @@ impl Asked<'_> {
 
     /// Makes a kubelet where there is none.
     fn set_up(&mut self, facts: &Facts) {
-        let Ok(unit) = UNIT.parse::<UnitName>() else { return };
+        let Ok(unit) = KUBELET_UNIT.parse::<UnitName>() else { return };
         let Some(program) = self.program(&unit).or_else(|| facts.kubelet_program.clone()) else {
             let message = "this node has no kubelet: give kubelet.version and kubelet.sha256, or kubelet.binaryPath, a program that \
                            is there or that binaries has"
@@ -157,7 +145,7 @@ impl Asked<'_> {
             let Ok(path) = path.parse() else { continue };
             self.out.resources.push(Resource::Directory(Directory {
                 path,
-                access: access(mode),
+                access: Access::of_root(mode),
                 recursive: false,
                 inside: None,
             }));
@@ -175,7 +163,7 @@ impl Asked<'_> {
              After=containerd.service network-online.target\nWants=containerd.service network-online.target\n\n\
              [Service]\nExecStart={}\nRestart=always\nRestartSec=5\nKillMode=process\n\n\
              [Install]\nWantedBy=multi-user.target\n",
-            self.headline(),
+            headline(self.node_bootstrap),
             command::line(line.iter().map(String::as_str))
         );
         self.out.resources.push(Resource::Unit(Unit {
@@ -190,9 +178,10 @@ impl Asked<'_> {
     /// Where its program shall lie; that of a version is downloaded. `None`: it stays.
     fn program(&mut self, unit: &UnitName) -> Option<String> {
         let kubelet = self.kubelet;
-        let path = kubelet.binary_path.clone();
-        let Some(version) = &kubelet.version else { return path.map(String::from) };
-        let path: HostPath = path.or_else(|| PROGRAM.parse().ok())?;
+        let Some(version) = &kubelet.version else {
+            return kubelet.binary_path.clone().map(String::from);
+        };
+        let path: HostPath = kubelet.program_path().parse().ok()?;
         let own = kubelet.url.iter().map(Url::as_str).next().unwrap_or(URL);
         let urls: Vec<Url> = std::iter::once(own)
             .chain(kubelet.mirrors.iter().map(Url::as_str))
@@ -200,7 +189,7 @@ impl Asked<'_> {
             .collect();
         self.out.resources.push(Resource::Binary(Binary {
             path: path.clone(),
-            access: access(0o755),
+            access: Access::of_root(0o755),
             urls,
             sha256: kubelet.sha256.clone(),
             version: Some(version.clone()),
@@ -287,23 +276,19 @@ impl Asked<'_> {
         }
     }
 
-    fn headline(&self) -> String {
-        format!("# Kept by the NodeBootstrap {}.\n", self.node_bootstrap)
-    }
-
     fn document(&self, fields: Value) -> String {
         let head = json!({"apiVersion": API_VERSION, "kind": KIND});
         let whole = over(fields, &head);
         // JSON is YAML too, should the other way not be had.
         let text = serde_saphyr::to_string(&whole).unwrap_or_else(|_| whole.to_string());
-        format!("{}{}\n", self.headline(), text.trim_end())
+        format!("{}{}\n", headline(self.node_bootstrap), text.trim_end())
     }
 
     fn file(&mut self, path: Option<HostPath>, text: String, unit: &UnitName) {
         let Some(path) = path else { return };
         self.out.resources.push(Resource::File(File {
             path,
-            access: access(0o644),
+            access: Access::of_root(0o644),
             content: Content::Text(text),
             restart: vec![unit.clone()],
         }));
@@ -356,7 +341,7 @@ fn defaults() -> Value {
 }
 
 /// Values laid over others: those of objects one by one, all else as a whole, as the kubelet does with its drop-ins.
-fn over(below: Value, above: &Value) -> Value {
+pub(crate) fn over(below: Value, above: &Value) -> Value {
     match (below, above) {
         (Value::Object(mut below), Value::Object(above)) => {
             for (key, value) in above {
@@ -383,16 +368,22 @@ fn flag_of(field: &str) -> String {
     flag
 }
 
-fn access(mode: u32) -> Access {
-    Access { owner: AccountRef::root(), group: AccountRef::root(), mode: Mode::from_bits(mode) }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::preset::Findings;
+
+    /// The fields of its configuration that the kubelet will have, as far as it can be told: what the node has, or defaults where
+    /// it has no kubelet, with what is asked for over it.
+    fn configuration(kubelet: &Kubelet, facts: &Facts) -> Value {
+        let below = match &facts.kubelet {
+            Some(found) => found.config.clone().unwrap_or_else(|| json!({})),
+            None => defaults(),
+        };
+        over(below, &Value::Object(fields(kubelet)))
+    }
 
     fn asked(value: Value) -> Kubelet {
         serde_json::from_value(value).expect("a kubelet")
@@ -464,7 +455,7 @@ mod tests {
             owner: Some(owner),
             owner_file: file.to_owned(),
             kubelet: Some(FoundKubelet {
-                unit: UNIT.to_owned(),
+                unit: KUBELET_UNIT.to_owned(),
                 unit_file: file.to_owned(),
                 command: std::iter::once(program.to_owned()).chain(words(command)).collect(),
                 arguments: words(arguments),

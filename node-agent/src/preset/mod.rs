@@ -20,7 +20,7 @@ pub mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::component::{KUBELET_PATH, Kubelet};
+use crds::component::Kubelet;
 use crds::kubelet_fields::minor_of;
 use crds::revision::{Presets, Resource, Revision, whole_of};
 
@@ -112,11 +112,10 @@ fn other_minor(kubelet: &Kubelet, facts: &Facts) -> Option<(String, String)> {
 /// The program of another version that is in place: somebody gave a version the digest of another.
 fn other_version(kubelet: &Kubelet, facts: &Facts) -> Option<(String, String)> {
     let (asked, found) = (kubelet.version.as_ref()?, facts.system.in_place.as_ref()?);
-    let path = kubelet.binary_path.as_ref().map_or(KUBELET_PATH, |path| path.as_str());
     let message = format!(
         "the program with the digest of kubelet.sha256 is there already and says that it is {found}, expected {asked}: correct the version, or sha256; nothing was changed"
     );
-    (found != asked).then(|| (path.to_owned(), message))
+    (found != asked).then(|| (kubelet.program_path().to_owned(), message))
 }
 
 /// A request with its presets expanded, as this host is now.

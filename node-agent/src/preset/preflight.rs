@@ -4,13 +4,13 @@
 //! that whoever knows better overrides it by its name. That a path lies on a file system which is read-only, or has no room,
 //! is found for all resources alike, and not here.
 
-use crds::component::{Kubelet, Takeover};
+use crds::component::Kubelet;
 use crds::nodebootstrap::SwapPolicy;
 use crds::revision::Presets;
 use serde_json::Value;
 
 use super::facts::{CgroupVersion, FoundKubelet};
-use super::owner::Owner;
+use super::kubelet::refusal;
 use super::{Expansion, Facts};
 
 /// Where kubelets answer, unless their configuration has other ports.
@@ -121,13 +121,7 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     /// The kubelet that is asked for; `None`: none, or one that the node will not get.
     fn kubelet(&self) -> Option<&'a Kubelet> {
-        let kubelet = self.presets.kubelet.as_ref()?;
-        match &self.facts.owner {
-            // It cannot be taken over.
-            Some(Owner::K3s | Owner::Rke2 | Owner::MicroK8s | Owner::NodeBootstrap(_)) => None,
-            Some(_) => (kubelet.takeover == Some(Takeover::Adopt)).then_some(kubelet),
-            None => Some(kubelet),
-        }
+        self.presets.kubelet.as_ref().filter(|kubelet| refusal(kubelet, self.facts).is_none())
     }
 
     fn found(&self) -> Option<&'a FoundKubelet> {

@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
+use crds::HostPath;
 use crds::report::Disruption;
 use crds::revision::{Access, CaBundle, Content, File, Resource, Revision};
-use crds::{AccountRef, HostPath, Mode};
 use sha2::Digest;
 
 use super::file::{missing_parent, plan_content};
@@ -53,9 +53,12 @@ fn anchors(store: &Store, node_bootstrap: &str, bundle: &CaBundle) -> Vec<File> 
             store.anchors, bundle.name, store.suffix
         );
         let path: HostPath = path.parse().ok()?;
-        let root = AccountRef::root;
-        let access = Access { owner: root(), group: root(), mode: Mode::from_bits(MODE) };
-        Some(File { path, access, content: Content::Text(pem(der)), restart: Vec::new() })
+        Some(File {
+            path,
+            access: Access::of_root(MODE),
+            content: Content::Text(pem(der)),
+            restart: Vec::new(),
+        })
     };
     certificates(bundle.pem.as_bytes()).iter().filter_map(file).collect()
 }
