@@ -176,6 +176,7 @@ pub fn fold(facts: &Facts<'_>) -> NodeBootstrapStatus {
     verdicts.sort_by(|a, b| (a.phase, a.node).cmp(&(b.phase, b.node)));
     let counts = count(&verdicts, facts);
     let is_proven = facts.target.is_some()
+        && disturbed(facts).is_none()
         && counts.ready > 0
         && counts.ready + counts.unreachable == counts.selected
         && counts.unreachable as usize <= MAX_UNREACHABLE;
@@ -480,12 +481,13 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
     }
     // What is not done yet; of these, only nodes that were there when Ready became True make it False.
     let undone: Vec<_> = verdicts.iter().filter(|one| one.is_undone()).collect();
-    let also_silent = if silent.is_empty() {
+    let disturbed = disturbed(facts);
+    let also_silent = if silent.is_empty() || disturbed.is_some() {
         String::new()
     } else {
         format!("; {}", named(&silent, silent.len(), "does not answer", "do not answer"))
     };
-    if undone.iter().all(|one| one.joined_later) {
+    if undone.iter().all(|one| one.joined_later) && disturbed.is_none() {
         if undone.is_empty() && ready + planned == 0 {
             return Word::new(false, "NodesUnreachable", format!("no node is ready{also_silent}"));
         }
@@ -528,8 +530,17 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
         let message = format!("{so_far}; {}{also_silent}; {}: {}", activity(&undone), one.node, one.message);
         return Word::new(false, one.reason.clone(), message);
     }
-    let what = activity(&undone);
-    Word::new(false, "Progressing", format!("{so_far}; {what}{also_silent}{held}"))
+    let what = if undone.is_empty() { String::new() } else { format!("; {}", activity(&undone)) };
+    Word::new(false, "Progressing", format!("{so_far}{what}{also_silent}{held}"))
+}
+
+/// A node that does not answer while it has a permit to restart something: it may be in the middle of that, as when its
+/// kubelet is restarted, and is not done before it says so.
+fn disturbed<'a>(facts: &Facts<'a>) -> Option<&'a str> {
+    match facts.hold {
+        Some(Hold::Silent { node }) => Some(node),
+        _ => None,
+    }
 }
 
 /// Nodes that are ready but for what has drifted and is left so, and the first of it.
@@ -654,6 +665,9 @@ fn reconciling(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts, 
     let undone: Vec<_> = verdicts.iter().filter(|one| one.is_undone()).collect();
     if !undone.is_empty() {
         return Word::new(true, "Progressing", activity(&undone));
+    }
+    if let Some(node) = disturbed(facts) {
+        return Word::new(true, "Progressing", format!("{node} may be restarting something"));
     }
     if !facts.leaving.is_empty() {
         let mut leaving = facts.leaving.clone();
@@ -811,12 +825,13 @@ mod tests {
         before: &NodeBootstrapStatus,
         now: i64,
     ) -> NodeBootstrapStatus {
-        fold_in(RunMode::Apply, cluster, before, now)
+        fold_in(RunMode::Apply, cluster, None, before, now)
     }
 
     fn fold_in(
         mode: RunMode,
         cluster: &[(Node, Report, AgentState)],
+        hold: Option<&Hold>,
         before: &NodeBootstrapStatus,
         now: i64,
     ) -> NodeBootstrapStatus {
@@ -830,7 +845,7 @@ mod tests {
             mode,
             members: &members,
             problem: None,
-            hold: None,
+            hold,
             allowed: Disruption::Drain,
             left: &BTreeMap::new(),
             queued: &BTreeSet::new(),
@@ -954,6 +969,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_is_silent_in_the_middle_of_a_restart_is_not_done() {
+        let mut nodes =
+            cluster(&[("a", ReportPhase::Applying, "4 changes under way"), ("b", ReportPhase::Ready, "")]);
+        // Its kubelet is restarted, and its pods are not Ready until that runs.
+        nodes[0].2 = AgentState::Down("NotReady".into());
+        let hold = Hold::Silent { node: "a".into() };
+        let status = fold_in(RunMode::Apply, &nodes, Some(&hold), &NodeBootstrapStatus::default(), 0);
+        let message =
+            "1 of 2 nodes ready; a may be restarting something and does not answer: the others wait for it";
+        expect(&status, "False", "Progressing", message);
+        assert_eq!(find(&status, RECONCILING).unwrap().status, "True");
+        assert_eq!(status.current_revision, None, "it is not proven everywhere");
+    }
+
+    #[test]
     fn a_node_that_joins_later_leaves_ready_alone_until_it_fails() {
         let mut nodes = cluster(&[("a", ReportPhase::Ready, "")]);
         let before = fold_of(&nodes, &NodeBootstrapStatus::default(), 200);
@@ -1008,17 +1038,17 @@ mod tests {
         let mut nodes = cluster(&[("a", Ready, ""), ("b", Ready, ""), ("c", Ready, "")]);
         let applied = fold_of(&nodes, &NodeBootstrapStatus::default(), 10);
         // The word goes out: no agent has planned yet.
-        let status = fold_in(RunMode::Plan, &nodes, &applied, 20);
+        let status = fold_in(RunMode::Plan, &nodes, None, &applied, 20);
         expect(&status, "False", "Progressing", "0 of 3 nodes planned; a, b and c are being planned for");
         assert_eq!((status.nodes.pending, status.nodes.ready), (3, 0));
         nodes.iter_mut().for_each(|entry| plans(entry, 0, Disruption::None));
-        let status = fold_in(RunMode::Plan, &nodes, &status, 30);
+        let status = fold_in(RunMode::Plan, &nodes, None, &status, 30);
         expect(&status, "True", "Planned", "3 of 3 nodes planned: nothing would be changed");
         plans(&mut nodes[1], 4, Disruption::None);
-        let status = fold_in(RunMode::Plan, &nodes, &status, 40);
+        let status = fold_in(RunMode::Plan, &nodes, None, &status, 40);
         expect(&status, "True", "Planned", "3 of 3 nodes planned: b would be changed, none disturbed");
         plans(&mut nodes[2], 2, Disruption::Restart);
-        let status = fold_in(RunMode::Plan, &nodes, &status, 50);
+        let status = fold_in(RunMode::Plan, &nodes, None, &status, 50);
         expect(
             &status,
             "True",
@@ -1027,20 +1057,20 @@ mod tests {
         );
         assert_eq!((status.nodes.planned, status.nodes.updated), (3, 1), "a has it, as its agent says");
         assert_eq!(find(&status, RECONCILING).unwrap().status, "False");
-        assert_eq!(fold_in(RunMode::Plan, &nodes, &status, 60), status, "at rest nothing is written");
+        assert_eq!(fold_in(RunMode::Plan, &nodes, None, &status, 60), status, "at rest nothing is written");
 
         // One that joins does not make it False; one that cannot have it does.
         let mut joined = cluster(&[("d", ReportPhase::Applying, "")]);
         joined[0].1.created = time(70);
         nodes.append(&mut joined);
-        let with_d = fold_in(RunMode::Plan, &nodes, &status, 71);
+        let with_d = fold_in(RunMode::Plan, &nodes, None, &status, 71);
         let (is, _, message) = ready_of(&with_d);
         assert_eq!(is, "True");
         assert!(message.starts_with("3 of 4 nodes planned: b and c") && message.ends_with("; d has joined"));
         let answer = nodes[3].1.answer.as_mut().unwrap();
         (answer.phase, answer.message) = (ReportPhase::Failed, "2 problems: group k: x; file /y: z".into());
         expect(
-            &fold_in(RunMode::Plan, &nodes, &with_d, 72),
+            &fold_in(RunMode::Plan, &nodes, None, &with_d, 72),
             "False",
             "NodesFailed",
             "d: 2 problems: group k: x; file /y: z (1 of 4 nodes failed)",
@@ -1049,7 +1079,7 @@ mod tests {
         // Nothing of it was proven; and Apply begins where the agents are.
         nodes.truncate(3);
         let other = NodeBootstrapStatus { current_revision: Some("before".into()), ..status.clone() };
-        let planned = fold_in(RunMode::Plan, &nodes, &other, 80);
+        let planned = fold_in(RunMode::Plan, &nodes, None, &other, 80);
         assert_eq!(planned.current_revision.as_deref(), Some("before"));
         let status = fold_of(&nodes, &status, 90);
         expect(&status, "False", "Progressing", "0 of 3 nodes ready; a, b and c are being changed");
@@ -1141,7 +1171,7 @@ mod tests {
                 .collect();
             let before = NodeBootstrapStatus::default();
             let mode = if is_plan { RunMode::Plan } else { RunMode::Apply };
-            let status = fold_in(mode, &nodes, &before, 1);
+            let status = fold_in(mode, &nodes, None, &before, 1);
             prop_assert!(status.results.len() <= MAX_RESULTS);
             prop_assert!(status.results.is_sorted_by_key(|one| one.phase));
             for result in &status.results {
@@ -1161,7 +1191,7 @@ mod tests {
                 let number: u64 = node.name.parse().unwrap();
                 number.wrapping_mul(seed | 1)
             });
-            prop_assert_eq!(fold_in(mode, &nodes, &before, 1), status);
+            prop_assert_eq!(fold_in(mode, &nodes, None, &before, 1), status);
         }
 
         #[test]
