@@ -249,7 +249,10 @@ impl Bus {
         let before = state_of(unit, &proxy).await?;
         let waits_for_restart = before.sub.starts_with("auto-restart");
         let (name, mode) = (unit.to_owned(), "replace".to_owned());
-        if verb == Verb::Start && loops(unit, &proxy, &before).await? {
+        if verb == Verb::Start
+            && before.is_running()
+            && starts_again(unit, &proxy, &before).await.map_err(refused(unit, "look"))?
+        {
             return Err(HostError::Systemd(format!(
                 "{unit} ends again and again, and systemd starts it anew each time: see journalctl -u {unit}"
             )));
@@ -429,33 +432,38 @@ async fn settled(
 }
 
 /// Whether a service is started anew by systemd again and again: its program ended lately, not for the first time.
-async fn loops(unit: &str, proxy: &UnitProxy<'static>, state: &UnitState) -> Result<bool, HostError> {
-    if !state.is_running() {
-        return Ok(false);
-    }
-    let Some(service) = service_of(unit, proxy).await else { return Ok(false) };
-    if service.n_restarts().await.map_err(refused(unit, "look"))? == 0 {
-        return Ok(false);
-    }
-    if state.active == "activating" {
-        return Ok(true);
-    }
-    let since = proxy.active_enter_timestamp_monotonic().await.map_err(refused(unit, "look"))?;
+/// `restarts`: how often it was, `since`: when it last was, in microseconds of the monotonic clock.
+fn loops(state: &UnitState, restarts: u32, since: u64) -> bool {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0));
-    Ok(now.saturating_sub(Duration::from_micros(since)) < STABLE)
+    let is_new = || now.saturating_sub(Duration::from_micros(since)) < STABLE;
+    state.is_running() && restarts > 0 && (state.active == "activating" || is_new())
+}
+
+/// As [`loops`], asked now.
+async fn starts_again(unit: &str, proxy: &UnitProxy<'static>, state: &UnitState) -> zbus::Result<bool> {
+    let Some(service) = service_of(unit, proxy).await else { return Ok(false) };
+    Ok(loops(state, service.n_restarts().await?, proxy.active_enter_timestamp_monotonic().await?))
+}
+
+fn is_service(unit: &str) -> bool {
+    unit.ends_with(".service")
+}
+
+async fn service_at(connection: &Connection, path: OwnedObjectPath) -> zbus::Result<ServiceProxy<'static>> {
+    ServiceProxy::builder(connection)
+        .cache_properties(zbus::proxy::CacheProperties::No)
+        .path(path)
+        .build()
+        .await
 }
 
 async fn service_of(unit: &str, proxy: &UnitProxy<'static>) -> Option<ServiceProxy<'static>> {
-    if !unit.ends_with(".service") {
+    if !is_service(unit) {
         return None;
     }
-    ServiceProxy::builder(proxy.inner().connection())
-        .cache_properties(zbus::proxy::CacheProperties::No)
-        .path(proxy.inner().path().to_owned())
-        .build()
-        .await
-        .ok()
+    let proxy = proxy.inner();
+    service_at(proxy.connection(), proxy.path().to_owned().into()).await.ok()
 }
 
 /// Why a unit is not what it was to become, in words.
@@ -480,30 +488,106 @@ async fn failure(unit: &str, proxy: &UnitProxy<'static>, action: &str, outcome: 
     HostError::Systemd(format!("{unit} failed to {action}: {}: see journalctl -u {unit}", causes.join(", ")))
 }
 
-/// What a list of units does not tell of one.
-async fn rest_of(
-    manager: &ManagerProxy<'static>,
-    unit: &str,
-    mut state: UnitState,
-    path: OwnedObjectPath,
-) -> Result<UnitState, HostError> {
-    let file = async { manager.get_unit_file_state(unit.to_owned()).await.unwrap_or_default() };
-    if !state.is_known() {
-        state.file = file.await;
-        return Ok(state);
+/// What systemd says of units: of each that is listed its state, and the rest of all that were asked for.
+type Looks = (Vec<UnitState>, Vec<Rest>);
+
+/// Asks all that there is to ask of units. All questions are on their way at once: systemd answers one in less time than it
+/// takes to come back.
+async fn look(manager: &ManagerProxy<'static>, units: &[String]) -> zbus::Result<Looks> {
+    let rest = futures::stream::iter(units).map(|unit| Rest::ask(manager, unit)).buffered(AT_ONCE);
+    let (listed, rest) =
+        futures::future::try_join(manager.list_units_by_names(units.to_vec()), rest.try_collect()).await?;
+    let listed = listed.into_iter().map(|(id, _, load, active, sub, ..)| UnitState {
+        id,
+        load,
+        active,
+        sub,
+        ..UnitState::default()
+    });
+    Ok((listed.collect(), rest))
+}
+
+/// Puts it together, unit by unit.
+fn states(units: &[String], (listed, rest): Looks) -> Result<BTreeMap<String, UnitState>, HostError> {
+    if listed.len() != units.len() {
+        // It passes over what is no name of a unit, and whose state is whose would be a guess.
+        return Err(HostError::Systemd(format!(
+            "systemd tells the states of {} units, asked for {}: is each of them the name of a unit? {}",
+            listed.len(),
+            units.len(),
+            units.join(", ")
+        )));
     }
-    let proxy = UnitProxy::builder(manager.inner().connection())
-        .cache_properties(zbus::proxy::CacheProperties::No)
-        .path(path)
-        .build()
-        .await
-        .map_err(refused(unit, "look"))?;
-    let need_reload = async { proxy.need_daemon_reload().await.map_err(refused(unit, "look")) };
-    let (file, need_reload, loops) = tokio::join!(file, need_reload, loops(unit, &proxy, &state));
-    // It does not say so of a mask that it has not read.
-    let mask_is_new = file.starts_with("masked") && state.load != "masked";
-    (state.need_reload, state.loops, state.file) = (need_reload? || mask_is_new, loops?, file);
-    Ok(state)
+    let all = units.iter().zip(listed).zip(rest);
+    all.map(|((unit, state), rest)| Ok((unit.clone(), rest.complete(unit, state)?))).collect()
+}
+
+/// What a list of units does not tell of one.
+struct Rest {
+    file: String,
+    need_reload: zbus::Result<bool>,
+    /// How often its program ended and was started anew by systemd, since it was last asked for.
+    restarts: zbus::Result<u32>,
+    /// When it was last started, in microseconds of the monotonic clock.
+    since: zbus::Result<u64>,
+}
+
+impl Rest {
+    /// Asks for all of it at once, also where there is no such unit: that the list tells, which is on its way too.
+    async fn ask(manager: &ManagerProxy<'static>, unit: &str) -> zbus::Result<Self> {
+        let connection = manager.inner().connection();
+        let path = object_of(unit)?;
+        let proxy = UnitProxy::builder(connection)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .path(path.clone())
+            .build()
+            .await?;
+        let service = if is_service(unit) { Some(service_at(connection, path).await?) } else { None };
+        let restarts = async {
+            match &service {
+                Some(service) => service.n_restarts().await,
+                None => Ok(0),
+            }
+        };
+        let file = async { manager.get_unit_file_state(unit.to_owned()).await.unwrap_or_default() };
+        let (file, need_reload, restarts, since) = tokio::join!(
+            file,
+            proxy.need_daemon_reload(),
+            restarts,
+            proxy.active_enter_timestamp_monotonic()
+        );
+        Ok(Self { file, need_reload, restarts, since })
+    }
+
+    /// Adds it to what the list told.
+    fn complete(self, unit: &str, mut state: UnitState) -> Result<UnitState, HostError> {
+        state.file = self.file;
+        if !state.is_known() {
+            return Ok(state);
+        }
+        // It does not say so of a mask that it has not read.
+        let mask_is_new = state.file.starts_with("masked") && state.load != "masked";
+        state.need_reload = self.need_reload.map_err(refused(unit, "look"))? || mask_is_new;
+        if state.is_running() {
+            let restarts = self.restarts.map_err(refused(unit, "look"))?;
+            state.loops = loops(&state, restarts, self.since.map_err(refused(unit, "look"))?);
+        }
+        Ok(state)
+    }
+}
+
+/// The object of a unit, loaded or not: in its name each byte that is no letter or digit is written as `_` and two
+/// hexadecimal digits, and so is a digit at its beginning (sd_bus_path_encode(3)).
+fn object_of(unit: &str) -> zbus::Result<OwnedObjectPath> {
+    let mut path = String::from("/org/freedesktop/systemd1/unit/");
+    for (index, byte) in unit.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    OwnedObjectPath::try_from(path)
 }
 
 async fn state_of(unit: &str, proxy: &UnitProxy<'static>) -> Result<UnitState, HostError> {
@@ -527,35 +611,13 @@ impl Systemd for Bus {
                 return Ok(BTreeMap::new());
             }
             // It is asked in every pass: whether the connection still leads anywhere is told by the answer.
-            let kept = self.kept().await;
-            let first = match &kept {
-                Some(manager) => manager.list_units_by_names(units.to_vec()).await.ok(),
-                None => None,
-            };
-            let (manager, listed) = match (kept, first) {
-                (Some(manager), Some(listed)) => (manager, listed),
-                _ => {
-                    let manager = self.manager().await?;
-                    let listed = manager.list_units_by_names(units.to_vec()).await;
-                    (manager, listed.map_err(refused("units", "list"))?)
-                }
-            };
-            if listed.len() != units.len() {
-                // It passes over what is no name of a unit, and whose state is whose would be a guess.
-                return Err(HostError::Systemd(format!(
-                    "systemd tells the states of {} units, asked for {}: is each of them the name of a unit? {}",
-                    listed.len(),
-                    units.len(),
-                    units.join(", ")
-                )));
+            if let Some(manager) = self.kept().await
+                && let Ok(looks) = look(&manager, units).await
+            {
+                return states(units, looks);
             }
-            let manager = &manager;
-            let states = units.iter().zip(listed).map(|(unit, (id, _, load, active, sub, _, path, ..))| {
-                let listed = UnitState { id, load, active, sub, ..UnitState::default() };
-                async move { Ok((unit.clone(), rest_of(manager, unit, listed, path).await?)) }
-            });
-            // Many questions are on their way at once: systemd answers one in less time than it takes to come back.
-            futures::stream::iter(states).buffer_unordered(AT_ONCE).try_collect().await
+            let manager = self.manager().await?;
+            states(units, look(&manager, units).await.map_err(refused("units", "list"))?)
         })
     }
 
@@ -726,4 +788,24 @@ fn status_words(status: i32) -> String {
         _ => return status.to_string(),
     };
     format!("{status}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::object_of;
+
+    #[test]
+    fn a_unit_s_object_is_named_as_systemd_names_it() {
+        // As `busctl tree org.freedesktop.systemd1` has them.
+        for (unit, object) in [
+            ("kubelet.service", "kubelet_2eservice"),
+            ("systemd-fsck@dev-sda1.service", "systemd_2dfsck_40dev_2dsda1_2eservice"),
+            ("dev-disk-by\\x2dlabel-a.swap", "dev_2ddisk_2dby_5cx2dlabel_2da_2eswap"),
+            ("9p.mount", "_39p_2emount"),
+            ("-.mount", "_2d_2emount"),
+        ] {
+            let path = format!("/org/freedesktop/systemd1/unit/{object}");
+            assert_eq!(object_of(unit).unwrap().as_str(), path);
+        }
+    }
 }
