@@ -64,7 +64,7 @@ pub struct Facts<'a> {
     pub agents: &'a HashMap<&'a str, &'a AgentState>,
     /// What nodes must leave alone, by node.
     pub conflicts: &'a BTreeMap<String, Vec<Conflict>>,
-    /// The time.
+    /// The time, by a clock that nobody sets while the operator runs.
     pub now: Timestamp,
 }
 
@@ -197,7 +197,9 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
             staying.push((node, report));
             continue;
         }
-        let since = report.leaving_since.filter(|_| report.leave.is_some()).unwrap_or(facts.now);
+        // One that was told in the future, by a clock that was wrong then, is told anew: nobody is waited for that long.
+        let told = report.leaving_since.filter(|since| report.leave.is_some() && *since <= facts.now);
+        let since = told.unwrap_or(facts.now);
         let allowed = SignedDuration::try_from(facts.leave_timeout).unwrap_or(SignedDuration::MAX);
         let left = allowed - facts.now.duration_since(since);
         // As when the namespace was deleted first: there is no agent, none will come, and so nothing of ours runs.
@@ -218,7 +220,7 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
             enrolment.steps[TAKE].push(label(node, true));
         }
         let edit = Edit {
-            leave: report.leave.is_none().then_some(Some((facts.leave, facts.now))),
+            leave: told.is_none().then_some(Some((report.leave.unwrap_or(facts.leave), facts.now))),
             paused: paused(node, report),
             ..Edit::default()
         };
@@ -811,6 +813,17 @@ mod tests {
         assert_eq!(enrolment.given_up, ["a"]);
         assert_eq!(enrolment.steps[GIVE], [delete("a")]);
         assert_eq!(enrolment.steps[UNLABEL], [label_write("a", false)]);
+    }
+
+    #[test]
+    fn a_node_that_was_told_in_the_future_has_its_time_from_now_on() {
+        let mut told = report("a", TARGET);
+        told.leave = Some(Leave::Revert);
+        told.leaving_since = Some(Timestamp::from_second(NOW + 3600).unwrap());
+        let enrolment = World::new(vec![node("a", &[&leaving_label()])], vec![told]).decide();
+        let again = Some(Some((Leave::Revert, Timestamp::from_second(NOW).unwrap())));
+        assert_eq!(enrolment.steps[TAKE], [edit("a", Edit { leave: again, ..Edit::default() })]);
+        assert_eq!(enrolment.look_again, Some(Duration::from_secs(600)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! sent many at once within a look.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use crds::nodebootstrap::DeletionPolicy;
@@ -367,8 +367,16 @@ fn decide(
         has_daemon_set: world.daemon_sets.get(&Owned::key("DaemonSet", &names::agent(name))).is_some(),
         agents: &agents(&pods),
         conflicts: &bounds.conflicts,
-        now: Timestamp::now(),
+        now: steady_now(),
     })
+}
+
+/// The time by a clock that nobody sets while this process runs: how long a node has had to leave is no matter of a time
+/// server.
+fn steady_now() -> Timestamp {
+    static BEGUN: LazyLock<(Timestamp, Instant)> = LazyLock::new(|| (Timestamp::now(), Instant::now()));
+    let (time, begun) = *BEGUN;
+    time.checked_add(begun.elapsed()).unwrap_or(Timestamp::MAX)
 }
 
 /// All nodes of the cluster, and whether the spec selects them.
