@@ -13,7 +13,7 @@ use super::is_node_unit;
 use crate::engine::{Failure, Plan};
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::kubelet::Kubelet;
-use crate::host::trial::{self, Folder};
+use crate::host::trial::{self, Folder, Said};
 use crate::host::{Host, HostError};
 use crate::preset::kubelet::{API_VERSION, CONFIG, CONFIG_DIR, KIND};
 use crate::resource::unit::is_of_path;
@@ -123,12 +123,21 @@ async fn version(binary: &Binary, program: &str) -> Result<(), Failure> {
     let said = trial::run(program, &["--version"])
         .await
         .map_err(|error| wrong(format!("what was fetched: {error}")))?;
-    let text = last_lines(&said.text);
+    match said_other(&said, expected) {
+        None => Ok(()),
+        Some(found) => Err(wrong(found)),
+    }
+}
+
+/// What a program says that is not of this version. Of one that is something else the first line tells, and the last ones
+/// are of its help.
+fn said_other(said: &Said, expected: &str) -> Option<String> {
+    let first = said.text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
     if !said.is_good {
-        return Err(wrong(format!("what was fetched does not say its version, but: {text}")));
+        return Some(format!("what was fetched does not say its version, but: {first}"));
     }
     let is_it = said.text.split_whitespace().any(|word| word == expected);
-    if is_it { Ok(()) } else { Err(wrong(format!("what was fetched says that it is {text}"))) }
+    (!is_it).then(|| format!("what was fetched says that it is {first}"))
 }
 
 /// The units that pods run under and whose files change: those files, and the unit's own. Names are as below the folder of units.
@@ -252,6 +261,28 @@ mod tests {
             let problem = configuration_problem(bad).expect("one");
             assert!(problem.starts_with(cause), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_program_of_another_version_or_kind_is_told_by_its_first_line() {
+        let other =
+            |is_good: bool, text: &str| said_other(&Said { is_good, text: text.to_owned() }, "v1.36.3");
+        assert_eq!(other(true, "Kubernetes v1.36.3\n"), None);
+        assert_eq!(
+            other(true, "Kubernetes v1.36.1\n").as_deref(),
+            Some("what was fetched says that it is Kubernetes v1.36.1")
+        );
+        let help = "\nls (GNU coreutils) 9.1\nLicense GPLv3+\nThere is NO WARRANTY.\nWritten by somebody.\n";
+        assert_eq!(
+            other(true, help).as_deref(),
+            Some("what was fetched says that it is ls (GNU coreutils) 9.1")
+        );
+        let usage = "error: unknown flag: --version\nSee 'kubectl --help' for usage.\n";
+        assert_eq!(
+            other(false, usage).as_deref(),
+            Some("what was fetched does not say its version, but: error: unknown flag: --version")
+        );
+        assert!(other(true, "").is_some_and(|found| found.ends_with("it is nothing")));
     }
 
     #[test]
