@@ -823,7 +823,7 @@ pub fn render(
         Resource::Binary(Binary {
             path: binary.path.clone(),
             access: access(&binary.owner, &binary.group, binary.mode, 0o755),
-            urls: std::iter::once(&binary.url).chain(&binary.mirrors).cloned().collect(),
+            urls: binary.url.with_mirrors(&binary.mirrors),
             sha256: binary.sha256.clone(),
             version: None,
             restart: restart(binary.on_change.as_ref()),
@@ -929,7 +929,7 @@ fn render_archive(archive: &nodebootstrap::Archive) -> Archive {
         into: archive.into.clone(),
         owner: archive.owner.clone().unwrap_or_else(AccountRef::root),
         group: archive.group.clone().unwrap_or_else(AccountRef::root),
-        urls: std::iter::once(&archive.url).chain(&archive.mirrors).cloned().collect(),
+        urls: archive.url.with_mirrors(&archive.mirrors),
         sha256: archive.sha256.clone(),
         strip: number(archive.strip).unwrap_or_default(),
         include,

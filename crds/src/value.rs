@@ -366,6 +366,11 @@ impl Url {
     pub fn for_arch(&self, arch: &str) -> String {
         self.0.replace("{arch}", arch)
     }
+
+    /// This one, and then those that are asked after it.
+    pub fn with_mirrors(&self, mirrors: &[Self]) -> Vec<Self> {
+        [std::slice::from_ref(self), mirrors].concat()
+    }
 }
 
 impl UnitName {

@@ -222,8 +222,8 @@ fn container_runtime(runtime: &ContainerRuntime, problems: &mut Vec<String>) {
                 .to_owned(),
         ),
         Some(archive) => {
-            let urls = std::iter::once(&archive.url).chain(&archive.mirrors);
-            placeholders("containerRuntime.archive", urls, &["{arch}"], problems);
+            let urls = archive.url.with_mirrors(&archive.mirrors);
+            placeholders("containerRuntime.archive", urls.iter(), &["{arch}"], problems);
             if archive.sha256.is_empty() {
                 problems.push(
                     "containerRuntime.archive: sha256 is missing: give the digest for each architecture, as in sha256: {amd64: \"<64 hex digits>\"}"

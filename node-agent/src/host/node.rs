@@ -26,7 +26,7 @@ use super::systemd::UnitState;
 use super::{Host, HostError, Kind, Place, Root};
 use crate::anchor;
 use crate::ledger::{Item, Ledger, Provenance, Shape};
-use crate::preset::facts::{CgroupVersion, FoundContainerd, FoundKubelet, OsRelease, System};
+use crate::preset::facts::{CgroupVersion, FoundContainerd, FoundKubelet, OsRelease, System, flag};
 use crate::preset::kubelet::over;
 use crate::preset::owner::{self, KUBELET_UNIT, Marks};
 use crate::preset::service::Service;
@@ -370,8 +370,8 @@ impl<'a> Before<'a> {
 
     async fn containerd(&self, unit: &UnitFiles) -> FoundContainerd {
         let (command, arguments) = self.words(unit.service());
-        let given = FoundKubelet { arguments, ..FoundKubelet::default() };
-        let config_path = given.flag("config").or(given.flag("c")).unwrap_or(containerd::CONFIG).to_owned();
+        let given = |name: &str| flag(&arguments, name);
+        let config_path = given("config").or(given("c")).unwrap_or(containerd::CONFIG).to_owned();
         let said = match command.first() {
             Some(program) => self.version("containerd", program).await,
             None => None,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::component::{ContainerRuntime, Manage, RuntimeArchive};
+use crds::component::{ContainerRuntime, Manage};
 use crds::revision::{
     Access, Anchor, Archive, Binary, Content, Directory, File, Part, Resource, Unit, headline,
 };
@@ -379,14 +379,13 @@ fn whole(node_bootstrap: &str, keys: &BTreeMap<Vec<String>, String>) -> String {
 fn install(node_bootstrap: &str, runtime: &ContainerRuntime, out: &mut Expansion) {
     let unit: Option<UnitName> = UNIT.parse().ok();
     let restart: Vec<UnitName> = unit.iter().cloned().collect();
-    let urls = |from: &RuntimeArchive| std::iter::once(&from.url).chain(&from.mirrors).cloned().collect();
     if let (Some(from), Ok(name), Ok(into)) = (&runtime.archive, "containerd".parse(), "/usr/local".parse()) {
         out.resources.push(Resource::Archive(Archive {
             name,
             into,
             owner: AccountRef::root(),
             group: AccountRef::root(),
-            urls: urls(from),
+            urls: from.url.with_mirrors(&from.mirrors),
             sha256: from.sha256.clone(),
             strip: 0,
             include: Vec::new(),
@@ -396,7 +395,8 @@ fn install(node_bootstrap: &str, runtime: &ContainerRuntime, out: &mut Expansion
     }
     if let (Some(from), Ok(path)) = (&runtime.runc, "/usr/local/sbin/runc".parse()) {
         // Each container that is started from then on has it: nothing is to be restarted.
-        let (urls, sha256, restart) = (urls(from), from.sha256.clone(), Vec::new());
+        let urls = from.url.with_mirrors(&from.mirrors);
+        let (sha256, restart) = (from.sha256.clone(), Vec::new());
         let access = Access::of_root(0o755);
         out.resources.push(Resource::Binary(Binary { path, access, urls, sha256, restart, version: None }));
     }

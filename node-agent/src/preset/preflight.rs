@@ -5,6 +5,7 @@
 //! is found for all resources alike, and not here.
 
 use crds::component::Kubelet;
+use crds::kubelet_fields::minor_of;
 use crds::nodebootstrap::SwapPolicy;
 use crds::revision::Presets;
 use serde_json::Value;
@@ -13,8 +14,11 @@ use super::facts::{CgroupVersion, FoundKubelet};
 use super::kubelet::refusal;
 use super::{Expansion, Facts};
 
-/// Where kubelets answer, unless their configuration has other ports.
-const PORTS: [(&str, &str, u16); 2] = [("port", "port", 10250), ("healthzPort", "healthz-port", 10248)];
+/// Where kubelets answer their health check, unless their configuration has another port.
+pub const HEALTHZ_PORT: u16 = 10248;
+/// Where kubelets answer: the field, the flag, and the port without either.
+const PORTS: [(&str, &str, u16); 2] =
+    [("port", "port", 10250), ("healthzPort", "healthz-port", HEALTHZ_PORT)];
 /// What pods' name resolution is made of, unless the configuration names another file.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The first minor version of the kubelet that does not start on cgroups of version 1.
@@ -157,8 +161,7 @@ impl<'a> Asked<'a> {
     /// The kubelet's minor version, of the one that will run.
     fn minor(&self) -> Option<u32> {
         let asked = self.kubelet().and_then(|kubelet| kubelet.version.as_deref());
-        let version = asked.or_else(|| self.found()?.version.as_deref())?;
-        numbers(version.trim_start_matches('v')).map(|(_, minor, _)| minor)
+        minor_of(asked.or_else(|| self.found()?.version.as_deref())?)
     }
 
     fn resolv_conf(&self) -> Option<String> {
@@ -167,7 +170,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The numbers of a version, as 1.6.20~ds1.
+/// The numbers of containerd's version, as 1.6.20~ds1.
 fn numbers(version: &str) -> Option<Version> {
     let mut parts = version.splitn(3, '.');
     let mut next = || {
