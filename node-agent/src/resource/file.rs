@@ -7,7 +7,9 @@ use crds::Sha256;
 use crds::report::Disruption;
 use crds::revision::{Content, File};
 
-use super::{Action, Change, Differences, Hidden, Planner};
+use super::unit::{MAX_UNIT, means_the_same};
+use super::{Action, Change, Differences, Hidden, Planner, is_below};
+use crate::host::install::UNIT_DIRECTORY;
 use crate::host::write::Ids;
 use crate::host::{Kind, Place};
 
@@ -46,7 +48,7 @@ pub(crate) fn missing_parent(place: &Place) -> String {
     format!("its directory {} is missing: list it in directories", place.parent())
 }
 
-/// Plans a file that shall hold exactly this; whether its content changes.
+/// Plans a file that shall hold exactly this; whether its content changes: what uses it has to be restarted.
 pub(crate) fn plan_content(
     resource: &str,
     place: &Place,
@@ -104,7 +106,15 @@ pub(crate) fn plan_content(
         let action = Action::SetAccess { path: place.real.clone(), kind: Kind::File, ids };
         planner.step(differences.change(resource), action)
     };
-    is_made && !same
+    is_made && !same && !differs_in_comments(place, content)
+}
+
+/// Whether a file of a unit has other comments, and all else is the same.
+fn differs_in_comments(place: &Place, content: &[u8]) -> bool {
+    let now = is_below(&place.real, UNIT_DIRECTORY).then(|| place.read(MAX_UNIT).ok().flatten()).flatten();
+    now.is_some_and(|(now, _)| {
+        means_the_same(&String::from_utf8_lossy(&now), &String::from_utf8_lossy(content))
+    })
 }
 
 /// What is said of a path that shall be a file and is something else.

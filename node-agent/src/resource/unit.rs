@@ -15,7 +15,7 @@ use crate::host::{Kind, Root};
 use crate::switch::{NODE_UNITS, is_node_unit};
 
 /// The largest file of a unit that is read, in bytes.
-const MAX_UNIT: u64 = 1 << 20;
+pub(crate) const MAX_UNIT: u64 = 1 << 20;
 
 fn units(resources: &[Resource]) -> impl Iterator<Item = &Unit> {
     resources.iter().filter_map(|resource| match resource {
@@ -93,6 +93,14 @@ pub(crate) fn plan(
     if runs {
         plan_restarts(owed, &decided, planner);
     }
+}
+
+/// Whether two texts of a unit's file differ in comments alone: what runs by the one runs by the other.
+pub(crate) fn means_the_same(one: &str, other: &str) -> bool {
+    fn settings(text: &str) -> impl Iterator<Item = &str> {
+        text.lines().filter(|line| !line.trim_start().starts_with(['#', ';']))
+    }
+    settings(one).eq(settings(other))
 }
 
 /// The names of units whose files the revision writes, as units or as plain files.

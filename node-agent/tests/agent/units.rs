@@ -24,6 +24,29 @@ async fn a_unit_is_written_enabled_and_started_and_then_left() {
 }
 
 #[tokio::test]
+async fn a_comment_in_the_file_of_a_unit_is_repaired_and_nothing_is_restarted() {
+    let machine = Machine::new();
+    let spec = |note: &str| {
+        let drop_in =
+            json!({"name": "10-a.conf", "content": format!("# {note}\n[Service]\nLimitNOFILE=1024\n")});
+        request(json!({"units": [
+            {"name": "hello.service", "content": HELLO, "active": true, "dropIns": [drop_in]},
+        ]}))
+    };
+    machine.apply(&spec("ours")).await.unwrap();
+    machine.systemd.take_asked();
+    let path = "/etc/systemd/system/hello.service.d/10-a.conf";
+    let ours = machine.read(path);
+    machine.write(path, &ours.replace("ours", "theirs"));
+    machine.apply(&spec("ours")).await.unwrap();
+    assert_eq!((machine.read(path), machine.systemd.take_asked()), (ours.clone(), vec!["reload".to_owned()]));
+    // Nor for another one in the spec; but for whatever has a meaning.
+    assert_eq!(machine.plan(&spec("another")).await.disruption(), Disruption::None);
+    machine.write(path, &ours.replace("1024", "1025"));
+    assert_eq!(machine.plan(&spec("ours")).await.disruption(), Disruption::Restart);
+}
+
+#[tokio::test]
 async fn a_unit_whose_file_or_own_content_changed_is_restarted_once_and_last() {
     let machine = Machine::new();
     let spec = |content: &str, unit: &str| {
@@ -103,7 +126,7 @@ async fn a_restart_that_fails_is_owed_until_the_unit_runs_again() {
     let spec = |content: &str| {
         request(json!({
             "files": [{"path": "/etc/a", "content": content, "onChange": {"restart": ["app.service"]}}],
-            "units": [{"name": "own.service", "content": format!("{HELLO}# {content}\n")}],
+            "units": [{"name": "own.service", "content": format!("{HELLO}Alias={content}\n")}],
         }))
     };
     machine.systemd.set("own.service", "active");
