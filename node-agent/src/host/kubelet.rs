@@ -13,15 +13,18 @@ use k8s_openapi::api::core::v1::Node;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::Root;
+use super::{Root, runtime};
+use crate::preset::facts::flag;
+use crate::preset::preflight::HEALTHZ_PORT;
 
 /// How long each question may take.
 const ANSWER: Duration = Duration::from_secs(3);
 /// The largest command line or configuration that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// Where the kubelet answers, unless its configuration has another port (`healthzPort` of KubeletConfiguration v1beta1).
-const HEALTHZ_PORT: u16 = 10248;
+/// Where the kubelet finds its container runtime, unless it is told (KubeletConfiguration v1beta1).
+const RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 /// Where kubelets keep their leases.
 const LEASES: &str = "kube-node-lease";
 
@@ -31,6 +34,8 @@ const LEASES: &str = "kube-node-lease";
 pub struct Health {
     /// Why the kubelet does not answer its health check; `None`: it does.
     pub kubelet: Option<String>,
+    /// Why the container runtime cannot run pods, by its own word; `None`: it can.
+    pub runtime: Option<String>,
     /// Why the API server cannot be asked with the kubelet's credential; `None`: it can.
     pub api: Option<String>,
     /// Why the Node is not Ready, `Some(None)`: it is. `None`: it is not known.
@@ -87,35 +92,40 @@ impl Kubelet {
         addresses.filter(|address| !address.is_unspecified()).map(|address| address.to_string()).collect()
     }
 
-    /// The value of a flag, written with = or as the next word; the last counts, as with the kubelet.
+    /// The value of a flag; see [`flag`].
     pub fn flag(&self, name: &str) -> Option<&str> {
-        let mut flags = self.flags.iter();
-        let mut found = None;
-        while let Some(flag) = flags.next() {
-            let Some(rest) = flag.trim_start_matches('-').strip_prefix(name) else { continue };
-            match rest.strip_prefix('=') {
-                Some(value) => found = Some(value),
-                None if rest.is_empty() => found = flags.next().map(String::as_str),
-                None => {}
-            }
-        }
-        found
+        flag(&self.flags, name)
     }
 
-    /// The port of its health check by its configuration: of drop-ins the last that has one counts.
-    fn configured_port(&self, root: &Root) -> Option<u16> {
-        let port = |path: &str| {
+    /// Where its health check answers.
+    fn healthz_port(&self, root: &Root) -> u16 {
+        let configured = || u16::try_from(self.configured(root, "healthzPort")?.as_u64()?).ok();
+        let flag = self.flag("healthz-port").and_then(|port| port.parse().ok());
+        flag.or_else(configured).unwrap_or(HEALTHZ_PORT)
+    }
+
+    /// Where its container runtime listens.
+    fn runtime_socket(&self, root: &Root) -> String {
+        let configured = || Some(self.configured(root, "containerRuntimeEndpoint")?.as_str()?.to_owned());
+        let flag = self.flag("container-runtime-endpoint").map(str::to_owned);
+        let endpoint = flag.or_else(configured).unwrap_or_else(|| RUNTIME.to_owned());
+        endpoint.strip_prefix("unix://").unwrap_or(&endpoint).to_owned()
+    }
+
+    /// A field of its configuration: of drop-ins the last that has it counts.
+    fn configured(&self, root: &Root, field: &str) -> Option<Value> {
+        let value = |path: &str| {
             let text = root.read(path, MAX_FILE).ok()??;
-            let values: serde_json::Value = serde_saphyr::from_str(&String::from_utf8_lossy(&text)).ok()?;
-            u16::try_from(values.get("healthzPort")?.as_u64()?).ok()
+            let mut values: Value = serde_saphyr::from_str(&String::from_utf8_lossy(&text)).ok()?;
+            values.get_mut(field).map(Value::take)
         };
         let drop_ins = self.flag("config-dir").and_then(|folder| {
             let names = root.names_in(folder).ok()?;
             let mut drop_ins = names.iter().filter(|name| name.ends_with(".conf")).collect::<Vec<_>>();
             drop_ins.sort();
-            drop_ins.into_iter().rev().find_map(|name| port(&format!("{folder}/{name}")))
+            drop_ins.into_iter().rev().find_map(|name| value(&format!("{folder}/{name}")))
         });
-        drop_ins.or_else(|| port(self.flag("config")?))
+        drop_ins.or_else(|| value(self.flag("config")?))
     }
 }
 
@@ -155,13 +165,15 @@ impl Looker {
         }
         let Some(kubelet) = self.last.clone() else {
             let none = Some("no kubelet has run".to_owned());
-            return Health { kubelet: none.clone(), api: none, ..Health::default() };
+            return Health { kubelet: none.clone(), runtime: none.clone(), api: none, ..Health::default() };
         };
         let (local, api) = (self.local(), self.api(root, &kubelet).await);
         let api = async { of_api(api?, node).await };
-        let (healthz, api) = tokio::join!(healthz(root, &kubelet, local), api);
+        let socket = root.outside(&kubelet.runtime_socket(root));
+        let healthz = healthz(kubelet.healthz_port(root), local);
+        let (healthz, runtime, api) = tokio::join!(healthz, runtime::ready(&socket), api);
         let node_ips = kubelet.node_ips();
-        let health = Health { kubelet: healthz.err(), node_ips, ..Health::default() };
+        let health = Health { kubelet: healthz.err(), runtime: runtime.err(), node_ips, ..Health::default() };
         match api {
             Ok(seen) => Health {
                 not_ready: Some(seen.not_ready),
@@ -216,13 +228,7 @@ fn files_of(kubeconfig: &Kubeconfig) -> impl Iterator<Item = &str> {
 }
 
 /// Asks the kubelet itself.
-async fn healthz(
-    root: &Root,
-    kubelet: &Kubelet,
-    client: Result<reqwest::Client, String>,
-) -> Result<(), String> {
-    let flag = kubelet.flag("healthz-port").and_then(|port| port.parse().ok());
-    let port = flag.or_else(|| kubelet.configured_port(root)).unwrap_or(HEALTHZ_PORT);
+async fn healthz(port: u16, client: Result<reqwest::Client, String>) -> Result<(), String> {
     let words = |error: reqwest::Error| match error.is_timeout() {
         true => format!("no answer within {} s", ANSWER.as_secs()),
         false => format!("nothing answers on 127.0.0.1:{port}"),

@@ -7,7 +7,7 @@
 //! | [`accounts`] | users and groups |
 //! | [`systemd`], [`offline`], [`install`] | units of a system that runs, of one that does not, and what enables them |
 //! | [`kernel`] | names of modules and settings ► whether they are loaded, what their values are |
-//! | [`kubelet`], [`journal`] | the kubelet ► how the node is; a unit ► the last lines that it wrote |
+//! | [`kubelet`], [`runtime`], [`journal`] | the kubelet, the container runtime ► how the node is; a unit ► the last lines that it wrote |
 //! | [`trial`] | what is about to be put in place ► what the host's own programs say of it |
 //! | [`trust`] | the host's files ► what its distribution trusts, and how that is changed |
 //! | [`download`], [`cache`] | URLs and a digest ► a verified file, fetched once |
@@ -43,6 +43,7 @@ pub mod node;
 pub mod notify;
 pub mod offline;
 pub mod root;
+pub mod runtime;
 mod signals;
 pub mod state;
 pub mod systemd;

@@ -231,6 +231,9 @@ pub fn worse(before: &Health, now: &Health, since: &RangeInclusive<Timestamp>) -
         // The rest would be told by it.
         return worse;
     }
+    if let (None, Some(cause)) = (&before.runtime, &now.runtime) {
+        worse.push(format!("the container runtime cannot run pods: {cause}"));
+    }
     if let (Some(None), Some(Some(cause))) = (&before.not_ready, &now.not_ready) {
         worse.push(format!("the Node is not Ready: {cause}"));
     }
@@ -317,6 +320,9 @@ mod tests {
     }
 
     #[test]
+        let podless = Health { runtime: Some("it is not RuntimeReady".to_owned()), ..good(11) };
+        assert_eq!(worse(&good(1), &podless).len(), 1, "the Node is Ready for a while yet");
+        assert!(worse(&podless, &podless).is_empty());
     fn a_node_keeps_its_address_or_has_the_one_that_was_asked_for() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<BTreeSet<_>>();
         let node = |addresses: &[&str], node_ips: &[&str]| Health {

@@ -140,7 +140,9 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
     };
     // Its pods have no network with it.
     let no_network = "  files:\n  - {path: /etc/cni/net.d/10-bridge.conflist, content: \"{}\"}\n";
-    let cases: [(&str, &str, &str, String, &str); 6] = [
+    // It starts, and so the Node is Ready for half a minute yet.
+    let no_pods = "  files:\n  - {path: /etc/switch.toml, content: \"version = 2\\ndisabled_plugins = ['io.containerd.grpc.v1.cri']\\n\"}\n";
+    let cases: [(&str, &str, &str, String, &str); 7] = [
         (
             "silent",
             "worker1",
@@ -155,6 +157,13 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
             "containerd.service",
             "[Service]\nExecStart=\nExecStart=/bin/false\n".to_owned(),
             "",
+        ),
+        (
+            "podless",
+            "worker2",
+            "containerd.service",
+            "[Service]\nExecStart=\nExecStart=/usr/bin/containerd --config /etc/switch.toml\n".to_owned(),
+            no_pods,
         ),
         ("unready", "worker1", "kubelet.service", "[Service]\nEnvironment=SWITCH=4\n".to_owned(), no_network),
         (
@@ -195,6 +204,7 @@ pub(crate) async fn what_would_lose_a_node_is_rolled_back_by_its_host(lab: &Lab)
             "unready" => "the Node is not Ready",
             "address" => "the Node does not have the address 10.99.255.254",
             "silent" => "does not answer its health check",
+            "podless" => "the container runtime cannot run pods",
             _ => unit,
         };
         ensure!(message.contains(says), "{message}");
