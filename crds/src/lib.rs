@@ -12,6 +12,7 @@
 //! | [`validate`] | what a spec as a whole must keep, beyond what its single values do |
 //! | [`revision`] | a spec rendered with everything it refers to, and the hash that names it |
 //! | [`schema`] | the CRDs as Kubernetes takes them |
+//! | [`text`] | texts of a status, cut to size |
 
 pub mod component;
 pub mod kubelet_fields;
@@ -20,6 +21,7 @@ pub mod nodebootstrap;
 pub mod report;
 pub mod revision;
 pub mod schema;
+pub mod text;
 pub mod validate;
 pub mod value;
 

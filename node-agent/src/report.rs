@@ -8,6 +8,7 @@ use crds::report::{
     ChangeSummary, Conflict, Disruption, MAX_CHANGES, MAX_DRIFTED, MAX_PROBLEMS, MAX_WARNINGS,
     NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
 };
+use crds::text::clip;
 
 use crate::engine::{Change, Failure, Problem};
 use crate::host::facts::Facts;
@@ -50,10 +51,10 @@ pub enum Outcome<'a> {
     /// Why no plan can be made: every reason.
     Impossible(&'a [Problem]),
     /// The host itself makes the changes, and confirms them within so many seconds or rolls them back.
-    Switching(&'a [ChangeSummary], u64),
+    Switching(&'a [Change], u64),
     /// It does so for another NodeBootstrap, which is waited for.
     OtherSwitches(&'a str),
-    /// It has rolled them back; why.
+    /// It has rolled them back; why, and what of what was there before was repaired since.
     RolledBack(&'a Failure),
     /// Every change is stopped; by what, and what ends it.
     Paused(&'a str),
@@ -61,6 +62,8 @@ pub enum Outcome<'a> {
     Ready {
         /// What this pass changed.
         made: &'a [Change],
+        /// Whether that put right what had drifted, also where it had to wait for a permit in between.
+        is_repair: bool,
         /// What was changed for this revision before, if this process does not know of it.
         before: &'a [ChangeSummary],
         /// What is no longer as it was made, and is left and told.
@@ -131,9 +134,9 @@ pub fn status(
     let mut word = NodeBootstrapReportStatus {
         revision: revision.to_owned(),
         permit_id: spec.permit.id,
-        warnings: warnings.iter().take(MAX_WARNINGS).map(|warning| cut(warning, MAX_TEXT)).collect(),
-        machine_id: cut(&facts.machine_id, MAX_ID),
-        boot_id: cut(&facts.boot_id, MAX_ID),
+        warnings: warnings.iter().take(MAX_WARNINGS).map(|warning| clip(warning, MAX_TEXT)).collect(),
+        machine_id: clip(&facts.machine_id, MAX_ID),
+        boot_id: clip(&facts.boot_id, MAX_ID),
         node_uid: spec.node_uid.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         ..NodeBootstrapReportStatus::default()
@@ -147,11 +150,11 @@ pub fn status(
     match outcome {
         Outcome::Applying { changes, now, fetched } => {
             word.phase = ReportPhase::Applying;
-            // First what is short and changes: the end may be cut off.
+            // First what is short and changes: the rest may be cut.
             let fetched = fetched.map(|fetched| format!(", {fetched}"));
             let now = now.map(|change| format!(", now {}: {}", change.resource, change.change));
             let [fetched, now] = [fetched, now].map(Option::unwrap_or_default);
-            word.message = cut(&format!("{} under way{fetched}{now}", count(changes.len())), MAX_MESSAGE);
+            word.message = clip(&format!("{} under way{fetched}{now}", count(changes.len())), MAX_MESSAGE);
             list(&mut word, changes.iter().map(ChangeSummary::from));
         }
         Outcome::Spread(changes, seconds) => {
@@ -174,7 +177,7 @@ pub fn status(
             list(&mut word, changes.iter().map(ChangeSummary::from));
             word.reason = "NeedsPermit".to_owned();
             let first = changes.iter().find(|change| change.disruption == word.disruption);
-            word.message = cut(
+            word.message = clip(
                 &format!(
                     "waits for its turn: {} to make, of which {} needs a permit for {:?}; nothing was begun",
                     count(changes.len()),
@@ -201,20 +204,20 @@ pub fn status(
                     )
                 }
             };
-            word.message = format!("{}{PLAN}", cut(&what, MAX_MESSAGE - PLAN.len()));
+            word.message = clip(&format!("{what}{PLAN}"), MAX_MESSAGE);
         }
         Outcome::Impossible(problems) => {
             word.phase = ReportPhase::Failed;
             let all = problems.iter().map(|problem| format!("{}: {}", problem.resource, problem.message));
-            word.problems = all.take(MAX_PROBLEMS).map(|problem| cut(&problem, MAX_TEXT)).collect();
+            word.problems = all.take(MAX_PROBLEMS).map(|problem| clip(&problem, MAX_TEXT)).collect();
             if let Some(failure) = Failure::of_problems(problems) {
                 word.reason = failure.reason;
-                word.message = format!("{}{RETRY}", cut(&failure.message, MAX_MESSAGE - RETRY.len()));
+                word.message = clip(&format!("{}{RETRY}", failure.message), MAX_MESSAGE);
             }
         }
         Outcome::Switching(changes, seconds) => {
             word.phase = ReportPhase::Applying;
-            list(&mut word, changes.iter().cloned());
+            list(&mut word, changes.iter().map(ChangeSummary::from));
             word.message = format!(
                 "what pods run under is changed, by the host itself: confirmed within {seconds} s, or rolled back"
             );
@@ -225,20 +228,15 @@ pub fn status(
                 "waits: what pods run under is being changed for the NodeBootstrap {name}, and is confirmed or rolled back soon"
             );
         }
-        Outcome::RolledBack(failure) => {
-            word.phase = ReportPhase::Failed;
-            word.reason.clone_from(&failure.reason);
-            word.message = format!("{}{ASK}", cut(&failure.message, MAX_MESSAGE - ASK.len()));
-        }
         Outcome::Paused(message) => {
             word.phase = ReportPhase::Paused;
             word.reason = "Paused".to_owned();
-            word.message = cut(message, MAX_MESSAGE);
+            word.message = clip(message, MAX_MESSAGE);
         }
         Outcome::Contested { message, drifted } => {
             word.phase = ReportPhase::Failed;
             word.reason = "Contested".to_owned();
-            word.message = cut(message, MAX_MESSAGE);
+            word.message = clip(message, MAX_MESSAGE);
             word.drifted = drifted_of(drifted);
         }
         Outcome::Ready { made: [], drifted: drifted @ [first, ..], .. } => {
@@ -247,7 +245,7 @@ pub fn status(
             word.drifted = drifted_of(drifted);
             let more =
                 if drifted.len() > 1 { format!(", and {} more", drifted.len() - 1) } else { String::new() };
-            word.message = cut(
+            word.message = clip(
                 &format!(
                     "drifted, and left so by drift.policy Report: {} {}{more}",
                     first.resource, first.found
@@ -268,19 +266,20 @@ pub fn status(
                 format!("{} made", count(before.len()))
             };
         }
-        Outcome::Ready { made: made @ [first, ..], drifted, .. } => {
+        Outcome::Ready { made: made @ [first, ..], is_repair, drifted, .. } => {
             word.phase = ReportPhase::Ready;
             word.drifted = drifted_of(drifted);
             list(&mut word, made.iter().map(ChangeSummary::from));
-            word.message = if was(ReportPhase::Ready) {
+            word.message = if *is_repair || was(ReportPhase::Ready) {
                 let more =
                     if made.len() > 1 { format!(", and {} more", made.len() - 1) } else { String::new() };
-                cut(&format!("repaired: {} {}{more}", first.resource, first.found), MAX_MESSAGE)
+                clip(&format!("repaired: {} {}{more}", first.resource, first.found), MAX_MESSAGE)
             } else {
                 format!("{} made", count(made.len()))
             };
         }
-        Outcome::Failed(failure) => {
+        Outcome::Failed(failure) | Outcome::RolledBack(failure) => {
+            let next = if matches!(outcome, Outcome::RolledBack(_)) { ASK } else { RETRY };
             word.phase = ReportPhase::Failed;
             if failure.made.is_empty() && was(ReportPhase::Failed) {
                 keep(&mut word);
@@ -288,7 +287,7 @@ pub fn status(
                 list(&mut word, failure.made.iter().map(ChangeSummary::from));
             }
             word.reason.clone_from(&failure.reason);
-            word.message = format!("{}{RETRY}", cut(&failure.message, MAX_MESSAGE - RETRY.len()));
+            word.message = clip(&format!("{}{next}", failure.message), MAX_MESSAGE);
         }
         Outcome::Conflict(conflicts) => {
             word.phase = ReportPhase::Failed;
@@ -297,7 +296,7 @@ pub fn status(
                 .iter()
                 .map(|Conflict { resource, with }| format!("{resource} belongs to the NodeBootstrap {with}"))
                 .collect();
-            word.message = cut(
+            word.message = clip(
                 &format!("{}: take it out of one of them; nothing was changed", all.join("; ")),
                 MAX_MESSAGE,
             );
@@ -317,7 +316,7 @@ pub fn status(
             word.message = if left.is_empty() {
                 "all is as it was before; nothing of the agent runs any more".to_owned()
             } else {
-                cut(&format!("all but {} is as it was before: {}", left.len(), left.join("; ")), MAX_MESSAGE)
+                clip(&format!("all but {} is as it was before: {}", left.len(), left.join("; ")), MAX_MESSAGE)
             };
         }
     }
@@ -348,7 +347,7 @@ fn count(changes: usize) -> String {
 
 /// What has drifted, in words: the first few.
 fn drifted_of(drifted: &[Change]) -> Vec<String> {
-    let all = drifted.iter().map(|change| cut(&format!("{} {}", change.resource, change.found), MAX_TEXT));
+    let all = drifted.iter().map(|change| clip(&format!("{} {}", change.resource, change.found), MAX_TEXT));
     all.take(MAX_DRIFTED).collect()
 }
 
@@ -359,8 +358,8 @@ fn list(word: &mut NodeBootstrapReportStatus, changes: impl Iterator<Item = Chan
         word.changes_total = word.changes_total.saturating_add(1);
         word.disruption = word.disruption.max(change.disruption);
         let change = ChangeSummary {
-            resource: cut(&change.resource, MAX_TEXT + 16),
-            change: cut(&change.change, MAX_TEXT),
+            resource: clip(&change.resource, MAX_TEXT + 16),
+            change: clip(&change.change, MAX_TEXT),
             disruption: change.disruption,
         };
         bytes += change.resource.len() + change.change.len();
@@ -368,19 +367,6 @@ fn list(word: &mut NodeBootstrapReportStatus, changes: impl Iterator<Item = Chan
             word.changes.push(change);
         }
     }
-}
-
-/// A text in one line, cut to a number of bytes.
-pub fn cut(text: &str, max: usize) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.len() <= max {
-        return line;
-    }
-    let mut end = max - "…".len();
-    while !line.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &line[..end])
 }
 
 /// Whether a plan may be begun under a permit.
@@ -414,13 +400,17 @@ mod tests {
     #[test]
     fn a_pass_with_nothing_to_do_says_nothing_new() {
         let made = [change("file /a"), change("file /b")];
-        let first =
-            say(&Default::default(), "r1", &Outcome::Ready { made: &made, before: &[], drifted: &[] }, "t1");
+        let first = say(
+            &Default::default(),
+            "r1",
+            &Outcome::Ready { made: &made, is_repair: false, before: &[], drifted: &[] },
+            "t1",
+        );
         assert_eq!(
             (first.message.as_str(), first.changes_total, first.since.as_str()),
             ("2 changes made", 2, "t1")
         );
-        let idle = Outcome::Ready { made: &[], before: &[], drifted: &[] };
+        let idle = Outcome::Ready { made: &[], is_repair: false, before: &[], drifted: &[] };
         assert_eq!(say(&first, "r1", &idle, "t2"), first);
         // A new process, which knows of the changes from the host.
         let from_host: Vec<_> = made.iter().map(ChangeSummary::from).collect();
@@ -430,7 +420,12 @@ mod tests {
             &Outcome::Applying { changes: &made, now: made.first(), fetched: None },
             "t0",
         );
-        let after = say(&killed, "r1", &Outcome::Ready { made: &[], before: &from_host, drifted: &[] }, "t1");
+        let after = say(
+            &killed,
+            "r1",
+            &Outcome::Ready { made: &[], is_repair: false, before: &from_host, drifted: &[] },
+            "t1",
+        );
         assert_eq!(after, first);
         // The next revision starts anew.
         let next = say(&first, "r2", &idle, "t3");
@@ -439,16 +434,34 @@ mod tests {
 
     #[test]
     fn drift_is_told_as_such() {
-        let ready =
-            say(&Default::default(), "r1", &Outcome::Ready { made: &[], before: &[], drifted: &[] }, "t1");
+        let ready = say(
+            &Default::default(),
+            "r1",
+            &Outcome::Ready { made: &[], is_repair: false, before: &[], drifted: &[] },
+            "t1",
+        );
         let made = [change("directory /etc/kubernetes/pki")];
-        let repaired = say(&ready, "r1", &Outcome::Ready { made: &made, before: &[], drifted: &[] }, "t2");
+        let repaired = say(
+            &ready,
+            "r1",
+            &Outcome::Ready { made: &made, is_repair: false, before: &[], drifted: &[] },
+            "t2",
+        );
         assert_eq!(repaired.message, "repaired: directory /etc/kubernetes/pki was missing");
         assert_eq!(repaired.since, "t1", "it was ready all the time, as far as the revision goes");
+        let waits = say(&ready, "r1", &Outcome::Waiting(&made), "t2");
+        let permitted = Outcome::Ready { made: &made, is_repair: true, before: &[], drifted: &[] };
+        assert_eq!(say(&waits, "r1", &permitted, "t3").message, repaired.message);
         // A repair is none if the revision never was ready.
         let failed = say(&Default::default(), "r1", &Outcome::Failed(&failure("x", &[])), "t0");
         assert_eq!(
-            say(&failed, "r1", &Outcome::Ready { made: &made, before: &[], drifted: &[] }, "t1").message,
+            say(
+                &failed,
+                "r1",
+                &Outcome::Ready { made: &made, is_repair: false, before: &[], drifted: &[] },
+                "t1"
+            )
+            .message,
             "1 change made"
         );
     }
@@ -457,8 +470,12 @@ mod tests {
     fn a_plan_is_told_in_its_order_with_what_it_disturbs_and_then_not_again() {
         let restart = Change { disruption: Disruption::Restart, ..change("unit x.service") };
         let changes = [change("file /a"), restart];
-        let ready =
-            say(&Default::default(), "r1", &Outcome::Ready { made: &[], before: &[], drifted: &[] }, "t0");
+        let ready = say(
+            &Default::default(),
+            "r1",
+            &Outcome::Ready { made: &[], is_repair: false, before: &[], drifted: &[] },
+            "t0",
+        );
         let word = say(&ready, "r1", &Outcome::Planned(&changes), "t1");
         assert_eq!(
             word.message,
@@ -471,22 +488,31 @@ mod tests {
         let none = say(&word, "r1", &Outcome::Planned(&[]), "t3");
         assert_eq!(none.message, "nothing to change; the mode is Plan, so nothing is changed");
         // What was planned is no drift once it is made.
-        let made = say(&word, "r1", &Outcome::Ready { made: &changes, before: &[], drifted: &[] }, "t4");
+        let made = say(
+            &word,
+            "r1",
+            &Outcome::Ready { made: &changes, is_repair: false, before: &[], drifted: &[] },
+            "t4",
+        );
         assert_eq!((made.message.as_str(), &made.changes), ("2 changes made", &word.changes));
     }
 
     #[test]
     fn what_has_drifted_and_is_left_is_told_until_it_is_as_it_was_made() {
         let made = [change("file /a"), change("file /b")];
-        let ready =
-            say(&Default::default(), "r1", &Outcome::Ready { made: &made, before: &[], drifted: &[] }, "t1");
-        let drifted = Outcome::Ready { made: &[], before: &[], drifted: &made[..1] };
+        let ready = say(
+            &Default::default(),
+            "r1",
+            &Outcome::Ready { made: &made, is_repair: false, before: &[], drifted: &[] },
+            "t1",
+        );
+        let drifted = Outcome::Ready { made: &[], is_repair: false, before: &[], drifted: &made[..1] };
         let word = say(&ready, "r1", &drifted, "t2");
         assert_eq!(word.message, "drifted, and left so by drift.policy Report: file /a was missing");
         assert_eq!((word.phase, word.since.as_str(), word.drifted.len()), (ReportPhase::Ready, "t1", 1));
         assert_eq!(say(&word, "r1", &drifted, "t3"), word);
         let from_host: Vec<_> = made.iter().map(ChangeSummary::from).collect();
-        let mended = Outcome::Ready { made: &[], before: &from_host, drifted: &[] };
+        let mended = Outcome::Ready { made: &[], is_repair: false, before: &from_host, drifted: &[] };
         assert_eq!(say(&word, "r1", &mended, "t4"), ready);
     }
 
@@ -555,11 +581,11 @@ mod tests {
             Outcome::Applying { changes: &many, now: many.last(), fetched: Some(most) },
             Outcome::Spread(&many, u32::MAX),
             Outcome::Waiting(&many),
-            Outcome::Ready { made: &many, before: &[], drifted: &[] },
+            Outcome::Ready { made: &many, is_repair: false, before: &[], drifted: &[] },
             Outcome::Failed(&failed),
             Outcome::Paused(&long),
             Outcome::Contested { message: &long, drifted: &many },
-            Outcome::Ready { made: &[], before: &[], drifted: &many },
+            Outcome::Ready { made: &[], is_repair: false, before: &[], drifted: &many },
             Outcome::Conflict(&conflicts),
             Outcome::Left(None),
             Outcome::Left(Some(&many)),

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use crds::NodeBootstrapStatus;
 use crds::names::STATE_DIR;
 use crds::nodebootstrap::{NodePhase, NodeResult};
+use crds::text::clip;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::status::{self, CONFLICT, PLANNED, READY, STALLED};
@@ -34,7 +35,7 @@ impl Notice {
         Self {
             is_warning: true,
             reason: reason.to_owned(),
-            note: status::clip(note, MAX_NOTE),
+            note: clip(note, MAX_NOTE),
             node: node.map(ToOwned::to_owned),
         }
     }

@@ -35,13 +35,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::drift::{self, Damping};
-use crate::engine::{self, Change, Failure, Observer, Plan, Problem, Request};
+use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Problem, Request};
 use crate::host::digest::BELIEVED;
 use crate::host::notify::Notify;
-use crate::host::state::{Lock, PAUSED};
+use crate::host::state::{LastResult, Lock, PAUSED};
 use crate::host::systemd::STABLE;
 use crate::host::{Host, HostError, timestamp};
-use crate::preset;
+use crate::preset::{self, Findings};
 use crate::report::{self, Fetched, Outcome};
 use crate::resource::{self, unit};
 use crate::switch::{self, Stage, Switch, process};
@@ -163,6 +163,8 @@ struct Agent<'a> {
     again: bool,
     /// How often drift was repaired lately.
     damping: Damping,
+    /// What the host itself has repaired, and nobody was told of yet.
+    by_host: Vec<Change>,
     /// Since when the damping counts.
     begun: Instant,
     /// Every change is stopped: only the end of that matters.
@@ -247,6 +249,7 @@ impl<'a> Agent<'a> {
             listen: true,
             again: false,
             damping: Damping::default(),
+            by_host: Vec::new(),
             begun: now,
             paused: false,
             failed: false,
@@ -442,6 +445,7 @@ impl<'a> Agent<'a> {
                     self.target = Some(request);
                     self.listen = true;
                     self.damping = Damping::default();
+                    self.by_host.clear();
                 }
                 Err(error) => next = self.not_fetched(&spec, &error).await,
             }
@@ -593,7 +597,7 @@ impl<'a> Agent<'a> {
         match self.host.state.switch(&target.revision.node_bootstrap) {
             Ok(Some(switch)) if switch.stage.is_open() => return self.await_switch(spec, stop).await,
             Ok(Some(switch)) if switch.forbids(&target.name, &spec.retry) => {
-                return self.rolled_back(spec, &switch).await;
+                return self.rolled_back(spec, &switch, stop).await;
             }
             Ok(_) => {}
             Err(error) => return self.refused(spec, target, &error).await,
@@ -673,16 +677,19 @@ impl<'a> Agent<'a> {
             return self.await_switch(spec, stop).await;
         }
         self.listen |= !changes.is_empty();
+        let by_host = std::mem::take(&mut self.by_host);
         let is_drift = !changes.is_empty() && !plan.is_owed() && self.is_begun(target);
+        let is_repair = !by_host.is_empty() || (is_drift && self.result_of(target).is_some());
         let outcome = self.apply(spec, target, &plan, &changes, lock, stop).await;
         self.listen(target);
         match outcome {
             Ok(made) => {
                 self.again = false;
-                if is_drift {
+                let made = [by_host, made].concat();
+                if is_drift || is_repair {
                     self.note_repairs(target, &made);
                 }
-                self.settled(spec, target, &plan, &made).await
+                self.settled(spec, target, &plan, &made, is_repair).await
             }
             Err(failure) if failure.is_stop() => Next::Rest,
             // Whoever undoes a repair while it is verified pulls as one who does so later.
@@ -690,7 +697,7 @@ impl<'a> Agent<'a> {
                 self.note_repairs(target, &failure.made);
                 match self.damping.contest() {
                     None => Next::Now,
-                    Some(_) => self.settled(spec, target, &plan, &[]).await,
+                    Some(_) => self.settled(spec, target, &plan, &[], false).await,
                 }
             }
             // The first time it is put right at once; what is so again is told.
@@ -727,22 +734,89 @@ impl<'a> Agent<'a> {
         };
         match (switch.stage, switch.failure()) {
             // What it made is found made; and what is to be had may be something else by now.
-            (_, None) => Next::Now,
+            (_, None) => {
+                if switch.is_repair() {
+                    self.by_host = switch.changes;
+                }
+                Next::Now
+            }
             _ if switch.revision.name != spec.revision && spec.leave.is_none() => Next::Now,
             // Somebody has asked for another attempt meanwhile.
             (Stage::RolledBack, Some(_)) if switch.retry != spec.retry => Next::Now,
-            (Stage::RolledBack, Some(_)) => self.rolled_back(spec, &switch).await,
+            (Stage::RolledBack, Some(_)) => self.rolled_back(spec, &switch, stop).await,
             (_, Some(failure)) => self.fail(spec, &switch.revision.name, &failure, &[]).await,
         }
     }
 
-    /// Says that what is to be had was rolled back here. Nothing more is done until somebody asks for it.
-    async fn rolled_back(&mut self, spec: &NodeBootstrapReportSpec, switch: &Switch) -> Next {
-        self.failed = true;
+    /// Says that what is to be had was rolled back here. It is not tried again until somebody asks for it; what was there
+    /// before is kept up.
+    async fn rolled_back(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        switch: &Switch,
+        stop: &CancellationToken,
+    ) -> Next {
+        let held = match spec.leave {
+            None => self.hold(spec, &switch.revision.name, stop).await,
+            Some(_) => None,
+        };
+        // Else nothing is learnt from what is touched.
+        self.failed = held.is_none();
         if let Some(failure) = switch.failure() {
+            let failure = Failure { made: held.unwrap_or_default(), ..failure };
             self.say(spec, &switch.revision.name, &Outcome::RolledBack(&failure), &[]).await;
         }
         Next::Rest
+    }
+
+    /// Repairs what has drifted from the revision that the host had before `tried`, where that disturbs nothing and needs
+    /// nothing that is not here: no download, and no secret value, since the agent may not read those any more. `None`:
+    /// nothing can be kept up.
+    async fn hold(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        tried: &str,
+        stop: &CancellationToken,
+    ) -> Option<Vec<Change>> {
+        let begun = self.host.state.begun(&self.settings.node_bootstrap).ok()??;
+        let request = Request {
+            name: begun.name.clone(),
+            created: begun.created.clone(),
+            revision: begun.revision.clone(),
+            payload: Payload::default(),
+            from_pod: true,
+            leave: BTreeSet::new(),
+            findings: Findings::default(),
+        };
+        let lock = self.lock(spec, tried, stop).await?.ok()?;
+        // From here on nobody can pause the host, or change what pods run under, until the lock is free again.
+        if self.why_paused(spec).is_some() || process::under_way(&self.host).await.ok()?.is_some() {
+            return None;
+        }
+        let (plan, request) = self.look(spec, &request).await.ok()?;
+        let is_here = plan.problems.is_empty() && !plan.has_downloads(&self.host).ok()?;
+        if !is_here || plan.disruption() > Disruption::None || switch::touches(&self.host, &plan) {
+            return None;
+        }
+        self.listen(&request);
+        if plan.is_empty() {
+            return Some(Vec::new());
+        }
+        let observer = Logged::new(self.pulse);
+        match engine::apply(&self.host, &request, &plan, lock, &observer, stop).await {
+            Ok(made) => {
+                self.note_repairs(&request, &made);
+                Some(made)
+            }
+            Err(failure) => {
+                warn!(
+                    revision = request.name,
+                    message = failure.message,
+                    "what was there before is not kept up"
+                );
+                None
+            }
+        }
     }
 
     /// Notes what was repaired, once however many changes it took: only what has a name in the revision, as a reload of
@@ -764,13 +838,14 @@ impl<'a> Agent<'a> {
         target: &Request,
         plan: &Plan,
         made: &[Change],
+        is_repair: bool,
     ) -> Next {
         let drifted = Self::drifted(spec, plan);
         let before = self.made_before(target);
         let contest = self.damping.contest();
         let outcome = match &contest {
             Some(message) => Outcome::Contested { message, drifted: &drifted },
-            None => Outcome::Ready { made, before: &before, drifted: &drifted },
+            None => Outcome::Ready { made, is_repair, before: &before, drifted: &drifted },
         };
         self.say(spec, &target.name, &outcome, &plan.warnings).await;
         let now = self.now();
@@ -932,11 +1007,13 @@ impl<'a> Agent<'a> {
 
     /// What an earlier process changed for this revision.
     fn made_before(&self, target: &Request) -> Vec<ChangeSummary> {
+        self.result_of(target).map(|result| result.changes).unwrap_or_default()
+    }
+
+    /// What came of the last run for this revision that had something to do, if that ended well.
+    fn result_of(&self, target: &Request) -> Option<LastResult> {
         let result = self.host.state.result(&target.revision.node_bootstrap).ok().flatten();
-        result
-            .filter(|result| result.done && result.revision == target.name)
-            .map(|result| result.changes)
-            .unwrap_or_default()
+        result.filter(|result| result.done && result.revision == target.name)
     }
 
     /// Listens to what the revision manages.
@@ -966,7 +1043,7 @@ impl<'a> Agent<'a> {
         match self.host.state.switch(&self.settings.node_bootstrap).ok().flatten() {
             Some(switch) if switch.stage.is_open() => return self.await_switch(spec, stop).await,
             Some(switch) if switch.forbids(engine::REVERT, &spec.retry) => {
-                return self.rolled_back(spec, &switch).await;
+                return self.rolled_back(spec, &switch, stop).await;
             }
             _ => {}
         }
@@ -1018,7 +1095,7 @@ impl<'a> Agent<'a> {
             let over = over.ok_or_else(Failure::stopped)?;
             match over.failure() {
                 Some(failure) => return Err(failure),
-                None => over.changes.into_iter().map(Change::from).collect(),
+                None => over.changes,
             }
         } else {
             let observer = Logged::new(self.pulse);

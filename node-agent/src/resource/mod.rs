@@ -45,13 +45,14 @@ use crate::preset::kubelet::CONFIG_DIR;
 use archive::Located;
 
 /// One change to the host, in words. No content is ever in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The resource: its kind and its path or name.
     pub resource: String,
     /// What changes.
     pub change: String,
     /// How the host was found, for a message about drift: `was missing`.
+    #[serde(default)]
     pub found: String,
     /// How much it disturbs.
     pub disruption: Disruption,
@@ -90,13 +91,6 @@ impl From<&Change> for ChangeSummary {
             change: change.change.clone(),
             disruption: change.disruption,
         }
-    }
-}
-
-impl From<ChangeSummary> for Change {
-    fn from(summary: ChangeSummary) -> Self {
-        let ChangeSummary { resource, change, disruption } = summary;
-        Self { resource, change, found: String::new(), disruption }
     }
 }
 

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crds::report::{ChangeSummary, Disruption};
+use crds::report::Disruption;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ use crate::engine::{Failure, Plan};
 use crate::host::Host;
 use crate::host::kubelet::{Health, Kubelet};
 use crate::host::state::Begun;
-use crate::resource::Step;
+use crate::resource::{Change, Step};
 
 /// The units that a node's pods, and so the agent, run under.
 pub const NODE_UNITS: &[&str] = &[
@@ -99,7 +99,7 @@ pub struct Switch {
     pub cause: Option<Cause>,
     /// The changes that were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<ChangeSummary>,
+    pub changes: Vec<Change>,
 }
 
 /// How far an attempt is.
@@ -140,6 +140,11 @@ impl Switch {
     /// Whether a revision was tried here, did not succeed, and nobody has asked for another attempt since.
     pub fn forbids(&self, revision: &str, retry: &str) -> bool {
         self.stage == Stage::RolledBack && self.revision.name == revision && self.retry == retry
+    }
+
+    /// Whether it puts right what has drifted from a revision that was there already.
+    pub fn is_repair(&self) -> bool {
+        self.previous.as_ref() == Some(&self.revision)
     }
 
     /// How often this revision could not be judged, for the next attempt.
@@ -226,13 +231,13 @@ pub fn worse(before: &Health, now: &Health, since: &RangeInclusive<Timestamp>) -
     if let (None, Some(cause)) = (&before.kubelet, &now.kubelet) {
         worse.push(format!("the kubelet does not answer its health check: {cause}"));
     }
+    if let (None, Some(cause)) = (&before.runtime, &now.runtime) {
+        worse.push(format!("the container runtime cannot run pods: {cause}"));
+    }
     if let (None, Some(cause)) = (&before.api, &now.api) {
         worse.push(format!("the API server cannot be asked with the kubelet's credential: {cause}"));
         // The rest would be told by it.
         return worse;
-    }
-    if let (None, Some(cause)) = (&before.runtime, &now.runtime) {
-        worse.push(format!("the container runtime cannot run pods: {cause}"));
     }
     if let (Some(None), Some(Some(cause))) = (&before.not_ready, &now.not_ready) {
         worse.push(format!("the Node is not Ready: {cause}"));
@@ -315,14 +320,14 @@ mod tests {
             Health { api: Some("timeout".to_owned()), not_ready: None, lease: None, ..Health::default() };
         assert_eq!(worse(&good(1), &away).len(), 1, "one reason, not what follows from it");
         assert!(worse(&away, &away).is_empty());
+        let podless = Health { runtime: Some("it is not RuntimeReady".to_owned()), ..good(11) };
+        assert_eq!(worse(&good(1), &podless).len(), 1, "the Node is Ready for a while yet");
+        assert!(worse(&podless, &podless).is_empty());
         let none = Health { kubelet: Some("there is no kubelet".to_owned()), ..away };
         assert!(worse(&none, &none).is_empty());
     }
 
     #[test]
-        let podless = Health { runtime: Some("it is not RuntimeReady".to_owned()), ..good(11) };
-        assert_eq!(worse(&good(1), &podless).len(), 1, "the Node is Ready for a while yet");
-        assert!(worse(&podless, &podless).is_empty());
     fn a_node_keeps_its_address_or_has_the_one_that_was_asked_for() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<BTreeSet<_>>();
         let node = |addresses: &[&str], node_ips: &[&str]| Health {

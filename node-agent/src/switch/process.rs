@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crds::nodebootstrap::Health;
-use crds::report::{ChangeSummary, Disruption};
+use crds::report::Disruption;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cause, Stage, Switch, is_node_unit, staged, units, worse};
@@ -208,7 +208,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     let proven = match outcome {
         Ok(made) => {
             tracing::info!(changes = made.len(), "made");
-            switch.changes = made.iter().take(engine::MAX_KEPT).map(ChangeSummary::from).collect();
+            switch.changes = made.iter().take(engine::MAX_KEPT).cloned().collect();
             // Since before the restart: the kubelet renews its Lease at once when it starts, and then seldom.
             let judge = Judge {
                 expected: switch.expected(),

@@ -657,7 +657,7 @@ async fn nothing_is_changed_on_a_host_that_is_paused_not_even_to_leave() {
 }
 
 /// Waits until something is so.
-async fn until(so: impl Fn() -> bool) {
+pub(crate) async fn until(so: impl Fn() -> bool) {
     let waiting = async {
         while !so() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

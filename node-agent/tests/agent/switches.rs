@@ -13,13 +13,15 @@ use axum::response::{IntoResponse, Response};
 use crds::Timeout;
 use crds::nodebootstrap::Health;
 use crds::report::Disruption;
-use node_agent::engine;
+use node_agent::engine::{self, Change};
 use node_agent::host::kubelet::Looker;
+use node_agent::host::state::Begun;
 use node_agent::switch::{Cause, Stage, Switch, process};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, with_agent};
+use crate::pods::until;
 use crate::support::{Machine, request};
 
 const SWITCH: &str = "nodebootstrap-switch-workers.service";
@@ -217,6 +219,55 @@ async fn who_asks_for_another_attempt_while_one_is_open_gets_it_at_once() {
     .await;
     let switch = machine.host().state.switch("workers").unwrap().expect("a switch");
     assert_eq!(switch.retry, "b");
+}
+
+#[tokio::test]
+async fn what_the_host_itself_repairs_is_told_as_a_repair() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let request = of_unit("[Service]\nExecStart=/bin/true\n");
+    machine.apply(&request).await.unwrap();
+    machine.systemd.set(SWITCH, "active");
+    let made = Change {
+        resource: "unit kubelet.service".to_owned(),
+        change: "content".to_owned(),
+        found: "had other content".to_owned(),
+        disruption: Disruption::None,
+    };
+    let begun = Some(Begun::from(&request));
+    let open = Switch { stage: Stage::Armed, begun: u64::MAX, previous: begun, ..asked(&request) };
+    machine.host().state.put_switch("workers", &open).unwrap();
+    let name = api.put(&request, None);
+    let permit = json!({"id": 1, "disruption": "Restart"});
+    api.tell(json!({"revision": name, "nodeBootstrapCreated": request.created, "permit": permit}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Applying").await;
+        let confirmed = Switch { stage: Stage::Confirmed, changes: vec![made], ..open };
+        machine.host().state.put_switch("workers", &confirmed).unwrap();
+        let status = api.until_phase("Ready").await;
+        assert_eq!(status["message"], "repaired: unit kubelet.service had other content");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_rolled_back_is_kept_as_it_was_before() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    let motd = |content: &str| request(json!({"files": [{"path": "/etc/motd", "content": content}]}));
+    machine.apply(&motd("before")).await.unwrap();
+    let tried = motd("tried");
+    let rolled_back = Switch { stage: Stage::RolledBack, cause: Some(Cause::default()), ..asked(&tried) };
+    machine.host().state.put_switch("workers", &rolled_back).unwrap();
+    let name = api.put(&tried, None);
+    api.tell(json!({"revision": name, "nodeBootstrapCreated": tried.created}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Failed").await;
+        machine.write("/etc/motd", "theirs");
+        until(|| machine.read("/etc/motd") == "before").await;
+        let status = api.until_status("the repair", |status| status["changesTotal"] == 1).await;
+        assert_eq!((&status["reason"], &status["revision"]), (&json!("RolledBack"), &json!(name)));
+        assert_eq!(status["changes"][0]["resource"], "file /etc/motd");
+    })
+    .await;
 }
 
 #[tokio::test]
