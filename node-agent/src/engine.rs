@@ -35,7 +35,7 @@ use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::trust::Store;
 use crate::host::write::{Staged, leftover_of};
-use crate::host::{Host, HostError, Place, timestamp};
+use crate::host::{Host, HostError, Place, Root, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::Item;
 use crate::preset::Findings;
@@ -551,7 +551,7 @@ async fn run(
     for path in &plan.owed.written {
         host.root.remove_leftover(path).map_err(|error| Failure::of("leftover", &error, &[]))?;
     }
-    let owed = owed_by(plan);
+    let owed = owed_by(&host.root, plan);
     book::open(host, request, plan).map_err(state)?;
     host.state.begin(node_bootstrap, &begun, &owed).map_err(state)?;
 
@@ -729,7 +729,7 @@ fn prune(host: &Host, node_bootstrap: &str, own: Option<&Revision>) -> Result<()
 }
 
 /// What the next run must know if this one is killed.
-fn owed_by(plan: &Plan) -> Owed {
+fn owed_by(root: &Root, plan: &Plan) -> Owed {
     let mut owed = plan.owed.clone();
     for action in plan.steps.iter().flat_map(|step| step.action.parts()) {
         match action {
@@ -742,14 +742,14 @@ fn owed_by(plan: &Plan) -> Owed {
             | Action::PutBack { path, content: Some(_), .. } => _ = owed.written.insert(path.clone()),
             Action::Restart { unit } => _ = owed.restarts.insert(unit.clone()),
             Action::AddGroup { .. } | Action::RemoveGroup { .. } | Action::SetMember { .. } => {
-                owed.written.extend(["/etc/group", "/etc/gshadow"].map(str::to_owned));
+                owed.written.extend(accounts::group_files(root));
             }
-            Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
-                owed.written.extend(["/etc/passwd", "/etc/shadow"].map(str::to_owned));
-            }
+            Action::AddUser(_)
+            | Action::ChangeUser(_)
+            | Action::RemoveUser(_)
+            | Action::SetComment { .. }
+            | Action::SetLocked { .. } => owed.written.extend(accounts::user_files(root)),
             Action::UpdateTrustStore { renew, .. } => owed.trust_store |= renew,
-            Action::SetComment { .. } => _ = owed.written.insert("/etc/passwd".to_owned()),
-            Action::SetLocked { .. } => _ = owed.written.insert("/etc/shadow".to_owned()),
             Action::SetAccess { .. }
             | Action::Unpack { .. }
             | Action::OwnBelow { .. }

@@ -96,7 +96,7 @@ pub async fn run(
         host.root.remove_leftover(path).map_err(state)?;
     }
     // Putting back does not wait for a disk that is full; what is owed then is only not known after another crash.
-    let _ = host.state.owe(node_bootstrap, &owed_by(plan));
+    let _ = host.state.owe(node_bootstrap, &owed_by(&host.root, plan));
     let mut made = Vec::new();
     let done = make(host, node_bootstrap, &plan.steps, lock, observer, stop, &mut made).await;
     let lock = match done {

@@ -1,7 +1,8 @@
 //! The host's users and groups: read from and written to /etc/passwd, /etc/group and their shadows.
 //!
 //! In: the files' text. Out: [`Accounts`], on which planned accounts are put too, so that a plan knows their numbers;
-//! and the files written anew with one line added or changed. All other lines stay as they are, byte for byte.
+//! and the files written anew with one line added or changed. All other lines stay as they are, byte for byte. Where one
+//! is a symbolic link, the file that it leads to is written anew, and the link stays.
 //! Why not useradd: docs/decisions/0001-accounts-written-by-the-agent.md.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,10 +114,16 @@ impl Accounts {
     /// Reads the host's accounts. Missing files count as empty.
     ///
     /// # Errors
-    /// If a file cannot be read.
+    /// If a file cannot be read, or is a link that leads nowhere: that is no host without accounts.
     pub fn load(root: &Root) -> Result<Self, HostError> {
-        let read = |path| -> Result<String, HostError> {
-            let bytes = root.read(path, MAX_FILE)?.unwrap_or_default();
+        let read = |path: &str| -> Result<String, HostError> {
+            let bytes = match root.read(path, MAX_FILE)? {
+                None if root.locate(path)?.look()?.is_some() => {
+                    let target = root.locate_through_links(path)?.real;
+                    return Err(HostError::LeadsNowhere { link: path.to_owned(), target });
+                }
+                bytes => bytes.unwrap_or_default(),
+            };
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let mut accounts = Self::parse(&read(PASSWD)?, &read(GROUP)?, &read(LOGIN_DEFS)?);
@@ -276,6 +283,20 @@ fn above_the_highest<'a>(
     let highest = used.filter(|id| (least..=most).contains(*id)).max();
     let start = highest.map_or(least, |id| id.saturating_add(1));
     (start..=most).chain(least..start.min(most)).find(|id| !taken(id))
+}
+
+/// Where the files of groups really lie, which are links on some hosts.
+pub fn group_files(root: &Root) -> [String; 2] {
+    [GROUP, GSHADOW].map(|path| real(root, path))
+}
+
+/// Where the files of users really lie.
+pub fn user_files(root: &Root) -> [String; 2] {
+    [PASSWD, SHADOW].map(|path| real(root, path))
+}
+
+fn real(root: &Root, path: &str) -> String {
+    root.locate_through_links(path).map_or_else(|_| path.to_owned(), |place| place.real)
 }
 
 /// The lock that useradd, passwd and systemd-sysusers take too. Released when dropped.

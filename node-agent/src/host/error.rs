@@ -58,6 +58,16 @@ pub enum HostError {
         /// What was there before.
         expected: String,
     },
+    /// A file that the host needs is a link, and what it leads to is not there.
+    #[error(
+        "{link} is a symbolic link to {target}, which is missing: mount or restore what it leads to, or put a file in its place"
+    )]
+    LeadsNowhere {
+        /// The link.
+        link: String,
+        /// What it leads to.
+        target: String,
+    },
     /// A file has more content than is sensible for it.
     #[error("{path} has {size} bytes, at most {max} are read: is it the right file?")]
     TooLarge {
@@ -184,6 +194,7 @@ impl HostError {
             Self::Io { .. } => "HostError",
             Self::UnsafeLink { .. } => "UnsafeLink",
             Self::TooManyLinks { .. } | Self::NotADirectory { .. } => "PathOccupied",
+            Self::LeadsNowhere { .. } => "LeadsNowhere",
             Self::Changed { .. } => "HostChanged",
             Self::TooLarge { .. } | Self::TooManyEntries { .. } => "TooLarge",
             Self::HardLinked { .. } => HARD_LINKED,

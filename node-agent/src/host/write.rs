@@ -145,6 +145,9 @@ impl Staged {
     /// # Errors
     /// If the directory takes no new file.
     pub fn begin(place: &Place) -> Result<Self, HostError> {
+        if !place.has_directory() {
+            return Err(HostError::io(&place.real, "write a file beside it")(Errno::NOENT));
+        }
         let name = temporary_name(&place.name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         reach();

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::names::STATE_DIR;
 
 use super::{Action, Planner, Step, is_below};
+use crate::host::accounts;
 use crate::host::cache::Cache;
 use crate::host::disk::{Disk, Locked};
 use crate::host::install::UNIT_DIRECTORY;
@@ -55,7 +56,7 @@ pub(crate) fn check(planner: &mut Planner<'_>) {
     let mut found: Vec<(String, &'static str, String)> = Vec::new();
     let (mut told, mut counted) = (BTreeSet::new(), BTreeSet::new());
     let own = ("state", STATE_DIR.to_owned(), Touch::Inside);
-    let touches = planner.steps.iter().flat_map(|step| touches(step, &mut finder, cache)).chain([own]);
+    let touches = planner.steps.iter().flat_map(|step| touches(step, root, &mut finder, cache)).chain([own]);
     let touches: Vec<_> = touches.collect();
     for (resource, path, touch) in touches {
         // Where it lies was found before.
@@ -86,7 +87,12 @@ pub(crate) fn check(planner: &mut Planner<'_>) {
 }
 
 /// What a step touches: its resource, the path, and how.
-fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&'a str, String, Touch)> {
+fn touches<'a>(
+    step: &'a Step,
+    root: &Root,
+    finder: &mut Finder<'_>,
+    cache: &Cache,
+) -> Vec<(&'a str, String, Touch)> {
     let resource = step.change.resource.as_str();
     // Written anew, more or less as it is.
     let mut anew = |path: &str| {
@@ -97,16 +103,15 @@ fn touches<'a>(step: &'a Step, finder: &mut Finder<'_>, cache: &Cache) -> Vec<(&
         return vec![(resource, into.clone(), Touch::Inside)];
     }
     let mut touched = |action: &Action| match action {
-        Action::AddGroup { .. } | Action::RemoveGroup { .. } => {
-            ["/etc/group", "/etc/gshadow"].map(&mut anew).into()
+        Action::AddGroup { .. } | Action::RemoveGroup { .. } | Action::SetMember { .. } => {
+            accounts::group_files(root).iter().map(|path| anew(path)).collect()
         }
-        Action::SetMember { .. } => ["/etc/group", "/etc/gshadow"].map(&mut anew).into(),
-        Action::SetComment { .. } => vec![anew("/etc/passwd")],
-        Action::SetLocked { .. } => vec![anew("/etc/shadow")],
+        Action::AddUser(_)
+        | Action::ChangeUser(_)
+        | Action::RemoveUser(_)
+        | Action::SetComment { .. }
+        | Action::SetLocked { .. } => accounts::user_files(root).iter().map(|path| anew(path)).collect(),
         Action::EditPart { path, .. } => vec![anew(path)],
-        Action::AddUser(_) | Action::ChangeUser(_) | Action::RemoveUser(_) => {
-            ["/etc/passwd", "/etc/shadow"].map(&mut anew).into()
-        }
         Action::MakeDirectory { path, .. } => vec![(resource, path.clone(), Touch::Make)],
         Action::SetAccess { path, .. } | Action::PutBack { path, content: None, .. } => {
             vec![(resource, path.clone(), Touch::Set)]

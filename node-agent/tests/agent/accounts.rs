@@ -132,6 +132,53 @@ async fn a_user_left_half_made_is_finished() {
 }
 
 #[tokio::test]
+async fn account_files_that_are_links_stay_so_and_what_they_lead_to_is_written() {
+    let machine = Machine::new();
+    machine.directory("/data");
+    let files = ["passwd", "shadow", "group", "gshadow"];
+    for name in files {
+        std::fs::rename(machine.path(&format!("/etc/{name}")), machine.path(&format!("/data/{name}")))
+            .unwrap();
+        machine.link(&format!("/etc/{name}"), &format!("../data/{name}"));
+    }
+    let before = machine.tree();
+    let spec = request(json!({"groups": [{"name": "k"}], "users": [{"name": "k", "groups": ["staff"]}]}));
+    // What a run that was killed was writing beside them goes with the next one.
+    machine.apply_until(&spec, 1).await.unwrap_err();
+    for name in files {
+        machine.write(&node_agent::host::write::leftover_of(&format!("/data/{name}")), "half");
+    }
+    machine.apply(&spec).await.unwrap();
+    assert_eq!(machine.leftovers(), Vec::<String>::new());
+    let links = |files: [&str; 4]| files.map(|name| machine.path(&format!("/etc/{name}")).is_symlink());
+    assert_eq!(links(files), [true; 4]);
+    for name in files {
+        assert!(machine.read(&format!("/data/{name}")).contains("\nk:"), "{name}");
+    }
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+
+    // A disk that cannot be written to is told before anything is begun.
+    let data: Vec<String> = files.iter().map(|name| machine.read(&format!("/data/{name}"))).collect();
+    let mounted = machine.mount("/data", "mode=755");
+    for (name, text) in files.iter().zip(data) {
+        machine.write(&format!("/data/{name}"), &text);
+    }
+    let remount = ["-o", "remount,ro"];
+    let path = machine.path("/data");
+    assert!(std::process::Command::new("mount").args(remount).arg(&path).status().unwrap().success());
+    assert_eq!(reasons(&machine.plan(&spec).await), ["group k: ReadOnly", "user k: ReadOnly"]);
+    drop(mounted);
+
+    std::fs::remove_file(machine.path("/data/passwd")).unwrap();
+    let failure = node_agent::engine::plan(&machine.host(), &spec).await.unwrap_err();
+    assert_eq!(
+        failure.to_string(),
+        "/etc/passwd is a symbolic link to /data/passwd, which is missing: mount or restore what it leads to, or put a file in its place"
+    );
+}
+
+#[tokio::test]
 async fn the_lock_of_other_programs_is_waited_for() {
     let machine = Machine::new();
     let path = machine.path("/etc/.pwd.lock");
