@@ -31,6 +31,7 @@ pub use crate::resource::{Change, Payload, Problem, Step};
 use crate::anchor;
 use crate::host::archive::{Target, index_aside};
 use crate::host::error::HARD_LINKED;
+use crate::host::root::shown;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::trust::Store;
@@ -936,7 +937,8 @@ async fn step_by<'a>(
                 let of =
                     if kept.len() == 1 { String::new() } else { format!(" and {} more", kept.len() - 1) };
                 left = Some(format!(
-                    "{first}{of} inside keeps its owner or mode: other hard links lead to it, or something else has changed it since"
+                    "{}{of} inside keeps its owner or mode: other hard links lead to it, or something else has changed it since",
+                    shown(first)
                 ));
             }
         }

@@ -7,6 +7,7 @@
 //! The walk goes one step at a time. The kernel follows no symbolic link for us: each is read and judged here. One that
 //! somebody other than root could have put there is an error, and absolute ones start again at the handle, never above.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
@@ -214,7 +215,7 @@ impl Place {
         if !self.has_directory() {
             return Ok(None);
         }
-        match rustix::fs::statat(self.fd(), self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(self.fd(), &*bytes_of(&self.name), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat.into())),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(HostError::io(&self.real, "look")(errno)),
@@ -236,7 +237,7 @@ impl Place {
             return Ok(None);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = match rustix::fs::openat(self.fd(), self.name.as_str(), flags, Mode::empty()) {
+        let fd = match rustix::fs::openat(self.fd(), &*bytes_of(&self.name), flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(HostError::io(&self.real, "open")(errno)),
@@ -272,6 +273,39 @@ impl Place {
         }
         Ok(Some((content, meta)))
     }
+}
+
+/// A name as text from which [`bytes_of`] makes the same bytes: one that is no UTF-8 has for each byte that is no text a
+/// NUL, which no name has, and two hexadecimal digits.
+pub(super) fn text_of(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\0{byte:02x}")));
+    }
+    text
+}
+
+/// The bytes of a name that [`text_of`] has made, or of any other.
+pub(super) fn bytes_of(name: &str) -> Cow<'_, [u8]> {
+    let Some((before, rest)) = name.split_once('\0') else { return Cow::Borrowed(name.as_bytes()) };
+    let mut bytes = before.as_bytes().to_vec();
+    for part in rest.split('\0') {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            // Whoever wrote that, the kernel finds nothing under it.
+            None => bytes.extend([b"\0", part.as_bytes()].concat()),
+        }
+    }
+    Cow::Owned(bytes)
+}
+
+/// A path with such names as a person reads it.
+pub fn shown(path: &str) -> String {
+    path.replace('\0', "\\x")
 }
 
 /// What the kernel said, of an error of the standard library.
@@ -566,11 +600,33 @@ impl Root {
 
 /// Opens one step, whatever it is, without following it.
 fn open_step(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let name = &*bytes_of(name);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(directory, name, flags, Mode::empty(), beneath) {
         // A kernel below 5.6: for a single step that is neither `..` nor has a `/` in it, this means the same.
         Err(Errno::NOSYS) => rustix::fs::openat(directory, name, flags, Mode::empty()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes_of, shown, text_of};
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_name_that_is_no_text_is_told_with_its_bytes() {
+        assert_eq!(shown(&format!("/d/{}", text_of(b"a\xff\xc3b"))), "/d/a\\xff\\xc3b");
+        assert_eq!(&*bytes_of("a\0zz\0"), b"a\0zz\0", "no such name");
+    }
+
+    proptest! {
+        #[test]
+        fn each_name_has_a_text_of_its_own(name in prop::collection::vec(1_u8.., 0..20)) {
+            let text = text_of(&name);
+            prop_assert_eq!(&*bytes_of(&text), &name[..]);
+            prop_assert_eq!(std::str::from_utf8(&name).is_ok(), text.as_bytes() == name);
+        }
     }
 }

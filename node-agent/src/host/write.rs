@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crds::names::STATE_DIR;
 
 use super::failpoint::reach;
-use super::root::{Kind, Meta, Place, errno_of};
+use super::root::{Kind, Meta, Place, bytes_of, errno_of, shown, text_of};
 use super::{HostError, Root};
 
 /// Owner, group and mode as the kernel takes them.
@@ -533,7 +533,7 @@ impl Root {
             }
             let at = |action| HostError::io(&place.real, action);
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::empty())
+            let fd = rustix::fs::openat(place.fd(), &*bytes_of(&place.name), flags, Mode::empty())
                 .map_err(at("open"))?;
             reach();
             rustix::fs::chownat(&fd, "", uid(before.uid), gid(before.gid), AtFlags::EMPTY_PATH)
@@ -723,12 +723,11 @@ impl Root {
                 Ok(fd) => Rc::new(fd),
                 // Gone since, swapped for something else, or a mount.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
-                Err(errno) => return Err(HostError::io(&path, "open")(errno)),
+                Err(errno) => return Err(HostError::io(shown(&path), "open")(errno)),
             };
-            let entries = rustix::fs::Dir::read_from(&*directory)
-                .map_err(HostError::io(&path, "list the directory"))?;
-            for entry in entries {
-                let entry = entry.map_err(HostError::io(&path, "list the directory"))?;
+            let listed = || HostError::io(shown(&path), "list the directory");
+            for entry in rustix::fs::Dir::read_from(&*directory).map_err(listed())? {
+                let entry = entry.map_err(listed())?;
                 let name = entry.file_name();
                 if matches!(name.to_bytes(), b"." | b"..") {
                     continue;
@@ -737,12 +736,12 @@ impl Root {
                 if swept.seen > MAX_ENTRIES {
                     return Err(HostError::TooManyEntries { path: place.real.clone(), max: MAX_ENTRIES });
                 }
-                let below = format!("{path}/{}", name.to_string_lossy());
+                let below = format!("{path}/{}", text_of(name.to_bytes()));
                 let skip = skip(&below);
                 if skip == Skip::All {
                     continue;
                 }
-                let at = |action| HostError::io(&below, action);
+                let at = |action| HostError::io(shown(&below), action);
                 let fd = match rustix::fs::openat(
                     &*directory,
                     name,
@@ -761,11 +760,11 @@ impl Root {
                 if skip == Skip::Nothing && Ids::from(meta) != inside.ids(meta.kind, meta.mode) {
                     if meta.kind == Kind::File && meta.links > 1 && directory_meta.writer(None).is_some() {
                         // Its other name may lie anywhere: a user could so be given any file of the disk.
-                        swept.left.push(below.clone());
+                        swept.left.push(shown(&below));
                     } else {
                         swept.differ.insert(below.clone(), meta);
                         if change {
-                            give(&fd, &meta, inside, &below)?;
+                            give(&fd, &meta, inside, &shown(&below))?;
                         }
                     }
                 }
@@ -774,7 +773,7 @@ impl Root {
                 }
             }
             if change {
-                rustix::fs::fsync(&*directory).map_err(HostError::io(&path, "write to the disk"))?;
+                rustix::fs::fsync(&*directory).map_err(HostError::io(shown(&path), "write to the disk"))?;
             }
         }
         Ok(swept)

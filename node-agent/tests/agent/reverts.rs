@@ -267,6 +267,54 @@ async fn a_set_uid_program_whose_owner_between_wrote_to_it_is_none_afterwards() 
 }
 
 #[tokio::test]
+async fn names_that_are_no_text_get_owner_and_mode_as_all_others_and_have_theirs_back() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    let machine = app();
+    let at = |name: &[u8]| machine.path("/srv/app").join(OsStr::from_bytes(name));
+    std::fs::create_dir(at(b"d\xff")).unwrap();
+    // Two of them look the same when they are shown as text.
+    let before = [
+        (&b"d\xff"[..], (7, 7, 0o711)),
+        (b"d\xff/f\xfe", (8, 8, 0o4755)),
+        (b"d\xff/f\xff", (9, 9, 0o600)),
+        (b"g\xc3(", (10, 10, 0o644)),
+    ];
+    for (name, (uid, gid, mode)) in before {
+        if !at(name).exists() {
+            std::fs::write(at(name), name).unwrap();
+        }
+        chown(at(name), Some(uid), Some(gid)).unwrap();
+        std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let access = || {
+        before.map(|(name, _)| {
+            let meta = at(name).metadata().unwrap();
+            (name, (meta.uid(), meta.gid(), meta.mode() & 0o7777))
+        })
+    };
+    let mut spec = recursive("k");
+    spec["directories"][0]["inside"] = json!({"fileMode": "0640", "directoryMode": "0750"});
+    let spec = request(spec);
+    machine.apply(&spec).await.unwrap();
+    let k = machine.uid("k");
+    assert_eq!(
+        access().map(|(_, access)| access),
+        [(k, k, 0o750), (k, k, 0o640), (k, k, 0o640), (k, k, 0o640)]
+    );
+    assert!(machine.plan(&spec).await.is_empty());
+    // Somebody gives one of them to another.
+    chown(at(b"g\xc3("), Some(11), Some(11)).unwrap();
+    machine.apply(&spec).await.unwrap();
+    assert!(machine.plan(&spec).await.is_empty(), "drift of it is repaired");
+    let made = machine.revert("workers").await.unwrap();
+    assert_eq!(access(), before, "{made:?}");
+    assert!(!made.iter().any(|change| change.is_left()), "{made:?}");
+}
+
+#[tokio::test]
 async fn an_edit_that_was_killed_or_failed_does_not_forget_what_was_there_first() {
     let with = |content: &str| {
         request(
