@@ -38,7 +38,7 @@ use crate::host::trust::Store;
 use crate::host::write::{Staged, leftover_of};
 use crate::host::{Host, HostError, Place, Root, timestamp};
 use crate::host::{accounts, write};
-use crate::ledger::Item;
+use crate::ledger::{Item, Ledger};
 use crate::preset::Findings;
 use crate::resource::{
     Action, Planner, archive, binary, directory, disk, file, group, kernel, part, removal, symlink, trust,
@@ -373,6 +373,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         unit::plan(resources, written, &owed.restarts, &mut planner);
     }
     planner.steps.extend(removal.last);
+    file::tell_attributes(&mut planner);
     disk::check(&mut planner);
     for (what, error) in &unseen {
         planner.refused(what, error);
@@ -606,13 +607,15 @@ async fn make(
     made: &mut Vec<Change>,
 ) -> Result<Option<Lock>, Failure> {
     let state = |error: HostError| Failure::of("state", &error, &[]);
+    // As it was written down just now.
+    let ledger = host.state.ledger(node_bootstrap, None).map_err(state)?;
     let mut jobs = Vec::new();
     // Programs are brought beside their places before the first file is changed, so that a full disk leaves the files as
     // they were; but after the directories that they go to.
     let first = steps.iter().position(|step| !step.action.is_base()).unwrap_or(steps.len());
     let (base, rest) = steps.split_at(first);
     for step in base {
-        step_by(host, node_bootstrap, step, None, observer, stop, made, &mut jobs).await?;
+        step_by(host, node_bootstrap, &ledger, step, None, observer, stop, made, &mut jobs).await?;
     }
     let mut staged = stage(host, rest)?.into_iter();
     let (mut lock, mut waited) = (Some(lock), false);
@@ -627,7 +630,7 @@ async fn make(
             lock = Some(or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?);
         }
         let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
-        match step_by(host, node_bootstrap, step, staged, observer, stop, made, &mut jobs).await {
+        match step_by(host, node_bootstrap, &ledger, step, staged, observer, stop, made, &mut jobs).await {
             // A user who links to a file of their own does not keep the rest from being put back.
             Err(failure) if step.undoes.is_some() && failure.reason == HARD_LINKED => {
                 made.push(Change::left(&step.change.resource, &failure.message));
@@ -792,6 +795,7 @@ fn stage(host: &Host, steps: &[Step]) -> Result<Vec<Staged>, Failure> {
 async fn step_by<'a>(
     host: &'a Host,
     node_bootstrap: &str,
+    ledger: &Ledger,
     step: &'a Step,
     staged: Option<Staged>,
     observer: &dyn Observer,
@@ -805,6 +809,7 @@ async fn step_by<'a>(
     observer.begins(&step.change);
     let refused = |error: HostError| Failure::of(&step.change.resource, &error, &[]);
     let root = &host.root;
+    let still = |path: &str| book::still(host, ledger, path);
     let mut left = None;
     match &step.action {
         Action::AddGroup { name, gid } => accounts::add_group(root, name, *gid).map_err(refused)?,
@@ -833,23 +838,29 @@ async fn step_by<'a>(
                 .map_err(refused)?;
         }
         Action::WriteFile { path, content, ids } => {
-            root.locate(path).and_then(|place| root.write(&place, &content.0, *ids)).map_err(refused)?;
+            let write = |place: Place| {
+                let mut staged = Staged::begin(&place)?;
+                staged.append(&content.0)?;
+                staged.install_if(*ids, &BTreeMap::new(), &still)
+            };
+            root.locate(path).and_then(write).map_err(refused)?;
         }
         Action::Download { path, digest, ids, .. } => {
             if let Some(staged) = staged {
-                let meta = staged.install(*ids).map_err(refused)?;
+                let meta = staged.install_if(*ids, &BTreeMap::new(), &still).map_err(refused)?;
                 host.digests.remember(path, &meta, *digest);
             }
         }
         Action::Unpack { digest, parts, .. } => {
             let parts =
                 parts.as_deref().ok_or_else(|| HostError::Archive(UNREAD.to_owned())).map_err(refused)?;
-            unpack(host, *digest, parts).await.map_err(refused)?;
+            unpack(host, *digest, parts, &still).await.map_err(refused)?;
         }
         // Only as a part of the one above.
         Action::UnpackFile { .. } => {}
         Action::Link { path, target, owner, replaces } => {
-            root.locate(path)
+            still(path)
+                .and_then(|()| root.locate(path))
                 .and_then(|place| root.replace_link(&place, target, *owner, *replaces))
                 .map_err(refused)?;
         }
@@ -896,7 +907,10 @@ async fn step_by<'a>(
             };
         }
         Action::RemoveFile { path } => {
-            root.locate(path).and_then(|place| root.remove_file(&place)).map_err(refused)?;
+            still(path)
+                .and_then(|()| root.locate(path))
+                .and_then(|place| root.remove_file(&place))
+                .map_err(refused)?;
         }
         Action::RemoveDirectory { path, otherwise } => {
             let place = root.locate(path).map_err(refused)?;
@@ -914,7 +928,7 @@ async fn step_by<'a>(
                 let Some(digest) = content else { return root.put_access_back(&place, *ids, attributes) };
                 let mut staged = Staged::begin(&place)?;
                 staged.append_file(host.state.open_prior(node_bootstrap, *digest)?)?;
-                staged.install_with(*ids, attributes).map(drop)
+                staged.install_if(*ids, attributes, &still).map(drop)
             };
             put().map_err(refused)?;
         }
@@ -951,7 +965,12 @@ async fn step_by<'a>(
 }
 
 /// Makes an archive's parts: folders first, and files as they come out of it.
-async fn unpack(host: &Host, digest: Sha256, parts: &[Action]) -> Result<(), HostError> {
+async fn unpack(
+    host: &Host,
+    digest: Sha256,
+    parts: &[Action],
+    still: &dyn Fn(&str) -> Result<(), HostError>,
+) -> Result<(), HostError> {
     let root = &host.root;
     let mut files: BTreeMap<String, Vec<Target>> = BTreeMap::new();
     for part in parts {
@@ -959,6 +978,7 @@ async fn unpack(host: &Host, digest: Sha256, parts: &[Action]) -> Result<(), Hos
             Action::MakeDirectory { path, ids } => root.make_directory(&root.locate(path)?, *ids)?,
             Action::SetAccess { path, kind, ids } => root.set_access(&root.locate(path)?, *kind, *ids)?,
             Action::Link { path, target, owner, replaces } => {
+                still(path)?;
                 root.replace_link(&root.locate(path)?, target, *owner, *replaces)?;
             }
             Action::UnpackFile { from, path, digest, ids, .. } => {
@@ -968,7 +988,7 @@ async fn unpack(host: &Host, digest: Sha256, parts: &[Action]) -> Result<(), Hos
             _ => {}
         }
     }
-    if files.is_empty() { Ok(()) } else { crate::host::archive::unpack(host, digest, files).await }
+    if files.is_empty() { Ok(()) } else { crate::host::archive::unpack(host, digest, files, still).await }
 }
 
 /// Has systemd begin a step, whose end is waited for later.

@@ -143,6 +143,37 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     host.state.write_ledger(node_bootstrap, &ledger)
 }
 
+/// Refuses to replace or remove what is not as this run found it: somebody has written to it since, and that is kept
+/// nowhere. The next run finds it so, and keeps it if it is to be kept.
+pub(super) fn still(host: &Host, ledger: &Ledger, path: &str) -> Result<(), HostError> {
+    let Some(entry) = ledger.get(&Item::Path(path.to_owned())) else { return Ok(()) };
+    let place = host.root.locate(path)?;
+    let Some(meta) = place.look()? else { return Ok(()) };
+    // Owner and mode a recursive change may have given it meanwhile.
+    let mut known = [Some(&entry.made), entry.was.as_ref(), entry.prior()].into_iter().flatten();
+    let is_known = match meta.kind {
+        Kind::File if meta.size > MAX_PRIORS => known.any(|shape| *shape == Shape::Other),
+        Kind::File => {
+            let now = host.digests.of_seen(&place, &meta)?;
+            known.any(|shape| matches!(shape, Shape::File { digest, .. } if Some(*digest) == now))
+        }
+        Kind::Link => {
+            let now = host.root.read_link(&place)?;
+            known.any(|shape| matches!(shape, Shape::Link { target, .. } if Some(target) == now.as_ref()))
+        }
+        // No content of anybody's; in the way of a file it is told when that is put in place.
+        Kind::Directory | Kind::Special => true,
+    };
+    if is_known {
+        return Ok(());
+    }
+    Err(HostError::Changed {
+        path: path.to_owned(),
+        found: "different from a moment ago".to_owned(),
+        expected: "as it was when it was looked at".to_owned(),
+    })
+}
+
 /// All is done, and what was put back is no longer ours. What was left is known still, so that it can be put back by hand
 /// when what was in the way is gone. `made`: what was done.
 pub(super) fn close(host: &Host, request: &Request, plan: &Plan, made: &[Change]) -> Result<(), HostError> {

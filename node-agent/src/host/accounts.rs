@@ -557,7 +557,7 @@ fn edit(
         (None, None) => return Ok(()),
     };
     match change(&text) {
-        Some(text) => root.write(&place, &text, ids).map(drop),
+        Some(text) => root.write_with(&place, &text, ids, &root.attributes(&place)?).map(drop),
         None => Ok(()),
     }
 }

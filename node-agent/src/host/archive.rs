@@ -140,7 +140,8 @@ pub struct Target {
     pub ids: Ids,
 }
 
-/// Unpacks files of an archive that was fetched, each whole or not at all. `wanted`: by path in the archive.
+/// Unpacks files of an archive that was fetched, each whole or not at all. `wanted`: by path in the archive; `may`: asked
+/// at the last moment whether what is at a path may be replaced.
 ///
 /// # Errors
 /// If the archive is not there, has something else in it than was wanted, or a file cannot be written.
@@ -148,6 +149,7 @@ pub async fn unpack(
     host: &Host,
     archive: Sha256,
     mut wanted: BTreeMap<String, Vec<Target>>,
+    may: &dyn Fn(&str) -> Result<(), HostError>,
 ) -> Result<(), HostError> {
     let changed = |path: &str, found: &str| HostError::Changed {
         path: path.to_owned(),
@@ -178,7 +180,7 @@ pub async fn unpack(
                     if target.digest != digest {
                         return Err(changed(&target.path, "other content"));
                     }
-                    let meta = file.install(target.ids)?;
+                    let meta = file.install_if(target.ids, &BTreeMap::new(), may)?;
                     host.digests.remember(&target.path, &meta, digest);
                 }
             }

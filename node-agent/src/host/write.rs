@@ -113,6 +113,8 @@ const MAX_EDITS: usize = 5;
 const MAX_NAME: usize = 255;
 const TEMPORARY_SUFFIX: &str = ".nodebootstrap-tmp";
 const SELINUX: &str = "security.selinux";
+/// The rights of others than owner and group: with it the mode does not say who may do what.
+const ACL: &str = "system.posix_acl_access";
 
 /// The name of the file beside a target in which its next content is written: always the same for one target, so that
 /// the next run finds what a killed one left.
@@ -201,15 +203,22 @@ impl Staged {
     /// # Errors
     /// If any step fails; the target is then as before.
     pub fn install(self, ids: Ids) -> Result<Meta, HostError> {
-        self.install_with(ids, &BTreeMap::new())
+        self.install_if(ids, &BTreeMap::new(), &|_| Ok(()))
     }
 
-    /// As [`Staged::install`], with extended attributes.
+    /// As [`Staged::install`], with extended attributes, and if `may` does not refuse it when all else is done: it is given
+    /// the target's real path.
     ///
     /// # Errors
-    /// See [`Staged::install`].
-    pub fn install_with(self, ids: Ids, attributes: &BTreeMap<String, String>) -> Result<Meta, HostError> {
+    /// See [`Staged::install`], and what `may` says.
+    pub fn install_if(
+        self,
+        ids: Ids,
+        attributes: &BTreeMap<String, String>,
+        may: &dyn Fn(&str) -> Result<(), HostError>,
+    ) -> Result<Meta, HostError> {
         self.finish(ids, attributes)?;
+        may(&self.place.real)?;
         self.put()
     }
 
@@ -219,6 +228,7 @@ impl Staged {
         // chown clears set-uid bits and capabilities, so it comes first.
         reach();
         rustix::fs::fchown(&self.file, uid(ids.uid), gid(ids.gid)).map_err(at("set the owner"))?;
+        remove_acl(&self.file, &self.place.real)?;
         set_attributes(&self.file, &self.place.real, attributes)?;
         reach();
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(ids.mode)).map_err(at("set the mode"))?;
@@ -252,9 +262,23 @@ impl Root {
     /// # Errors
     /// If any step fails; what was there before is then untouched.
     pub fn write(&self, place: &Place, content: &[u8], ids: Ids) -> Result<Meta, HostError> {
+        self.write_with(place, content, ids, &BTreeMap::new())
+    }
+
+    /// As [`Root::write`], with extended attributes.
+    ///
+    /// # Errors
+    /// See [`Root::write`].
+    pub(super) fn write_with(
+        &self,
+        place: &Place,
+        content: &[u8],
+        ids: Ids,
+        attributes: &BTreeMap<String, String>,
+    ) -> Result<Meta, HostError> {
         let mut staged = Staged::begin(place)?;
         staged.append(content)?;
-        staged.install(ids)
+        staged.install_if(ids, attributes, &|_| Ok(()))
     }
 
     /// Writes a file that others own anew, atomically, with what `edit` makes of its content. Owner, group, mode and extended
@@ -309,7 +333,11 @@ impl Root {
         reach();
         rustix::fs::mkdirat(place.fd(), name.as_str(), Mode::from_raw_mode(0o700))
             .map_err(at("make the directory"))?;
-        self.set_access(&place.beside(&name), Kind::Directory, ids)?;
+        let made = place.beside(&name);
+        if let Some((fd, _)) = made.open(Kind::Directory)? {
+            remove_acl(&fd, &place.real)?;
+        }
+        self.set_access(&made, Kind::Directory, ids)?;
         reach();
         let flags = RenameFlags::NOREPLACE;
         match rustix::fs::renameat_with(place.fd(), name.as_str(), place.fd(), place.name.as_str(), flags) {
@@ -848,6 +876,15 @@ fn set_attributes(fd: impl AsFd, path: &str, attributes: &BTreeMap<String, Strin
         }
     }
     Ok(())
+}
+
+/// Takes away the ACL that a new entry has of a default ACL of its directory: it shall have what its mode says.
+fn remove_acl(fd: impl AsFd, path: &str) -> Result<(), HostError> {
+    if rustix::fs::fgetxattr(&fd, ACL, &mut [0_u8; 0][..]).is_err() {
+        return Ok(());
+    }
+    reach();
+    rustix::fs::fremovexattr(&fd, ACL).map_err(HostError::io(path, "take its ACL away"))
 }
 
 // The number's type differs between architectures.

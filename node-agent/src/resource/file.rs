@@ -1,5 +1,6 @@
 //! Files with content of ours.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
 
@@ -12,6 +13,9 @@ use super::{Action, Change, Differences, Hidden, Planner, is_below};
 use crate::host::install::UNIT_DIRECTORY;
 use crate::host::write::Ids;
 use crate::host::{Kind, Place};
+
+/// What a program may do that is not started by root.
+const CAPABILITY: &str = "security.capability";
 
 pub(crate) fn plan(file: &File, planner: &mut Planner<'_>) {
     let resource = format!("file {}", file.path);
@@ -115,6 +119,37 @@ fn differs_in_comments(place: &Place, content: &[u8]) -> bool {
     now.is_some_and(|(now, _)| {
         means_the_same(&String::from_utf8_lossy(&now), &String::from_utf8_lossy(content))
     })
+}
+
+/// Says of each change what it takes with it of a file's extended attributes: what is written anew has none, and another
+/// owner takes capabilities away. They come back with what was there before.
+pub(crate) fn tell_attributes(planner: &mut Planner<'_>) {
+    let root = &planner.host.root;
+    let lost = |action: &Action| {
+        let (path, owner) = match action {
+            Action::WriteFile { path, .. }
+            | Action::Download { path, .. }
+            | Action::UnpackFile { path, .. } => (path, None),
+            Action::SetAccess { path, kind: Kind::File, ids } => (path, Some((ids.uid, ids.gid))),
+            _ => return Vec::new(),
+        };
+        let place = root.locate(path).ok();
+        let there = place.and_then(|place| Some((place.look().ok().flatten()?, place)));
+        // What is in the way of a file is told elsewhere.
+        let Some((meta, place)) = there.filter(|(meta, _)| meta.kind == Kind::File) else {
+            return Vec::new();
+        };
+        let has_another = owner != Some((meta.uid, meta.gid));
+        let goes = |name: &String| has_another && (owner.is_none() || name == CAPABILITY);
+        root.attributes(&place).unwrap_or_default().into_keys().filter(goes).collect()
+    };
+    for step in planner.steps.iter_mut().filter(|step| step.undoes.is_none()) {
+        let lost: BTreeSet<String> = step.action.parts().iter().flat_map(&lost).collect();
+        if !lost.is_empty() {
+            let lost: Vec<String> = lost.into_iter().collect();
+            step.change.change.push_str(&format!(", without extended attributes: {}", lost.join(", ")));
+        }
+    }
 }
 
 /// What is said of a path that shall be a file and is something else.

@@ -1,6 +1,7 @@
 //! What is taken out of a spec, and what is left when all of it is: as it was before, and nothing of others is touched.
 
 use serde_json::{Value, json};
+use sha2::Digest;
 
 use crate::support::{Machine, lines, request};
 
@@ -238,6 +239,155 @@ async fn a_damaged_ledger_stops_everything_and_says_what_to_do() {
         assert!(node_agent::engine::revert(&machine.host(), "workers", true).is_err());
         assert_eq!(machine.tree(), tree);
     }
+}
+
+#[tokio::test]
+async fn what_somebody_writes_while_a_run_is_under_way_is_not_lost() {
+    let machine = Machine::new();
+    machine.write("/opt/image", "program");
+    let digest = hex::encode(sha2::Sha256::digest("program"));
+    let archive = crate::archives::Tar::default().file("c", "ours").end();
+    let packed = hex::encode(sha2::Sha256::digest(&archive));
+    std::fs::write(machine.path("/opt/image.tar"), archive).unwrap();
+    let of = |url: &str, digest: &str| json!({"url": url, "sha256": {"amd64": digest, "arm64": digest}});
+    let with = |mut entry: Value, more: Value| {
+        entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        entry
+    };
+    let begin = json!({"path": "/etc/a", "content": "begin"});
+    for (path, spec) in [
+        ("/etc/f", json!({"files": [begin, {"path": "/etc/f", "content": "ours"}]})),
+        (
+            "/opt/b",
+            json!({"files": [begin], "binaries": [with(of("file:///opt/image", &digest), json!({"path": "/opt/b"}))]}),
+        ),
+        (
+            "/opt/c",
+            json!({
+                "files": [begin],
+                "archives": [with(of("file:///opt/image.tar", &packed), json!({"name": "c", "into": "/opt"}))],
+            }),
+        ),
+    ] {
+        let spec = request(spec);
+        machine.fetch(&spec).await;
+        machine.write(path, "theirs");
+        let during = |change: &node_agent::engine::Change| {
+            if change.resource == "file /etc/a" {
+                machine.write(path, "written meanwhile");
+            }
+        };
+        let failure = machine.apply_with(&spec, during).await.unwrap_err();
+        assert_eq!(failure.reason, "HostChanged", "{failure:?}");
+        assert!(failure.message.contains(&format!("{path} is different from a moment ago")), "{failure:?}");
+        assert_eq!((machine.read(path).as_str(), machine.leftovers()), ("written meanwhile", Vec::new()));
+        // The next run takes it as what was there before.
+        machine.apply(&spec).await.unwrap();
+        assert_ne!(machine.read(path), "written meanwhile");
+        machine.revert("workers").await.unwrap();
+        assert_eq!(machine.read(path), "written meanwhile");
+
+        // Nor is it lost while what is ours is taken back.
+        std::fs::remove_file(machine.path(path)).unwrap();
+        machine.apply(&spec).await.unwrap();
+        let revert = node_agent::engine::revert(&machine.host(), "workers", true).unwrap();
+        let failure = machine.apply_with(&revert, during).await.unwrap_err();
+        assert_eq!(failure.reason, "HostChanged", "{failure:?}");
+        let made = machine.revert("workers").await.unwrap();
+        assert!(made.iter().any(|change| change.is_left()), "{made:?}");
+        assert_eq!(machine.read(path), "written meanwhile");
+        std::fs::remove_file(machine.path(path)).unwrap();
+    }
+}
+
+/// Rights for user 7 besides those of owner, group and others, all to read, as the kernel takes them.
+fn acl() -> Vec<u8> {
+    let none = u32::MAX;
+    let entries: [(u16, u16, u32); 5] = [(1, 6, none), (2, 4, 7), (4, 4, none), (16, 4, none), (32, 4, none)];
+    let mut bytes = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(rights.to_le_bytes());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn extended_attributes_of_a_file_that_is_replaced_are_told_and_come_back() {
+    let machine = Machine::on_disk();
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let acl = acl();
+    let attributes: [(&str, &[u8]); 3] =
+        [("security.capability", &capability), ("system.posix_acl_access", &acl), ("user.note", b"theirs")];
+    let set = |path: &str| {
+        for (name, value) in attributes {
+            rustix::fs::setxattr(machine.path(path), name, value, rustix::fs::XattrFlags::empty()).unwrap();
+        }
+    };
+    let has = |path: &str| {
+        attributes.map(|(name, _)| {
+            let mut value = [0; 64];
+            let length = rustix::fs::getxattr(machine.path(path), name, &mut value[..]).unwrap_or(0);
+            value[..length].to_vec()
+        })
+    };
+    let (all, none) = (attributes.map(|(_, value)| value.to_vec()), [const { Vec::new() }; 3]);
+    for path in ["/etc/f", "/etc/g", "/etc/passwd"] {
+        machine.write(path, if path == "/etc/passwd" { crate::support::PASSWD } else { "theirs" });
+        set(path);
+    }
+    let before = machine.tree();
+    let spec = request(json!({
+        "groups": [{"name": "k"}],
+        "users": [{"name": "k"}],
+        "files": [{"path": "/etc/f", "content": "ours"}, {"path": "/etc/g", "content": "theirs", "owner": "daemon"}],
+    }));
+    let made = machine.apply(&spec).await.unwrap();
+    assert_eq!(
+        lines(&made)[2..],
+        [
+            "file /etc/f: content, without extended attributes: security.capability, system.posix_acl_access, user.note",
+            "file /etc/g: owner root to daemon, without extended attributes: security.capability",
+        ]
+    );
+    assert_eq!((has("/etc/f"), has("/etc/passwd")), (none, all.clone()), "accounts are the host's own");
+    assert_eq!(has("/etc/g")[1..], all[1..]);
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+    for path in ["/etc/f", "/etc/g", "/etc/passwd"] {
+        assert_eq!(has(path), all, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_default_acl_of_a_directory_gives_nobody_more_than_the_mode_says() {
+    let machine = Machine::on_disk();
+    let set = |path: &str, name: &str| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(machine.path(path), name, &acl(), flags).unwrap();
+    };
+    let has_acl = |path: &str| {
+        rustix::fs::getxattr(machine.path(path), "system.posix_acl_access", &mut [0; 64][..]).is_ok()
+    };
+    machine.directory("/opt/d");
+    set("/opt/d", "system.posix_acl_default");
+    machine.write("/opt/d/hosts", "theirs\n");
+    std::fs::write(machine.path("/opt/d/kept"), "theirs\n").unwrap();
+    // One that was made with the ACL of its directory, and one that has none.
+    assert_eq!(["/opt/d/hosts", "/opt/d/kept"].map(has_acl), [true, true]);
+    rustix::fs::removexattr(machine.path("/opt/d/hosts"), "system.posix_acl_access").unwrap();
+    let part = |path: &str| json!({"path": path, "name": "a", "block": "ours"});
+    let spec = request(json!({
+        "directories": [{"path": "/opt/d/new", "mode": "0750"}],
+        "files": [{"path": "/opt/d/secret", "content": "x", "mode": "0640"}],
+        "fileParts": [part("/opt/d/hosts"), part("/opt/d/kept")],
+    }));
+    machine.apply(&spec).await.unwrap();
+    assert_eq!((machine.access("/opt/d/new").2, machine.access("/opt/d/secret").2), (0o750, 0o640));
+    assert_eq!(["/opt/d/new", "/opt/d/secret", "/opt/d/hosts"].map(has_acl), [false; 3]);
+    assert!(has_acl("/opt/d/kept"), "what a file that others own has is kept");
+    assert!(machine.plan(&spec).await.is_empty());
 }
 
 fn recursive(owner: &str) -> Value {

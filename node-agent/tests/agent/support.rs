@@ -255,6 +255,15 @@ impl Observer for StopAfter {
     }
 }
 
+/// Does something after each change.
+pub(crate) struct After<F: Fn(&Change)>(pub(crate) F);
+
+impl<F: Fn(&Change)> Observer for After<F> {
+    fn done(&self, change: &Change) {
+        self.0(change);
+    }
+}
+
 /// A file system of its own, for as long as this lives.
 pub(crate) struct Mounted(PathBuf);
 
@@ -435,6 +444,18 @@ impl Machine {
         changes: usize,
     ) -> Result<Vec<Change>, Failure> {
         self.apply_on_until(&self.host(), request, changes).await
+    }
+
+    /// Applies, with something done after each change.
+    pub(crate) async fn apply_with(
+        &self,
+        request: &Request,
+        after: impl Fn(&Change),
+    ) -> Result<Vec<Change>, Failure> {
+        let host = self.host();
+        let plan = engine::plan(&host, request).await.expect("a plan");
+        let lock = host.state.lock(|| {}).await.expect("a lock");
+        engine::apply(&host, request, &plan, lock, &After(after), &CancellationToken::new()).await
     }
 
     /// Applies in this process.
