@@ -374,7 +374,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     }
     planner.steps.extend(removal.last);
     file::tell_attributes(&mut planner);
-    disk::check(&mut planner);
+    disk::check(&ledger, &mut planner);
     for (what, error) in &unseen {
         planner.refused(what, error);
     }

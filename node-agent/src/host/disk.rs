@@ -34,6 +34,15 @@ pub enum Locked {
 }
 
 impl Locked {
+    /// What an entry's attributes say; `None`: nothing keeps root from changing it.
+    pub(super) fn by(attributes: StatxAttributes) -> Option<Self> {
+        if attributes.contains(StatxAttributes::IMMUTABLE) {
+            Some(Self::Immutable)
+        } else {
+            attributes.contains(StatxAttributes::APPEND).then_some(Self::AppendOnly)
+        }
+    }
+
     /// In words, and what takes it away.
     pub fn words(self) -> (&'static str, &'static str) {
         match self {
@@ -88,10 +97,5 @@ impl Place {
 fn locked(place: &Place, name: &str) -> Option<Locked> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     // A kernel or file system that cannot tell is asked by the change itself.
-    let attributes = rustix::fs::statx(place.fd(), name, flags, StatxFlags::empty()).ok()?.stx_attributes;
-    if attributes.contains(StatxAttributes::IMMUTABLE) {
-        Some(Locked::Immutable)
-    } else {
-        attributes.contains(StatxAttributes::APPEND).then_some(Locked::AppendOnly)
-    }
+    Locked::by(rustix::fs::statx(place.fd(), name, flags, StatxFlags::empty()).ok()?.stx_attributes)
 }

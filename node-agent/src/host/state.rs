@@ -535,7 +535,10 @@ impl State {
     }
 
     /// The bytes of all contents that are kept.
-    fn kept(&self) -> Result<u64, HostError> {
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub(crate) fn kept(&self) -> Result<u64, HostError> {
         let mut bytes = 0_u64;
         for name in self.root.directories_in(STATE_DIR)? {
             let directory = priors(&name);

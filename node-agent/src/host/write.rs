@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crds::names::STATE_DIR;
 
+use super::disk::Locked;
 use super::failpoint::reach;
 use super::root::{Kind, Meta, Place, bytes_of, errno_of, shown, text_of};
 use super::{HostError, Root};
@@ -782,7 +783,8 @@ impl Root {
                     Err(errno) => return Err(at("open")(errno)),
                 };
                 let meta: Meta = rustix::fs::fstat(&fd).map_err(at("look"))?.into();
-                if meta.inode.0 != top_meta.inode.0 || is_mount(&fd) {
+                let attributes = attributes_of(&fd);
+                if meta.inode.0 != top_meta.inode.0 || attributes.contains(StatxAttributes::MOUNT_ROOT) {
                     continue;
                 }
                 if skip == Skip::Nothing && Ids::from(meta) != inside.ids(meta.kind, meta.mode) {
@@ -791,6 +793,7 @@ impl Root {
                         swept.left.push(shown(&below));
                     } else {
                         swept.differ.insert(below.clone(), meta);
+                        swept.locked.extend(Locked::by(attributes).map(|locked| (shown(&below), locked)));
                         if change {
                             give(&fd, &meta, inside, &shown(&below))?;
                         }
@@ -828,6 +831,8 @@ pub struct Swept {
     pub differ: BTreeMap<String, Meta>,
     /// Files that were left because of their hard links.
     pub left: Vec<String>,
+    /// Those of the entries that differ which nobody can change.
+    pub locked: Vec<(String, Locked)>,
 }
 
 /// What on the host belongs to a user, or else to a group: one path of it, or one process.
@@ -893,10 +898,10 @@ fn is_local(fd: impl AsFd) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u64 & 0xffff_ffff)))
 }
 
-fn is_mount(fd: impl AsFd) -> bool {
-    // Where the kernel cannot tell (below 5.8), the device of the entry has to do.
+/// What the kernel says of an entry besides. Where it cannot tell of mounts (below 5.8), the device of the entry has to do.
+fn attributes_of(fd: impl AsFd) -> StatxAttributes {
     rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::empty())
-        .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        .map_or(StatxAttributes::empty(), |stat| stat.stx_attributes)
 }
 
 /// Gives an entry that is open by its path alone what all inside its directory gets.

@@ -100,6 +100,17 @@ fn plan_inside(resource: &str, place: &Place, inside: Inside, planner: &mut Plan
             swept.left.len()
         ));
     }
+    if let Some((first, locked)) = swept.locked.first() {
+        let (what, remedy) = locked.words();
+        let more = match swept.locked.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more in it are locked too"),
+        };
+        let message = format!(
+            "{first} {what}{more}: run {remedy} {first} on the host, or take recursive out of the spec"
+        );
+        return planner.problem(resource, "Locked", message);
+    }
     if !swept.differ.is_empty() {
         let entries = match swept.differ.len() {
             1 => "1 entry".to_owned(),

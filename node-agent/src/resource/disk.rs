@@ -1,10 +1,12 @@
-//! Whether the disks take what the steps bring: file systems that are read-only, files that are locked, room.
+//! Whether the disks take what the steps bring: file systems that are read-only, files that are locked, room; also for what
+//! was there before.
 //!
-//! In: the planner with all steps. Out: problems beside the others. What nobody can tell in advance (a quota, a download
+//! In: the planner with all steps, and the ledger. Out: problems beside the others. What nobody can tell in advance (a quota, a download
 //! that was not fetched yet) is an error when it comes, with every file whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::Sha256;
 use crds::names::STATE_DIR;
 
 use super::{Action, Planner, Step, is_below};
@@ -13,12 +15,17 @@ use crate::host::cache::Cache;
 use crate::host::disk::{Disk, Locked};
 use crate::host::install::UNIT_DIRECTORY;
 use crate::host::root::Finder;
-use crate::host::{HostError, Place, Root};
+use crate::host::state::MAX_PRIORS;
+use crate::host::{HostError, Kind, Place, Root};
+use crate::ledger::{Item, Ledger, Provenance, Shape};
 
 /// What stays free of each disk, in bytes: for directories, and for what the agent writes down itself.
 const RESERVE: u64 = 1 << 20;
 /// Where a path may go instead of a read-only file system, as far as the host can write there.
 const ELSEWHERE: [&str; 4] = ["/usr/local", "/opt", "/etc", "/var/lib"];
+
+/// What the agent writes down itself.
+const STATE: &str = "state";
 
 /// How a step touches a path.
 #[derive(Clone, Copy)]
@@ -46,17 +53,21 @@ struct Load<'a> {
 }
 
 /// Adds what is in the way.
-pub(crate) fn check(planner: &mut Planner<'_>) {
+pub(crate) fn check(ledger: &Ledger, planner: &mut Planner<'_>) {
     if planner.steps.is_empty() {
         return;
     }
+    let priors = check_priors(ledger, planner);
     let (root, cache) = (&planner.host.root, &planner.host.cache);
     let mut finder = root.finder();
     let mut loads: BTreeMap<u64, Load<'_>> = BTreeMap::new();
     let mut found: Vec<(String, &'static str, String)> = Vec::new();
     let (mut told, mut counted) = (BTreeSet::new(), BTreeSet::new());
-    let own = ("state", STATE_DIR.to_owned(), Touch::Inside);
-    let touches = planner.steps.iter().flat_map(|step| touches(step, root, &mut finder, cache)).chain([own]);
+    let own = (STATE, STATE_DIR.to_owned(), Touch::Inside);
+    let priors = priors.into_iter().enumerate();
+    let priors = priors.map(|(at, size)| (STATE, format!("{STATE_DIR}/{at}"), Touch::Replace(size)));
+    let touches = planner.steps.iter().flat_map(|step| touches(step, root, &mut finder, cache));
+    let touches = touches.chain([own]).chain(priors);
     let touches: Vec<_> = touches.collect();
     for (resource, path, touch) in touches {
         // Where it lies was found before.
@@ -83,6 +94,59 @@ pub(crate) fn check(planner: &mut Planner<'_>) {
     found.extend(loads.into_values().filter_map(|load| load.too_much()));
     for (resource, reason, message) in found {
         planner.problem(resource, reason, message);
+    }
+}
+
+/// What is replaced for the first time is kept, up to a limit: the sizes of those contents.
+fn check_priors(ledger: &Ledger, planner: &mut Planner<'_>) -> Vec<u64> {
+    let host = planner.host;
+    let steps = planner.steps.iter().filter(|step| step.undoes.is_none());
+    let replaces = |action: &Action| {
+        let path = match action {
+            Action::WriteFile { path, .. }
+            | Action::Download { path, .. }
+            | Action::UnpackFile { path, .. } => path,
+            _ => return None,
+        };
+        let entry = ledger.get(&Item::Path(path.clone()));
+        // What was there as it was to be stays theirs: an edit of the spec replaces it.
+        let is_first = entry.is_none_or(|entry| match (&entry.provenance, &entry.made) {
+            (Provenance::Adopted, Shape::File { digest, .. }) => content_of(action) != Some(*digest),
+            _ => false,
+        });
+        let place = host.root.locate(path).ok()?;
+        let meta = place.look().ok().flatten().filter(|meta| meta.kind == Kind::File)?;
+        // One with other hard links is written anew also for its owner or mode.
+        let is_same = || {
+            matches!(action, Action::WriteFile { content, .. } if content.0.len() as u64 == meta.size)
+                && host.digests.of_seen(&place, &meta).is_ok_and(|now| now == content_of(action))
+        };
+        (is_first && !is_same()).then(|| (path.clone(), meta.size))
+    };
+    let replaced = steps.flat_map(|step| {
+        let of_step = step.action.parts().iter().filter_map(&replaces);
+        of_step.map(|(path, size)| (step.change.resource.clone(), path, size)).collect::<Vec<_>>()
+    });
+    let replaced: Vec<(String, String, u64)> = replaced.collect();
+    let mut kept = if replaced.is_empty() { 0 } else { host.state.kept().unwrap_or_default() };
+    let mut sizes = Vec::new();
+    for (resource, path, size) in replaced {
+        if kept.saturating_add(size) > MAX_PRIORS {
+            planner.refused(resource, &HostError::PriorsFull { path, size, kept });
+        } else {
+            kept += size;
+            sizes.push(size);
+        }
+    }
+    sizes
+}
+
+/// The digest of what a file will have.
+fn content_of(action: &Action) -> Option<Sha256> {
+    match action {
+        Action::WriteFile { content, .. } => Some(Sha256::of(&content.0)),
+        Action::Download { digest, .. } | Action::UnpackFile { digest, .. } => Some(*digest),
+        _ => None,
     }
 }
 
@@ -217,8 +281,9 @@ impl<'a> Load<'a> {
             return Some((biggest.to_owned(), "NoSpace", message));
         }
         let free = disk.free.filter(|free| *free < self.bytes + RESERVE)?;
+        let elsewhere = if biggest == STATE { "" } else { ", or choose another path" };
         let message = format!(
-            "with all else that goes there its disk needs {} KiB, {} KiB of which stay free, and has {} KiB: free some space, or choose another path",
+            "with all else that goes there its disk needs {} KiB, {} KiB of which stay free, and has {} KiB: free some space{elsewhere}",
             (self.bytes + RESERVE).div_ceil(1024),
             RESERVE / 1024,
             free / 1024

@@ -226,6 +226,45 @@ async fn a_disk_without_room_is_told_before_anything_is_begun() {
     }
 }
 
+#[tokio::test]
+async fn what_cannot_be_kept_to_be_put_back_is_told_before_anything_is_begun() {
+    let machine = Machine::new();
+    let big = |path: &str, bytes: u64| {
+        std::fs::File::create(machine.path(path)).unwrap().set_len(bytes).unwrap();
+    };
+    big("/opt/a", (2 << 30) + 1);
+    big("/opt/b", 1 << 30);
+    big("/opt/c", (1 << 30) + 1);
+    let file = |path: &str| json!({"path": path, "content": "ours"});
+    let spec = request(
+        json!({"groups": [{"name": "k"}], "files": [file("/opt/a"), file("/opt/b"), file("/opt/c")]}),
+    );
+    let plan = machine.plan(&spec).await;
+    assert_eq!(reasons(&plan), ["file /opt/a: PriorsFull", "file /opt/c: PriorsFull"]);
+    let told: Vec<&str> = plan.problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert!(told[0].contains("/opt/a has 2147483649 bytes"), "{told:?}");
+    assert!(told[1].contains("1073741824 are kept"), "{told:?}");
+    machine.apply(&spec).await.unwrap_err();
+    assert!(!machine.read("/etc/group").contains("k:"), "nothing is begun");
+    for path in ["/opt/a", "/opt/c"] {
+        std::fs::remove_file(machine.path(path)).unwrap();
+    }
+
+    let _state = machine.mount("/var/lib/nodebootstrap", "size=2m,mode=700");
+    big("/opt/b", 3 << 20);
+    let spec = |more: &str| json!({"groups": [{"name": "k"}], "files": [{"path": "/opt/b", "content": "ours"}, {"path": "/opt/d", "content": more}]});
+    let told = refused(&machine, spec("x"), &["state: NoSpace"]).await;
+    assert!(told[0].ends_with("and has 2048 KiB: free some space"), "{told:?}");
+    // What is kept already, or was never theirs, needs no more room.
+    big("/opt/b", 16 << 10);
+    machine.apply(&request(spec("x"))).await.unwrap();
+    big("/opt/b", 3 << 20);
+    big("/opt/d", 3 << 20);
+    machine.apply(&request(spec("y"))).await.unwrap();
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.path("/opt/b").metadata().unwrap().len(), 16 << 10);
+}
+
 /// A file that root cannot change, until this is dropped.
 struct Locked(std::fs::File, IFlags);
 
@@ -285,6 +324,33 @@ async fn what_is_locked_against_root_is_told_with_what_unlocks_it() {
     );
     drop(locks);
     machine.apply(&request(spec)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_locked_inside_a_recursive_directory_is_told_before_anything_is_begun() {
+    let machine = Machine::on_disk();
+    machine.directory("/srv/app");
+    for name in ["a", "b", "c"] {
+        machine.write(&format!("/srv/app/{name}"), "");
+    }
+    machine.set("/srv/app/c", 1, 1, 0o644);
+    let locks =
+        ["a", "b", "c"].map(|name| Locked::new(&machine, &format!("/srv/app/{name}"), IFlags::IMMUTABLE));
+    let directory = json!({"path": "/srv/app", "owner": "daemon", "group": "daemon", "recursive": true});
+    let spec = json!({"groups": [{"name": "k"}], "directories": [directory]});
+    let told = refused(&machine, spec.clone(), &["directory /srv/app: Locked"]).await;
+    let first = told[0].split(' ').next().unwrap();
+    assert_eq!(
+        told[0],
+        format!(
+            "{first} is immutable, and 1 more in it are locked too: run chattr -i {first} on the host, or take recursive out of the spec"
+        )
+    );
+    // One that has its owner already is in nobody's way.
+    let [a, b, _c] = locks;
+    drop((a, b));
+    machine.apply(&request(spec)).await.unwrap();
+    assert_eq!(machine.access("/srv/app/a"), (1, 1, 0o644));
 }
 
 #[tokio::test]
