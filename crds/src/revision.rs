@@ -571,6 +571,25 @@ impl Resource {
         }
     }
 
+    /// Units to restart, if they run, after it changed.
+    pub fn restart(&self) -> &[UnitName] {
+        match self {
+            Self::File(file) => &file.restart,
+            Self::Binary(binary) => &binary.restart,
+            Self::Part(part) => &part.restart,
+            Self::Archive(archive) => &archive.restart,
+            Self::Group(_)
+            | Self::User(_)
+            | Self::Directory(_)
+            | Self::Unit(_)
+            | Self::Symlink(_)
+            | Self::Module(_)
+            | Self::Sysctl(_)
+            | Self::CaBundle(_)
+            | Self::NoSwap(_) => &[],
+        }
+    }
+
     /// What only one NodeBootstrap may have on a node. Directories, files, binaries, links and the files of units share
     /// one space, that of paths.
     pub fn claims(&self) -> Vec<(&'static str, String)> {

@@ -145,6 +145,20 @@ impl Plan {
         self.steps.iter().any(|step| step.action.starts())
     }
 
+    /// Whether it has systemd start, stop or restart units, which is waited for with the host's lock free.
+    pub fn waits_for_units(&self) -> bool {
+        self.steps.iter().any(|step| step.unit().is_some())
+    }
+
+    /// What of it may be made while another run of the same revision waits for units: neither what that run changes, nor
+    /// what takes something back.
+    #[must_use]
+    pub fn besides(mut self, other: &Plan) -> Self {
+        let of_other: BTreeSet<&str> = other.changes().map(|change| change.resource.as_str()).collect();
+        self.steps.retain(|step| step.undoes.is_none() && !of_other.contains(step.change.resource.as_str()));
+        self
+    }
+
     /// What is downloaded.
     fn downloads(&self) -> impl Iterator<Item = Download<'_>> {
         self.steps.iter().filter_map(|step| {
@@ -380,14 +394,10 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     }
     planner.warn_of_exposure();
     let restarts = resources.iter().flat_map(|resource| {
-        let units = match resource {
-            Resource::File(file) => &file.restart,
-            Resource::Binary(binary) => &binary.restart,
-            Resource::Part(part) => &part.restart,
-            Resource::Archive(archive) => &archive.restart,
-            _ => return Vec::new(),
-        };
-        let units: Vec<String> = units.iter().map(ToString::to_string).collect();
+        let units: Vec<String> = resource.restart().iter().map(ToString::to_string).collect();
+        if units.is_empty() {
+            return Vec::new();
+        }
         planner.items(resource).unwrap_or_default().into_iter().map(|item| (item, units.clone())).collect()
     });
     let secrets = resources.iter().filter_map(|resource| match resource {
@@ -536,6 +546,28 @@ pub async fn apply(
         Some(failure) => Err(Failure { made, ..failure }),
         None => Ok(made),
     }
+}
+
+/// Makes what [`Plan::besides`] has left of a plan, while another run of the same revision waits for units. It is that run
+/// which verifies all and settles what is written down here.
+///
+/// # Errors
+/// If a step fails, or `stop` was called.
+pub async fn mend(
+    host: &Host,
+    request: &Request,
+    plan: &Plan,
+    lock: Lock,
+    observer: &dyn Observer,
+    stop: &CancellationToken,
+) -> Result<Vec<Change>, Failure> {
+    let node_bootstrap = &request.revision.node_bootstrap;
+    let state = |error: HostError| Failure::of("state", &error, &[]);
+    let mut made = Vec::new();
+    book::open(host, request, plan).map_err(state)?;
+    host.state.owe(node_bootstrap, &owed_by(&host.root, plan)).map_err(state)?;
+    make(host, node_bootstrap, &plan.steps, lock, observer, stop, &mut made).await?;
+    Ok(made)
 }
 
 async fn run(

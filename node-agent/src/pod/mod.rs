@@ -16,6 +16,7 @@ pub mod probe;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use tracing::{info, warn};
 
 use crate::drift::{self, Damping};
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Problem, Request};
+use crate::host::accounts;
 use crate::host::digest::BELIEVED;
 use crate::host::notify::Notify;
 use crate::host::state::{LastResult, Lock, PAUSED};
@@ -680,15 +682,17 @@ impl<'a> Agent<'a> {
         let by_host = std::mem::take(&mut self.by_host);
         let is_drift = !changes.is_empty() && !plan.is_owed() && self.is_begun(target);
         let is_repair = !by_host.is_empty() || (is_drift && self.result_of(target).is_some());
-        let outcome = self.apply(spec, target, &plan, &changes, lock, stop).await;
+        let (outcome, repaired) = self.apply(spec, target, &plan, &changes, lock, stop).await;
         self.listen(target);
+        self.note_repairs(target, &repaired);
         match outcome {
             Ok(made) => {
                 self.again = false;
-                let made = [by_host, made].concat();
+                let mut made = [by_host, made].concat();
                 if is_drift || is_repair {
                     self.note_repairs(target, &made);
                 }
+                made.extend(repaired);
                 self.settled(spec, target, &plan, &made, is_repair).await
             }
             Err(failure) if failure.is_stop() => Next::Rest,
@@ -949,6 +953,7 @@ impl<'a> Agent<'a> {
         }
     }
 
+    /// Makes a plan's changes; what was made, and what of other things was repaired while units were waited for.
     async fn apply(
         &mut self,
         spec: &NodeBootstrapReportSpec,
@@ -957,18 +962,100 @@ impl<'a> Agent<'a> {
         changes: &[Change],
         lock: Lock,
         stop: &CancellationToken,
-    ) -> Result<Vec<Change>, Failure> {
+    ) -> (Result<Vec<Change>, Failure>, Vec<Change>) {
         if plan.is_empty() && !plan.is_owed() && self.is_begun(target) {
-            return Ok(Vec::new());
+            return (Ok(Vec::new()), Vec::new());
         }
         let observer = Logged::new(self.pulse);
+        let repaired = RefCell::default();
+        // What tells of drift is heard here until this is done.
+        let mut notify = self.notify.take();
         // What has failed is tried in silence, so that it does not say this and that in turns.
         let has_failed = self.said.phase == ReportPhase::Failed && self.said.revision == target.name;
         let word = || (!has_failed).then(|| self.applying(spec, target, plan, changes, &observer));
-        let work = engine::apply(&self.host, target, plan, lock, &observer, stop);
+        let work = async {
+            tokio::select! {
+                biased;
+                done = engine::apply(&self.host, target, plan, lock, &observer, stop) => done,
+                never = self.meanwhile(spec, target, plan, notify.as_mut(), stop, &repaired) => match never {},
+            }
+        };
         let (done, told) = telling(&self.cluster, word, SLOW, work).await;
+        self.notify = notify;
         self.told(told);
-        done
+        (done, repaired.into_inner())
+    }
+
+    /// Repairs what drifts while a run waits for units: a service that was restarted is watched for long. What that run
+    /// itself changes is its own to verify.
+    async fn meanwhile(
+        &self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+        plan: &Plan,
+        mut notify: Option<&mut Notify>,
+        stop: &CancellationToken,
+        repaired: &RefCell<Vec<Change>>,
+    ) -> Infallible {
+        if !plan.waits_for_units() {
+            return std::future::pending().await;
+        }
+        let (units, _) = self.to_listen(target);
+        loop {
+            tokio::time::sleep(CALM).await;
+            match self.mend(spec, target, plan, notify.as_deref_mut(), stop).await {
+                Ok(made) => repaired.borrow_mut().extend(made),
+                Err(failure) => {
+                    // That run finds what is left, and tells of it.
+                    warn!(reason = failure.reason, message = failure.message, "not repaired meanwhile");
+                    return std::future::pending().await;
+                }
+            }
+            touched(notify.as_deref_mut(), &self.host, &units).await;
+        }
+    }
+
+    /// Repairs once what has drifted and is none of a run's that waits, as far as that disturbs nothing.
+    async fn mend(
+        &self,
+        spec: &NodeBootstrapReportSpec,
+        target: &Request,
+        other: &Plan,
+        notify: Option<&mut Notify>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Change>, Failure> {
+        let refused = |error: HostError| Failure::from(&error);
+        // Free while that run waits, and only then.
+        let lock = self.host.state.lock(|| {}).await.map_err(refused)?;
+        if self.why_paused(spec).is_some() || self.host.state.switching().map_err(refused)?.is_some() {
+            return Ok(Vec::new());
+        }
+        if let Some(notify) = notify {
+            // There may be directories by now that were not there when that run began.
+            let _ = notify.watch(&self.host.root, &self.to_listen(target).1);
+            notify.drain();
+        }
+        let seen = engine::plan(&self.host, target).await.map_err(refused)?;
+        let now = self.now();
+        let is_left = |resource: &&str| {
+            drift::policy_of(spec.drift.as_ref(), resource) != DriftPolicy::Enforce
+                || self.damping.waits(resource, now).is_some()
+                || find(&target.revision, resource).is_some_and(|resource| !resource.restart().is_empty())
+        };
+        let disturbing = seen.changes().filter(|change| change.disruption > Disruption::None);
+        let of_other = other.changes().map(|change| change.resource.as_str());
+        let leave = seen.differing().filter(is_left).chain(of_other);
+        let leave = leave.chain(disturbing.map(|change| change.resource.as_str())).map(str::to_owned);
+        let target = Request { leave: leave.chain(target.leave.iter().cloned()).collect(), ..target.clone() };
+        let plan = engine::plan(&self.host, &target).await.map_err(refused)?.besides(other);
+        if plan.steps.is_empty()
+            || plan.disruption() > Disruption::None
+            || switch::touches(&self.host, &plan)
+            || plan.has_downloads(&self.host).map_err(refused)?
+        {
+            return Ok(Vec::new());
+        }
+        engine::mend(&self.host, &target, &plan, lock, &Logged::new(self.pulse), stop).await
     }
 
     fn applying(
@@ -1021,13 +1108,21 @@ impl<'a> Agent<'a> {
         if !std::mem::take(&mut self.listen) {
             return;
         }
+        let (units, paths) = self.to_listen(target);
+        self.listen_to(units, paths);
+    }
+
+    /// The units and paths that tell of what the revision manages.
+    fn to_listen(&self, target: &Request) -> (BTreeMap<String, bool>, BTreeSet<String>) {
         let resources = &target.revision.resources;
         let (units, links) = unit::to_watch(&self.host.root, resources);
         let own = ACCOUNT_FILES.iter().chain(&[PAUSED]).map(|path| (*path).to_owned());
+        // Some of them may be links.
+        let root = &self.host.root;
+        let own = own.chain(accounts::user_files(root)).chain(accounts::group_files(root));
         let certificates = resource::trust::to_watch(&self.host.root, &target.revision);
         let watched = resources.iter().flat_map(|one| resource::watched(&self.host, one));
-        let paths = own.chain(watched).chain(links).chain(certificates).collect();
-        self.listen_to(units, paths);
+        (units, own.chain(watched).chain(links).chain(certificates).collect())
     }
 
     /// Listens to these and to nothing else.

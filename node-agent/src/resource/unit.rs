@@ -118,22 +118,7 @@ fn unit_files(resources: &[Resource]) -> BTreeSet<String> {
 /// Says which units shall be restarted that are not there: one that is installed later is none, a typing error is.
 fn warn_of_unknown(resources: &[Resource], written: &BTreeSet<String>, planner: &mut Planner<'_>) {
     for resource in resources {
-        let restart = match resource {
-            Resource::File(file) => &file.restart,
-            Resource::Binary(binary) => &binary.restart,
-            Resource::Part(part) => &part.restart,
-            Resource::Archive(archive) => &archive.restart,
-            Resource::Group(_)
-            | Resource::User(_)
-            | Resource::Directory(_)
-            | Resource::Unit(_)
-            | Resource::Symlink(_)
-            | Resource::Module(_)
-            | Resource::Sysctl(_)
-            | Resource::CaBundle(_)
-            | Resource::NoSwap(_) => continue,
-        };
-        for unit in restart {
+        for unit in resource.restart() {
             let name = unit.as_str();
             if unit.is_template() {
                 continue;
@@ -481,21 +466,9 @@ pub(crate) fn to_observe<'a>(
     let mut names = owed.clone();
     names.extend(more);
     for resource in resources {
-        match resource {
-            Resource::Unit(unit) if !unit.name.is_template() => _ = names.insert(unit.name.to_string()),
-            Resource::File(file) => names.extend(file.restart.iter().map(ToString::to_string)),
-            Resource::Binary(binary) => names.extend(binary.restart.iter().map(ToString::to_string)),
-            Resource::Part(part) => names.extend(part.restart.iter().map(ToString::to_string)),
-            Resource::Archive(archive) => names.extend(archive.restart.iter().map(ToString::to_string)),
-            Resource::Unit(_)
-            | Resource::Group(_)
-            | Resource::User(_)
-            | Resource::Directory(_)
-            | Resource::Symlink(_)
-            | Resource::Module(_)
-            | Resource::Sysctl(_)
-            | Resource::CaBundle(_)
-            | Resource::NoSwap(_) => {}
+        names.extend(resource.restart().iter().map(ToString::to_string));
+        if let Resource::Unit(unit) = resource {
+            names.insert(unit.name.to_string());
         }
     }
     // A template has no state of its own.

@@ -528,6 +528,78 @@ async fn a_unit_that_ends_by_itself_is_started_at_once_and_no_other_one_wakes_th
     .await;
 }
 
+#[tokio::test]
+async fn while_a_restart_is_watched_other_drift_is_repaired_and_the_restart_still_decides() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.systemd.set("app.service", "active");
+    machine.systemd.set("side.service", "active");
+    let spec = |content: &str| {
+        request(json!({
+            "groups": [{"name": "k"}],
+            "directories": [{"path": "/opt/d"}],
+            "files": [
+                {"path": "/etc/a", "content": content, "onChange": {"restart": ["app.service"]}},
+                {"path": "/etc/b", "content": "ours"},
+                {"path": "/etc/c", "content": "ours"},
+            ],
+            "units": [{"name": "side.service", "content": HELLO, "active": true}],
+        }))
+    };
+    let told = |name: &str| {
+        let drift = json!({"policy": "Enforce", "overrides": [{"pattern": "/etc/c", "policy": "Report"}]});
+        api.tell(json!({"revision": name, "drift": drift, "permit": {"id": 1, "disruption": "Restart"}}));
+    };
+    let owed = || machine.read("/var/lib/nodebootstrap/workers/owed.json");
+    let restarts = || {
+        let asked = machine.systemd.asked.borrow();
+        asked.iter().filter(|asked| *asked == "restart app.service").count()
+    };
+    let (first, second, third) =
+        (api.put(&spec("one"), None), api.put(&spec("two"), None), api.put(&spec("three"), None));
+    told(&first);
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        machine.systemd.take_asked();
+        *machine.systemd.watched.borrow_mut() = Some("app.service".to_owned());
+        told(&second);
+        until(|| restarts() == 1).await;
+        machine.write("/etc/b", "theirs");
+        std::fs::remove_dir(machine.path("/opt/d")).unwrap();
+        std::fs::write(machine.path("/etc/group"), crate::support::GROUP).unwrap();
+        until(|| machine.read("/etc/b") == "ours" && machine.is_there("/opt/d")).await;
+        assert!(machine.read("/etc/group").contains("\nk:"), "{}", machine.read("/etc/group"));
+        machine.systemd.ends("side.service");
+        until(|| machine.systemd.asked.borrow().contains(&"start side.service".to_owned())).await;
+        // What a restart would follow from waits for the one that is watched; what is only told is left.
+        machine.write("/etc/a", "theirs");
+        machine.write("/etc/c", "theirs");
+        machine.write("/etc/b", "theirs");
+        until(|| machine.read("/etc/b") == "ours").await;
+        assert_eq!(
+            (machine.read("/etc/a"), machine.read("/etc/c")),
+            ("theirs".to_owned(), "theirs".to_owned())
+        );
+        assert_eq!(restarts(), 1);
+        assert!(owed().contains("app.service"), "{}", owed());
+        assert_eq!(api.objects().statuses.last().unwrap()["phase"], "Applying");
+        machine.systemd.end_job();
+        api.until_status("the second", |s| s["phase"] == "Ready" && s["revision"] == json!(second)).await;
+        assert_eq!((machine.read("/etc/a").as_str(), restarts()), ("two", 2));
+
+        *machine.systemd.watched.borrow_mut() = Some("app.service".to_owned());
+        *machine.systemd.broken.borrow_mut() = Some("app.service".to_owned());
+        told(&third);
+        until(|| restarts() == 3).await;
+        std::fs::remove_dir(machine.path("/opt/d")).unwrap();
+        until_there(&machine.path("/opt/d")).await;
+        machine.systemd.end_job();
+        let status = api.until_phase("Failed").await;
+        assert_eq!((&status["reason"], &status["revision"]), (&json!("Systemd"), &json!(third)));
+        assert!(owed().contains("app.service"), "{}", owed());
+    })
+    .await;
+}
+
 fn motd() -> Value {
     json!({"files": [{"path": "/etc/motd", "content": "ours"}]})
 }

@@ -34,6 +34,9 @@ pub(crate) struct Fake {
     pub(crate) silent: Cell<bool>,
     /// A unit that does not start.
     pub(crate) broken: RefCell<Option<String>>,
+    /// A unit whose jobs end when [`Fake::end_job`] says so.
+    pub(crate) watched: RefCell<Option<String>>,
+    job_ends: tokio::sync::Notify,
     /// Whoever waits for units is told through this.
     told: tokio::sync::Notify,
     /// What programs of the machine answer, by path.
@@ -71,7 +74,14 @@ impl Fake {
         self.told.notify_one();
     }
 
+    /// Has the job of the unit that is watched end, and no other one after it wait.
+    pub(crate) fn end_job(&self) {
+        *self.watched.borrow_mut() = None;
+        self.job_ends.notify_one();
+    }
+
     fn note(&self, word: &str, unit: &str, active: &str) -> Answer<'_, Job<'_>> {
+        let is_watched = self.watched.borrow().as_deref() == Some(unit);
         self.asked.borrow_mut().push(format!("{word} {unit}"));
         let result = if self.broken.borrow().as_deref() == Some(unit) {
             self.units.borrow_mut().entry(unit.to_owned()).or_default().active = "failed".to_owned();
@@ -80,7 +90,14 @@ impl Fake {
             self.units.borrow_mut().entry(unit.to_owned()).or_default().active = active.to_owned();
             Ok(())
         };
-        Box::pin(async move { Ok::<Job<'_>, _>(Box::pin(async move { result })) })
+        Box::pin(async move {
+            Ok::<Job<'_>, _>(Box::pin(async move {
+                if is_watched {
+                    self.job_ends.notified().await;
+                }
+                result
+            }))
+        })
     }
 }
 

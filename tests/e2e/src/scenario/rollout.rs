@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crds::NodeBootstrap;
@@ -9,6 +10,7 @@ use crds::nodebootstrap::NodePhase;
 use crds::report::{Disruption, ReportPhase};
 use futures::StreamExt;
 use kube::runtime::{WatchStreamExt, watcher};
+use testbed::wait_for;
 
 use crate::lab::{Lab, PATIENCE, is, is_current, message, reason};
 
@@ -70,12 +72,13 @@ pub(super) async fn ends_with_3(lab: &Lab, node: &str, unit: &str) -> Result<usi
     Ok(journal.matches("status=3").count())
 }
 
-/// The unit is restarted once on each node, and never are two nodes permitted at once.
+/// The unit is restarted once on each node, and never are two nodes permitted at once. While the restart of one is watched,
+/// drift of something else there does not wait.
 pub(crate) async fn a_restart_takes_one_node_at_a_time(lab: &Lab) -> Result<()> {
     let with = |interval: u32| {
         format!(
             "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: restart}}\nspec:\n  allNodes: true\n  \
-             files:\n  - path: /etc/pulse.conf\n    content: \"INTERVAL={interval}\\n\"\n    onChange: {{restart: [pulse.service]}}\n  \
+             directories: [{{path: /opt/pulse}}]\n  files:\n  - path: /etc/pulse.conf\n    content: \"INTERVAL={interval}\\n\"\n    onChange: {{restart: [pulse.service]}}\n  \
              - path: /etc/pulse.extra\n    content: \"{interval}\"\n    onChange: {{restart: [pulse.service]}}\n  \
              units:\n  - name: pulse.service\n    active: true\n    content: |\n      [Service]\n      \
              ExecStart=/usr/bin/sleep infinity\n"
@@ -98,6 +101,23 @@ pub(crate) async fn a_restart_takes_one_node_at_a_time(lab: &Lab) -> Result<()> 
 
     let edit = async {
         lab.apply(&with(2)).await?;
+        let first = wait_for("the first restart", PATIENCE, || async {
+            for (node, before, _) in &before {
+                let now = started(node).await?;
+                if !now.is_empty() && now != *before {
+                    return Ok(Some(*node));
+                }
+            }
+            Ok(None)
+        });
+        let first = first.await?;
+        let begin = Instant::now();
+        lab.host(first, &["rmdir", "/opt/pulse"]).await?;
+        lab.wait_host(first, &["stat", "-c", "%a", "/opt/pulse"], "755").await?;
+        let took = begin.elapsed();
+        let phase = lab.report("restart", first).await?.status.map(|status| status.phase);
+        ensure!(phase == Some(ReportPhase::Applying), "{first}: {phase:?}, repaired only after the watch");
+        ensure!(took < Duration::from_secs(6), "{first}: repaired after {took:?}");
         lab.ready("restart").await
     };
     let (nb, Seen { granted, most, .. }) = seen_during(lab, edit).await?;
