@@ -122,6 +122,10 @@ pub async fn look(host: &Host, revision: &Revision) -> Result<Facts, HostError> 
         containerd,
         ..Facts::default()
     };
+    if let Some(runtime) = &revision.presets.container_runtime {
+        let folders = containerd::network_folders(runtime, &facts);
+        facts.folders = folders.into_iter().filter(|path| before.had(path)).collect();
+    }
     if revision.presets.kernel.is_some() {
         facts.modules = before.modules();
         facts.settings = before.settings();
@@ -197,6 +201,14 @@ impl<'a> Before<'a> {
     fn has(&self, path: &str) -> bool {
         let place = self.finder.borrow_mut().locate(path);
         place.and_then(|place| place.look()).is_ok_and(|meta| meta.is_some())
+    }
+
+    /// Whether something was at a path before.
+    fn had(&self, path: &str) -> bool {
+        let Ok(place) = self.host.root.locate(path) else { return false };
+        let made = self.ledger.get(&Item::Path(place.real.clone()));
+        let is_made = made.is_some_and(|entry| entry.provenance == Provenance::Created);
+        !is_made && place.look().is_ok_and(|meta| meta.is_some())
     }
 
     /// The regular file at a path, or that which was there before.

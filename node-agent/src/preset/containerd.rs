@@ -4,6 +4,7 @@
 //! ours, each a part of it, so that all others stay as they are; where there is none a file. Which keys these are depends on
 //! the version of the configuration, which the file itself says.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crds::component::{ContainerRuntime, Manage};
@@ -26,6 +27,12 @@ pub const UNIT: &str = "containerd.service";
 pub const CONFIG: &str = "/etc/containerd/config.toml";
 /// Where containerd looks for what it shall know of registries, a folder for each.
 const REGISTRIES: &str = "/etc/containerd/certs.d";
+/// Where network plug-ins lie, unless the configuration says otherwise.
+const CNI_PLUGINS: &str = "/opt/cni/bin";
+/// Where their configuration lies, unless the other one says otherwise. containerd would make it for root alone.
+const CNI_CONFIG: &str = "/etc/cni/net.d";
+/// runc, where it comes with containerd.
+const RUNC_PATH: &str = "/usr/local/sbin/runc";
 /// The kind of runtime that is runc.
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -120,19 +127,48 @@ pub fn expand(
         );
         return out.problem(NAME, "NoContainerd", message);
     }
-    let of_new = FoundContainerd {
+    let found = found(facts);
+    if is_installed {
+        install(node_bootstrap, runtime, out);
+    }
+    let missing = network_folders(runtime, facts).into_iter().filter(|path| !facts.folders.contains(path));
+    out.resources.extend(missing.filter_map(|path| folder(&path)));
+    match configuration(node_bootstrap, runtime, driver, &found, out) {
+        Ok(resources) => out.resources.extend(resources),
+        Err((reason, message)) => out.problem(NAME, reason, format!("{}: {message}", found.config_path)),
+    }
+}
+
+/// The containerd that the node has, or will have.
+fn found(facts: &Facts) -> Cow<'_, FoundContainerd> {
+    let of_new = || FoundContainerd {
         unit: UNIT.to_owned(),
         config_path: CONFIG.to_owned(),
         ..FoundContainerd::default()
     };
-    let found = facts.containerd.as_ref().unwrap_or(&of_new);
-    if is_installed {
-        install(node_bootstrap, runtime, out);
-    }
-    match configuration(node_bootstrap, runtime, driver, found, out) {
-        Ok(resources) => out.resources.extend(resources),
-        Err((reason, message)) => out.problem(NAME, reason, format!("{}: {message}", found.config_path)),
-    }
+    facts.containerd.as_ref().map_or_else(|| Cow::Owned(of_new()), Cow::Borrowed)
+}
+
+/// The folders of network plug-ins and of their configuration, as containerd's will name them; none if that cannot be had.
+pub fn network_folders(runtime: &ContainerRuntime, facts: &Facts) -> Vec<String> {
+    let (found, asked) = (found(facts), asked(runtime));
+    let Ok(document) = Document::parse(found.config.as_deref().unwrap_or_default()) else {
+        return Vec::new();
+    };
+    let Ok(version) = version(document.as_table(), &asked, &found) else { return Vec::new() };
+    let now = Now { file: document.as_table(), asked: &asked };
+    // Version 3 has a list of folders, and the other key still.
+    let plugins = ["bin_dir", "bin_dirs"].map(|key| now.texts(&version.runtime(&["cni", key]))).concat();
+    let config = now.texts(&version.runtime(&["cni", "conf_dir"]));
+    let or = |named: Vec<String>, default: &str| {
+        if named.is_empty() { vec![default.to_owned()] } else { named }
+    };
+    [or(plugins, CNI_PLUGINS), or(config, CNI_CONFIG)].concat()
+}
+
+fn folder(path: &str) -> Option<Resource> {
+    let (path, access) = (path.parse().ok()?, Access::of_root(0o755));
+    Some(Resource::Directory(Directory { path, access, recursive: false, inside: None }))
 }
 
 /// Why a configuration cannot be kept: in a word, and in words.
@@ -150,10 +186,7 @@ fn configuration(
     let document = Document::parse(text).map_err(|error| {
         ("NotToml", format!("is no TOML, containerd would not start with it: correct it: {error}"))
     })?;
-    let mut asked = Keys::new();
-    for (key, value) in runtime.config.iter().flatten() {
-        flatten(&mut vec![key.clone()], value, &mut asked);
-    }
+    let asked = asked(runtime);
     let version = version(document.as_table(), &asked, found)?;
     let mut keys =
         generated(version, runtime, driver, &Now { file: document.as_table(), asked: &asked }, out);
@@ -181,13 +214,7 @@ fn configuration(
             })
             .collect(),
     };
-    if has_registries {
-        let path = REGISTRIES.parse().ok();
-        let access = Access::of_root(0o755);
-        resources.extend(
-            path.map(|path| Resource::Directory(Directory { path, access, recursive: false, inside: None })),
-        );
-    }
+    resources.extend(folder(REGISTRIES).filter(|_| has_registries));
     Ok(resources)
 }
 
@@ -249,6 +276,18 @@ impl Now<'_> {
             None => true,
         });
         in_file || self.asked.keys().any(|asked| asked.starts_with(key))
+    }
+
+    /// The text, or the texts of the list, that a key will have; those that say nothing left out.
+    fn texts(&self, key: &[String]) -> Vec<String> {
+        let in_file = || self.in_file(key)?.as_value().cloned();
+        let value = self.asked.get(key).and_then(|value| toml(value).ok()).or_else(in_file);
+        let value: Vec<Value> = match value {
+            Some(Value::Array(list)) => list.into_iter().collect(),
+            value => value.into_iter().collect(),
+        };
+        let texts = value.iter().filter_map(Value::as_str).filter(|text| !text.is_empty());
+        texts.map(str::to_owned).collect()
     }
 
     /// The names of the runtimes that are runc: under some of these others have it do more, as with graphics cards.
@@ -325,6 +364,15 @@ fn generated(
     keys
 }
 
+/// The keys that are asked for.
+fn asked(runtime: &ContainerRuntime) -> Keys {
+    let mut asked = Keys::new();
+    for (key, value) in runtime.config.iter().flatten() {
+        flatten(&mut vec![key.clone()], value, &mut asked);
+    }
+    asked
+}
+
 /// The leaves of a tree. A list is one value, and so is what is in it.
 fn flatten(path: &mut Vec<String>, value: &Json, keys: &mut Keys) {
     match value {
@@ -393,7 +441,7 @@ fn install(node_bootstrap: &str, runtime: &ContainerRuntime, out: &mut Expansion
             restart,
         }));
     }
-    if let (Some(from), Ok(path)) = (&runtime.runc, "/usr/local/sbin/runc".parse()) {
+    if let (Some(from), Ok(path)) = (&runtime.runc, RUNC_PATH.parse()) {
         // Each container that is started from then on has it: nothing is to be restarted.
         let urls = from.url.with_mirrors(&from.mirrors);
         let (sha256, restart) = (from.sha256.clone(), Vec::new());
@@ -401,8 +449,10 @@ fn install(node_bootstrap: &str, runtime: &ContainerRuntime, out: &mut Expansion
         out.resources.push(Resource::Binary(Binary { path, access, urls, sha256, restart, version: None }));
     }
     let kept = headline(node_bootstrap);
+    // What stands in the unit is spared as long as that has to run on: see removal.
+    let with_runc = runtime.runc.as_ref().map(|_| format!("# It starts containers by {RUNC_PATH}.\n"));
     out.resources.extend(unit.map(|name| {
-        let content = Some(format!("{kept}{UNIT_FILE}"));
+        let content = Some(format!("{kept}{}{UNIT_FILE}", with_runc.unwrap_or_default()));
         Resource::Unit(Unit { name, content, enabled: Some(true), active: Some(true), masked: None })
     }));
     let crictl = "/etc/crictl.yaml".parse().ok();
@@ -419,6 +469,7 @@ mod tests {
     use super::*;
     use crate::anchor;
     use serde_json::json;
+    use std::collections::BTreeSet;
 
     /// As the distribution's package has it, and somebody has changed it.
     const TWO: &str = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  snapshotter = \"native\"\n\
@@ -441,7 +492,12 @@ mod tests {
             config_path: CONFIG.to_owned(),
             config: config.map(str::to_owned),
         };
-        Facts { containerd: Some(containerd), ..Facts::default() }
+        Facts { containerd: Some(containerd), folders: folders(), ..Facts::default() }
+    }
+
+    /// The usual ones.
+    fn folders() -> BTreeSet<String> {
+        [CNI_PLUGINS, CNI_CONFIG].map(str::to_owned).into()
     }
 
     fn expanded(runtime: &ContainerRuntime, driver: Option<&str>, facts: &Facts) -> Expansion {
@@ -608,11 +664,38 @@ mod tests {
             [
                 "archive containerd",
                 "binary /usr/local/sbin/runc",
+                "directory /etc/cni/net.d",
                 "directory /etc/containerd/certs.d",
+                "directory /opt/cni/bin",
                 "file /etc/containerd/config.toml",
                 "file /etc/crictl.yaml",
                 "unit containerd.service",
             ]
         );
+    }
+    #[test]
+    fn folders_of_the_network_are_made_where_they_are_missing_and_where_the_configuration_has_them() {
+        let three = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = ['/a', '/b']\nconf_dir = ''\n";
+        let two = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.cni]\nbin_dir = '/usr/lib/cni'\n";
+        let own = json!({"config": {"plugins": {"io.containerd.grpc.v1.cri": {"cni": {"conf_dir": "/etc/own.d"}}}}});
+        for (spec, config, expected) in [
+            (json!({}), Some(TWO), [CNI_PLUGINS, CNI_CONFIG].as_slice()),
+            (json!({}), None, &[CNI_PLUGINS, CNI_CONFIG]),
+            (json!({}), Some(three), &["/a", "/b", CNI_CONFIG]),
+            (own, Some(two), &["/usr/lib/cni", "/etc/own.d"]),
+            (json!({}), Some("version = "), &[]),
+        ] {
+            let (spec, mut facts) = (runtime(spec), found("1.6.20", config));
+            assert_eq!(network_folders(&spec, &facts), expected, "{config:?}");
+            let made = |facts: &Facts| {
+                let out = expanded(&spec, None, facts);
+                let folders = out.resources.into_iter().filter(|one| one.kind() == "directory");
+                folders.map(|one| one.name().to_owned()).filter(|path| path != REGISTRIES).collect::<Vec<_>>()
+            };
+            facts.folders.clear();
+            assert_eq!(made(&facts), expected, "{config:?}");
+            facts.folders.extend(expected.iter().map(|path| (*path).to_owned()));
+            assert_eq!(made(&facts), [""; 0]);
+        }
     }
 }

@@ -28,6 +28,8 @@ pub struct Facts {
     pub kubelet_program: Option<String>,
     /// The containerd that the node has; `None`: none.
     pub containerd: Option<FoundContainerd>,
+    /// Of the folders that the preset of the container runtime needs: those that the node has.
+    pub folders: BTreeSet<String>,
     /// Of what the preset of the kernel may load: the modules that the kernel has.
     pub modules: BTreeSet<String>,
     /// Of what the preset of the kernel may set: the settings that the kernel has, with their values, as they were before

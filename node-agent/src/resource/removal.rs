@@ -234,7 +234,7 @@ fn fate(
     if planner.is_of_others(item) {
         return left("another NodeBootstrap on this host names it");
     }
-    if let Some((unit, _)) = spared.iter().find(|(unit, text)| needs(item, unit, text)) {
+    if let Some((unit, _)) = spared.iter().find(|(unit, text)| needs(item, entry, unit, text)) {
         return left(&format!(
             "the agent's own pod runs under {unit}, which needs it: run nodebootstrap-agent revert on the host"
         ));
@@ -537,29 +537,45 @@ fn has_another_file(unit: &str, planner: &Planner<'_>) -> bool {
     has_file(unit, &others, planner)
 }
 
-/// The units that this pod runs under and that an earlier revision started, with their files' text.
+/// The units that this pod runs under and that the host has, or runs, only by what is put back: with the text of their files,
+/// and of those that these name. One that ran before, by a file that comes to light again, is restarted with that instead.
 fn spared(unclaimed: &[(&Item, &Entry)], from_pod: bool, planner: &Planner<'_>) -> Vec<(String, String)> {
     if !from_pod {
         return Vec::new();
     }
-    let units = unclaimed.iter().filter_map(|(item, _)| match item {
-        Item::Active(unit) | Item::Enabled(unit) | Item::Masked(unit) => Some(unit.as_str()),
-        other => unit_of(other),
+    let units = unclaimed.iter().filter_map(|(item, entry)| match item {
+        Item::Active(unit) | Item::Enabled(unit) | Item::Masked(unit) => {
+            entry.prior().is_some().then_some(unit.as_str())
+        }
+        other => unit_of(other)
+            .filter(|unit| entry.prior() == Some(&Shape::Absent) && !has_another_file(unit, planner)),
     });
     let units: BTreeSet<&str> = units
         .filter(|unit| switch::is_node_unit(unit))
         .filter(|unit| planner.units.get(*unit).is_some_and(|state| !state.has_stopped()))
         .collect();
-    let text = |unit: &str| {
-        let path = format!("{UNIT_DIRECTORY}/{unit}");
-        let text = planner.host.root.read(&path, MAX_UNIT).ok().flatten().unwrap_or_default();
+    let read = |path: &str| {
+        let text = planner.host.root.read(path, MAX_UNIT).ok().flatten().unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
     };
-    units.into_iter().map(|unit| (unit.to_owned(), text(unit))).collect()
+    let with_named = |unit: &str| {
+        let mut text = read(&format!("{UNIT_DIRECTORY}/{unit}"));
+        let named: String = unclaimed
+            .iter()
+            .filter(|(item, entry)| needs(item, entry, unit, &text))
+            .filter_map(|(item, _)| if let Item::Path(path) = item { Some(read(path)) } else { None })
+            .collect();
+        text.push_str(&named);
+        text
+    };
+    units.into_iter().map(|unit| (unit.to_owned(), with_named(unit))).collect()
 }
 
-/// Whether a unit would not start again without this.
-fn needs(item: &Item, unit: &str, text: &str) -> bool {
+/// Whether a unit would not start again, or not as it does, without this.
+fn needs(item: &Item, entry: &Entry, unit: &str, text: &str) -> bool {
+    if entry.restart.contains(unit) {
+        return true;
+    }
     match item {
         Item::Masked(name) | Item::Enabled(name) | Item::Active(name) => name == unit,
         Item::Path(path) => unit_of(item) == Some(unit) || text.contains(path.as_str()),

@@ -205,6 +205,44 @@ async fn from_the_pod_nothing_is_taken_that_the_pod_runs_under() {
 }
 
 #[tokio::test]
+async fn from_the_pod_a_runtime_stays_with_all_of_it_and_one_that_lies_over_another_goes() {
+    let spec = || {
+        let file = |path: &str| json!({"path": path, "content": "root = '/etc/key'", "onChange": {"restart": ["containerd.service"]}});
+        let unit = "# It starts containers by /usr/local/sbin/runc.\n[Service]\nExecStart=/usr/local/sbin/containerd\n";
+        request(json!({
+            "files": [
+                file("/usr/local/sbin/containerd"), file("/usr/local/sbin/containerd-shim-runc-v2"), file("/etc/config.toml"),
+                {"path": "/usr/local/sbin/runc", "content": "runc"}, {"path": "/etc/other", "content": "x"},
+                // Its configuration names it.
+                {"path": "/etc/key", "content": "x"},
+            ],
+            "units": [{"name": "containerd.service", "content": unit, "active": true}],
+        }))
+    };
+    let machine = Machine::new();
+    machine.apply(&spec()).await.unwrap();
+    let made = machine.revert("workers").await.unwrap();
+    let gone: Vec<_> =
+        made.iter().filter(|change| !change.is_left()).map(|change| change.resource.as_str()).collect();
+    assert_eq!(gone, ["file /etc/other"]);
+
+    // The distribution's own ran before, and runs again.
+    let machine = Machine::new();
+    let vendor = "/usr/lib/systemd/system/containerd.service";
+    machine.directory("/usr/lib/systemd/system");
+    machine.write(vendor, "[Service]\nExecStart=/usr/bin/containerd\n");
+    machine.systemd.set("containerd.service", "active");
+    let before = machine.tree();
+    machine.apply(&spec()).await.unwrap();
+    machine.systemd.take_asked();
+    let made = machine.revert("workers").await.unwrap();
+    assert!(made.iter().all(|change| !change.is_left()), "{made:?}");
+    assert_eq!(machine.tree(), before);
+    let asked = machine.systemd.take_asked();
+    assert_eq!(asked, ["reload", "restart containerd.service"]);
+}
+
+#[tokio::test]
 async fn units_run_with_what_was_put_back() {
     let machine = Machine::new();
     machine.write("/etc/app.conf", "theirs");

@@ -2,6 +2,7 @@
 //! what the API and the machines say.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -255,17 +256,28 @@ impl Lab {
         Ok((self.testbed.publish(name, content)?, hex::encode(sha2::Sha256::digest(content))))
     }
 
-    /// Publishes a tar.gz of programs, each with its path and its text; its URL and its digest.
-    pub(crate) fn publish_archive(&self, name: &str, programs: &[(&str, &str)]) -> Result<(String, String)> {
-        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        let mut archive = tar::Builder::new(gzip);
-        for (path, text) in programs {
+    /// Publishes an archive of programs, each with its path and its content; its URL and its digest. By its name it is a
+    /// tar.gz or a plain tar: to compress large ones takes long, as these programs are built.
+    pub(crate) fn publish_archive(
+        &self,
+        name: &str,
+        programs: &[(&str, impl AsRef<[u8]>)],
+    ) -> Result<(String, String)> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, content) in programs {
+            let content = content.as_ref();
             let mut header = tar::Header::new_gnu();
-            header.set_size(text.len() as u64);
+            header.set_size(content.len() as u64);
             header.set_mode(0o755);
-            archive.append_data(&mut header, path, text.as_bytes())?;
+            archive.append_data(&mut header, path, content)?;
         }
-        self.publish(name, &archive.into_inner()?.finish()?)
+        let archive = archive.into_inner()?;
+        if name.ends_with(".tar") {
+            return self.publish(name, &archive);
+        }
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(&archive)?;
+        self.publish(name, &gzip.finish()?)
     }
 
     /// `deploy/examples/archives.yaml` with small archives of the testbed's server in place of the true ones.

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use super::reverts::{looks, same};
 use super::rollout::{Seen, seen_during};
 use super::switches::{bystanders, processes};
-use crate::lab::Lab;
+use crate::lab::{Lab, is_current, message};
 
 const CONFIG: &str = "/etc/containerd/config.toml";
 
@@ -88,4 +89,106 @@ pub(crate) async fn a_configuration_that_containerd_cannot_use_is_rolled_back(la
     ensure!(lab.host(node, &["sha256sum", CONFIG]).await? == digest, "{node}: not put back");
     lab.kubectl(&["wait", "--for=condition=Ready", &format!("node/{node}"), "--timeout=60s"]).await?;
     lab.delete("unusable").await
+}
+
+/// The program that a machine's containerd is, and those that its containers run under.
+async fn programs(lab: &Lab, node: &str) -> Result<(String, String)> {
+    let id = lab.host(node, &["systemctl", "show", "-P", "MainPID", "containerd.service"]).await?;
+    let containerd = lab.host(node, &["readlink", &format!("/proc/{id}/exe")]).await?;
+    let shims =
+        "for id in $(pgrep -f containerd-shim-runc-v2); do readlink /proc/$id/exe; done | sort -u; true";
+    Ok((containerd, lab.host(node, &["sh", "-c", shims]).await?))
+}
+
+const INSTALLED: &str = "installed";
+const LODGER: &str = "deployment/lodger";
+
+/// Debian's own containerd, from an archive: the node waits until somebody drains it, then pods run under it; and the one
+/// that was there before runs again, with the pods that the other has started.
+pub(crate) async fn a_containerd_is_installed_on_a_drained_node_and_gives_way_again(lab: &Lab) -> Result<()> {
+    let node = lab.expendable_worker().await?;
+    // A pod that a drain takes away, and that comes back.
+    lab.apply(&format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: lodger}}\nspec:\n  selector: {{matchLabels: {{app: lodger}}}}\n  \
+         template:\n    metadata: {{labels: {{app: lodger}}}}\n    spec:\n      nodeSelector: {{kubernetes.io/hostname: {node}}}\n      \
+         terminationGracePeriodSeconds: 1\n      \
+         containers: [{{name: pause, image: \"nodebootstrap/pause:1\", imagePullPolicy: Never}}]\n"
+    ))
+    .await?;
+    let outcome = installed(lab, node).await;
+    lab.kubectl(&["uncordon", node]).await?;
+    lab.kubectl(&["delete", LODGER, "--wait=false"]).await?;
+    outcome
+}
+
+async fn installed(lab: &Lab, node: &str) -> Result<()> {
+    let rolled_out = ["rollout", "status", LODGER, "--timeout=60s"];
+    lab.kubectl(&rolled_out).await?;
+    let root = lab.testbed.machine(node)?.root().to_owned();
+    let read = |path: &str| std::fs::read(root.join(path)).with_context(|| format!("cannot read {path}"));
+    let mut archive = Vec::new();
+    for program in ["bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"] {
+        archive.push((program, read(&format!("usr/{program}"))?));
+    }
+    let (archive, digest) = lab.publish_archive("containerd.tar", &archive)?;
+    let (runc, digest_of_runc) = lab.publish("runc", &read("usr/sbin/runc")?)?;
+    let before = (looks(lab).await?, programs(lab, node).await?, started(lab, node).await?);
+    ensure!(before.1.0 == "/usr/bin/containerd", "{:?}", before.1);
+
+    let begin = Instant::now();
+    lab.apply(&format!(
+        "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: {INSTALLED}}}\nspec:\n  \
+         nodeSelector: {{matchLabels: {{kubernetes.io/hostname: {node}}}}}\n  deletionPolicy: Revert\n  \
+         health: {{timeout: 30s, stableFor: 2s}}\n  containerRuntime:\n    type: containerd\n    manage: Install\n    \
+         archive: {{url: \"{archive}\", sha256: {{amd64: {digest}, arm64: {digest}}}}}\n    \
+         runc: {{url: \"{runc}\", sha256: {{amd64: {digest_of_runc}, arm64: {digest_of_runc}}}}}\n"
+    ))
+    .await?;
+    let told = async |words: &str| {
+        let is_told = |nb: &crds::NodeBootstrap| {
+            let results = nb.status.as_ref().map(|status| status.results.as_slice()).unwrap_or_default();
+            is_current(nb)
+                && results.iter().any(|one| one.reason == "NeedsDrain" && one.message.contains(words))
+        };
+        let nb = lab.wait(INSTALLED, words, is_told).await?;
+        println!("{:11.2} s  {}", begin.elapsed().as_secs_f32(), message(&nb, "Ready"));
+        anyhow::Ok(())
+    };
+    told(&format!("kubectl drain {node} --ignore-daemonsets")).await?;
+    lab.kubectl(&["cordon", node]).await?;
+    told("goes on when these pods have left it: default/lodger").await?;
+    // Until then nothing was changed.
+    same(&before.0, &looks(lab).await?)?;
+    ensure!((programs(lab, node).await?, started(lab, node).await?) == (before.1.clone(), before.2));
+    lab.kubectl(&["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s"]).await?;
+    lab.ready(INSTALLED).await?;
+    println!("{:11.2} s  until another containerd ran", begin.elapsed().as_secs_f32());
+    lab.kubectl(&["wait", "--for=condition=Ready", &format!("node/{node}"), "--timeout=60s"]).await?;
+    lab.kubectl(&["uncordon", node]).await?;
+    lab.kubectl(&rolled_out).await?;
+    let (containerd, shims) = programs(lab, node).await?;
+    ensure!(containerd == "/usr/local/bin/containerd", "{containerd}");
+    ensure!(shims.contains("/usr/local/bin/containerd-shim-runc-v2"), "{shims}");
+
+    // What it has started runs on, and can be ended and started by the one that was there before.
+    let uid = ["get", "pods", "-l", "app=lodger", "-o", "jsonpath={.items[*].metadata.uid}"];
+    let tasks = ["ctr", "-n", "k8s.io", "tasks", "ls", "-q"];
+    let (pod, running) = (lab.kubectl(&uid).await?, lab.host(node, &tasks).await?);
+    lab.delete(INSTALLED).await?;
+    same(&before.0, &looks(lab).await?)?;
+    let (containerd, _) = programs(lab, node).await?;
+    ensure!(containerd == before.1.0, "{containerd}");
+    let now = lab.host(node, &tasks).await?;
+    // But for the agent's own pod.
+    ensure!(now.lines().all(|task| running.contains(task)), "{now}, before: {running}");
+    ensure!(lab.kubectl(&uid).await? == pod, "the pod is another");
+    lab.kubectl(&["delete", "pod", "-l", "app=lodger", "--timeout=60s"]).await?;
+    lab.kubectl(&rolled_out).await?;
+    let (_, shims) = programs(lab, node).await?;
+    ensure!(shims.contains("/usr/bin/containerd-shim-runc-v2"), "{shims}");
+    println!(
+        "{:11.2} s  until the one before had ended its pods, and ran new ones",
+        begin.elapsed().as_secs_f32()
+    );
+    Ok(())
 }

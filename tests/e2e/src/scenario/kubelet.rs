@@ -7,11 +7,13 @@ use anyhow::{Context, Result, ensure};
 use crds::report::ReportPhase;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
+use serde_json::{Value, json};
 use testbed::wait_for;
 
 use super::reverts::{looks, same};
 use super::rollout::{Seen, seen_during};
 use crate::lab::{Lab, PATIENCE, is, is_current, message};
+use crate::programs;
 
 const PROGRAM: &str = "/usr/local/sbin/kubelet";
 
@@ -230,4 +232,150 @@ pub(crate) async fn a_configuration_that_the_kubelet_refuses_is_rolled_back(lab:
     same(&before, &look().await?)?;
     ensure!(process(lab, node).await?.1 == "/usr/bin/kubelet");
     lab.kubectl(&["wait", "--for=condition=Ready", &format!("node/{node}"), "--timeout=60s"]).await.map(drop)
+}
+
+/// A machine with nothing of Kubernetes but a containerd: by hand it gets all that makes it a node, asks for its own credential,
+/// and runs a pod. What a cluster then has for it is there already.
+pub(crate) async fn a_machine_without_a_kubelet_becomes_a_node(lab: &Lab) -> Result<()> {
+    let (name, node) = ("joined", "bare1");
+    let machine = lab.testbed.add_bare_machine(node).await?;
+    let root = machine.root().to_owned();
+    for objects in bootstrap_token() {
+        lab.apply(&objects.to_string()).await?;
+    }
+    let of_worker = async |path: &str| lab.host("worker1", &["cat", path]).await;
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "clusters": [{"name": "x", "cluster": {
+            "server": lab.testbed.server_for_machines()?, "certificate-authority": "/etc/kubernetes/pki/ca.crt",
+        }}],
+        "users": [{"name": "x", "user": {"token": TOKEN}}],
+    });
+    // What the spec refers to, for the host and for the cluster.
+    let refs = [
+        ("ConfigMap", "cluster", "ca.crt", of_worker("/etc/kubernetes/ca.crt").await?),
+        ("Secret", "bootstrap", "kubeconfig", kubeconfig.to_string()),
+        ("Secret", "kube-proxy", "kubeconfig", of_worker("/var/lib/kube-proxy/kubeconfig").await?),
+    ];
+    for (kind, object, key, value) in &refs {
+        let folder = root.join("root/refs").join(object);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::write(folder.join(key), value).with_context(|| format!("cannot write {key}"))?;
+        let field = if *kind == "Secret" { "stringData" } else { "data" };
+        let labels = json!({"nodebootstrap-e2e": "true"});
+        let metadata = json!({"name": object, "namespace": crds::names::NAMESPACE, "labels": labels});
+        lab.apply(
+            &json!({"apiVersion": "v1", "kind": kind, "metadata": metadata, field: {*key: value}})
+                .to_string(),
+        )
+        .await?;
+    }
+    // The machines share a kernel, and their kubelets have what that asks for; the rest is the preset's.
+    let mut config: Value = serde_json::from_str(&of_worker("/var/lib/kubelet/config.yaml").await?)?;
+    for own in ["apiVersion", "kind", "authentication", "authorization", "containerRuntimeEndpoint"] {
+        config.as_object_mut().context("a configuration")?.remove(own);
+    }
+    config["cgroupRoot"] = format!("/node-{node}").into();
+    let proxy = of_worker("/var/lib/kube-proxy/config.yaml").await?.replace("worker1", node);
+    let network = std::fs::read_to_string(root.join("etc/cni/net.d/10-bridge.conflist"))?;
+    let digest = async |program: &str| {
+        let digest = testbed::artifacts::sha256_of(&lab.kubelet()?.with_file_name(program)).await?;
+        anyhow::Ok(json!({"amd64": digest, "arm64": digest}))
+    };
+    let proxy_url = url(lab, "kube-proxy")?.replace("{version}", testbed::KUBERNETES_VERSION);
+    let spec = json!({
+        "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": node}},
+        "directories": [{"path": "/etc/kubernetes/pki"}, {"path": "/var/lib/kube-proxy"}],
+        "files": [
+            {"path": "/etc/kubernetes/pki/ca.crt", "configMapRef": {"name": "cluster", "key": "ca.crt"}},
+            {"path": "/etc/kubernetes/bootstrap-kubelet.conf", "mode": "0600",
+                "secretRef": {"name": "bootstrap", "key": "kubeconfig"}},
+            {"path": "/var/lib/kube-proxy/kubeconfig", "mode": "0600", "secretRef": {"name": "kube-proxy", "key": "kubeconfig"}},
+            {"path": "/var/lib/kube-proxy/config.yaml", "content": proxy},
+            // A folder that nobody has made.
+            {"path": "/etc/cni/cluster.d/10-bridge.conflist", "content": network},
+        ],
+        "binaries": [{"path": "/usr/local/sbin/kube-proxy", "url": proxy_url, "sha256": digest("kube-proxy").await?}],
+        "units": [{"name": "kube-proxy.service", "enabled": true, "active": true, "content":
+            "[Service]\nExecStart=/usr/local/sbin/kube-proxy --config=/var/lib/kube-proxy/config.yaml\nRestart=always\n\
+             [Install]\nWantedBy=multi-user.target\n"}],
+        "containerRuntime": {"type": "containerd", "config": {
+            "plugins": {"io.containerd.grpc.v1.cri": {"cni": {"conf_dir": "/etc/cni/cluster.d"}}},
+        }},
+        "kubelet": {
+            "version": testbed::KUBERNETES_VERSION, "url": url(lab, "kubelet")?, "sha256": digest("kubelet").await?,
+            "bootstrapKubeconfig": "/etc/kubernetes/bootstrap-kubelet.conf", "config": config,
+        },
+    });
+    let yaml = json!({
+        "apiVersion": "nodebootstrap.io/v1alpha1", "kind": "NodeBootstrap", "metadata": {"name": name}, "spec": spec,
+    })
+    .to_string();
+    std::fs::write(root.join("root/joined.yaml"), &yaml).context("cannot write joined.yaml")?;
+
+    let begin = Instant::now();
+    let agent = lab.put_agent(node)?;
+    let given = ["--file", "/root/joined.yaml", "--refs", "/root/refs"];
+    let said = lab.host(node, &[&[agent, "apply"], &given[..]].concat()).await?;
+    println!("{:11.2} s  {}", begin.elapsed().as_secs_f32(), said.lines().last().unwrap_or_default());
+    let nodes: Api<Node> = Api::all(lab.client.clone());
+    wait_for("the node to register", PATIENCE, || async { nodes.get_opt(node).await.context("no answer") })
+        .await?;
+    lab.kubectl(&["wait", "--for=condition=Ready", &format!("node/{node}"), "--timeout=60s"]).await?;
+    lab.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: first}}\nspec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 1\n  \
+         containers: [{{name: pause, image: \"nodebootstrap/pause:1\", imagePullPolicy: Never}}]\n"
+    ))
+    .await?;
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/first", "--timeout=60s"]).await?;
+    println!("{:11.2} s  until a pod ran on a node that was none", begin.elapsed().as_secs_f32());
+    ensure!(lab.stat(node, "/etc/cni/cluster.d").await? == "root:root 755 directory");
+    ensure!(lab.stat(node, "/var/lib/kubelet/pki").await? == "root:root 700 directory");
+    let kubelet = process(lab, node).await?;
+    ensure!(kubelet.1 == PROGRAM, "{kubelet:?}");
+    ensure!(lab.host(node, &["systemctl", "is-enabled", "kubelet.service"]).await? == "enabled");
+    // By hand nothing is left to do either: plan ends with 0.
+    lab.host(node, &[&[agent, "plan"], &given[..]].concat()).await?;
+
+    programs::import(&lab.testbed, &[node]).await?;
+    lab.apply(&yaml).await?;
+    let nb = lab.ready(name).await?;
+    ensure!(nb.status.as_ref().is_some_and(|status| status.nodes.selected == 1), "{:?}", nb.status);
+    let status = lab.report(name, node).await?.status.context("a status")?;
+    ensure!(status.phase == ReportPhase::Ready && status.changes.is_empty(), "{status:?}");
+    ensure!(process(lab, node).await? == kubelet, "the kubelet was restarted");
+
+    lab.kubectl(&["delete", "pod/first", "--wait=false"]).await?;
+    lab.delete(name).await?;
+    lab.testbed.remove_machine(node).await?;
+    lab.kubectl(&["delete", "node", node]).await?;
+    lab.kubectl(&["delete", "clusterrolebinding", "-l", "nodebootstrap-e2e=true"]).await?;
+    lab.kubectl(&["delete", "secret", "-n", "kube-system", "-l", "nodebootstrap-e2e=true"]).await.map(drop)
+}
+
+/// A token by which a kubelet may ask for a credential of its own.
+const TOKEN: &str = "abcdef.0123456789abcdef";
+
+/// What makes the cluster know that token, as kubeadm has it.
+fn bootstrap_token() -> Vec<Value> {
+    let labels = json!({"nodebootstrap-e2e": "true"});
+    let (id, secret) = TOKEN.split_once('.').unwrap_or_default();
+    let binding = |role: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": format!("e2e:{role}"), "labels": labels},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:bootstrappers"}],
+        })
+    };
+    vec![
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+            "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system", "labels": labels},
+            "stringData": {"token-id": id, "token-secret": secret, "usage-bootstrap-authentication": "true"},
+        }),
+        binding("system:node-bootstrapper"),
+        binding("system:certificates.k8s.io:certificatesigningrequests:nodeclient"),
+    ]
 }
