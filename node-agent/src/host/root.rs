@@ -564,6 +564,15 @@ impl Root {
         rustix::io::dup(&way.here().fd).map(Some).map_err(HostError::io(path, "open"))
     }
 
+    /// Whether a process runs from the program at a path.
+    pub fn is_run(&self, path: &str) -> bool {
+        let target =
+            |process: &str| self.read_link(&self.locate(&format!("/proc/{process}/exe")).ok()?).ok()?;
+        let processes = self.directories_in("/proc").unwrap_or_default();
+        let mut processes = processes.iter().filter(|name| name.bytes().all(|sign| sign.is_ascii_digit()));
+        processes.any(|process| target(process).as_deref() == Some(path))
+    }
+
     /// The names of the directories in a directory; none if it is missing.
     ///
     /// # Errors

@@ -99,6 +99,11 @@ fn unit_of(item: &Item) -> Option<&str> {
     (directory == UNIT_DIRECTORY && name.parse::<UnitName>().is_ok()).then_some(name)
 }
 
+/// Whether it is a program that stays beside each container: containerd remembers from where it has started it.
+fn is_shim(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.starts_with("containerd-shim"))
+}
+
 /// Whether it is a drop-in of a unit.
 fn is_drop_in(path: &str) -> bool {
     let below = path.strip_prefix(UNIT_DIRECTORY).and_then(|rest| rest.strip_prefix('/'));
@@ -238,6 +243,14 @@ fn fate(
         return left(&format!(
             "the agent's own pod runs under {unit}, which needs it: run nodebootstrap-agent revert on the host"
         ));
+    }
+    if let Item::Path(path) = item
+        && is_shim(path)
+        && planner.host.root.is_run(path)
+    {
+        return left(
+            "containers run under it, and no containerd would find them again: drain the node, and run nodebootstrap-agent revert on the host",
+        );
     }
     if let (Item::Path(path), Shape::Absent, Shape::Directory(made)) = (item, prior, &entry.made)
         && is_above(path, claimed)

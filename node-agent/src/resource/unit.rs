@@ -12,6 +12,7 @@ use crate::host::install::{self, Link, UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 use crate::host::{Kind, Root};
+use crate::preset::owner::KUBELET_UNIT;
 use crate::switch::{NODE_UNITS, is_node_unit};
 
 /// The largest file of a unit that is read, in bytes.
@@ -87,12 +88,20 @@ pub(crate) fn plan(
         // What shall not run needs no restart.
         .chain(units(resources).filter(|unit| unit.active == Some(false)).map(|unit| unit.name.to_string()))
         .collect();
+    let first = planner.steps.len();
     for (change, action) in later {
         planner.step(change, action);
     }
     if runs {
         plan_restarts(owed, &decided, planner);
     }
+    // A kubelet that is just starting ends if the container runtime goes away.
+    let is_runtime = |unit: &str| is_node_unit(unit) && unit != KUBELET_UNIT;
+    planner.steps[first..].sort_by_key(|step| match &step.action {
+        Action::Stop { .. } => 0,
+        Action::Restart { unit } if is_runtime(unit) => 1,
+        _ => 2,
+    });
 }
 
 /// Whether two texts of a unit's file differ in comments alone: what runs by the one runs by the other.

@@ -508,3 +508,19 @@ async fn a_unit_with_a_file_of_its_own_in_the_way_cannot_be_masked() {
     machine.revert("workers").await.unwrap();
     assert!(!machine.is_there("/etc/systemd/system/app.service"));
 }
+
+#[tokio::test]
+async fn a_container_runtime_is_restarted_before_a_kubelet_is_started() {
+    let machine = Machine::new();
+    machine.write("/etc/systemd/system/containerd.service", "[Service]\nExecStart=/x\n");
+    machine.systemd.set("containerd.service", "active");
+    let spec = json!({
+        "files": [{"path": "/etc/c.toml", "content": "x", "onChange": {"restart": ["containerd.service"]}}],
+        "units": [{"name": "kubelet.service", "content": "[Service]\nExecStart=/x\n", "active": true}],
+    });
+    machine.apply(&request(spec)).await.unwrap();
+    assert_eq!(
+        machine.systemd.take_asked(),
+        ["reload", "restart containerd.service", "start kubelet.service"]
+    );
+}
