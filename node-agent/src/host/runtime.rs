@@ -1,10 +1,12 @@
 //! The container runtime of this host, by its own word: by the question that the kubelet asks it, too (`Status` of
 //! runtime.v1 in k8s.io/cri-api), and may tell the API server of much later.
 //!
-//! In: the runtime's socket. Out: why it cannot run pods, or nothing. A question without parameters and an answer of a few
-//! fields: they are written and read here, without what makes programs of interfaces.
+//! In: the runtime's socket. Out: why it cannot run pods, or nothing. One question without parameters takes no client of
+//! gRPC: it is a POST over HTTP/2, and the answer a message with five bytes before it.
 
 use std::time::Duration;
+
+use prost::Message;
 
 /// How long it may take.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -48,9 +50,10 @@ pub async fn ready(socket: &str) -> Result<(), String> {
 
 /// Why a runtime cannot run pods, by its `StatusResponse`; `None`: it can.
 pub fn not_ready(response: &[u8]) -> Option<String> {
-    // StatusResponse.status, RuntimeStatus.conditions
-    let conditions = texts(response, 1).flat_map(|status| texts(status, 1)).map(Condition::of);
-    let conditions: Vec<Condition> = conditions.collect();
+    let Ok(response) = StatusResponse::decode(response) else {
+        return Some("its answer is none to this question".to_owned());
+    };
+    let conditions = response.status.unwrap_or_default().conditions;
     NEEDED.iter().find_map(|name| match conditions.iter().find(|condition| condition.name == *name) {
         Some(condition) if condition.is_true => None,
         Some(condition) if condition.message.is_empty() => Some(format!("it is not {name}")),
@@ -59,100 +62,43 @@ pub fn not_ready(response: &[u8]) -> Option<String> {
     })
 }
 
-/// `RuntimeCondition`.
-struct Condition {
+// What is read of the messages of k8s.io/cri-api, pkg/apis/runtime/v1/api.proto, with its numbers.
+
+#[derive(Message)]
+struct StatusResponse {
+    #[prost(message, optional, tag = "1")]
+    status: Option<RuntimeStatus>,
+}
+
+#[derive(Message)]
+struct RuntimeStatus {
+    #[prost(message, repeated, tag = "1")]
+    conditions: Vec<RuntimeCondition>,
+}
+
+#[derive(Clone, Message)]
+struct RuntimeCondition {
+    #[prost(string, tag = "1")]
     name: String,
+    #[prost(bool, tag = "2")]
     is_true: bool,
+    #[prost(string, tag = "4")]
     message: String,
-}
-
-impl Condition {
-    fn of(message: &[u8]) -> Self {
-        let text =
-            |number| String::from_utf8_lossy(texts(message, number).last().unwrap_or_default()).into_owned();
-        let is_true = Fields(message).any(|field| matches!(field, (2, Field::Number(1..))));
-        Self { name: text(1), is_true, message: text(4) }
-    }
-}
-
-/// The texts and messages that stand in a message as the field of this number.
-fn texts(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
-    Fields(message).filter_map(move |field| match field {
-        (of, Field::Text(text)) if of == number => Some(text),
-        _ => None,
-    })
-}
-
-/// The value of a field.
-enum Field<'a> {
-    Number(u64),
-    Text(&'a [u8]),
-    Other,
-}
-
-/// The fields of a message, with their numbers, as protocol buffers encode them: up to what is none.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = (u64, Field<'a>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let key = self.number()?;
-        let field = match key & 7 {
-            0 => Field::Number(self.number()?),
-            1 => self.bytes(8).map(|_| Field::Other)?,
-            2 => {
-                let length = self.number()?;
-                Field::Text(self.bytes(usize::try_from(length).ok()?)?)
-            }
-            5 => self.bytes(4).map(|_| Field::Other)?,
-            _ => return None,
-        };
-        Some((key >> 3, field))
-    }
-}
-
-impl<'a> Fields<'a> {
-    /// Seven bits in each byte, the lowest first; the eighth says that there are more.
-    fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let byte = *self.bytes(1)?.first()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(bytes)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A field that is a text or a message.
-    fn field(number: u8, text: &[u8]) -> Vec<u8> {
-        let length = u8::try_from(text.len()).expect("a short one");
-        [&[number << 3 | 2, length], text].concat()
+    fn condition(name: &str, is_true: bool, message: &str) -> RuntimeCondition {
+        RuntimeCondition { name: name.to_owned(), is_true, message: message.to_owned() }
     }
 
-    fn condition(name: &str, is_true: bool, message: &str) -> Vec<u8> {
-        // What is false, or an empty text, is left out.
-        let is_true: &[u8] = if is_true { &[2 << 3, 1] } else { &[] };
-        let message = if message.is_empty() { Vec::new() } else { field(4, message.as_bytes()) };
-        field(1, &[&field(1, name.as_bytes()), is_true, &message].concat())
-    }
-
-    fn told(conditions: &[Vec<u8>]) -> Option<String> {
-        // Behind the status stand the words of `info`.
-        not_ready(&[field(1, &conditions.concat()), field(2, b"\x0a\x01a\x12\x01b")].concat())
+    fn told(conditions: &[RuntimeCondition]) -> Option<String> {
+        let status = Some(RuntimeStatus { conditions: conditions.to_vec() });
+        // Behind the status stand the words of `info`, which nobody reads.
+        let info = b"\x12\x06\x0a\x01a\x12\x01b";
+        not_ready(&[&StatusResponse { status }.encode_to_vec()[..], info].concat())
     }
 
     #[test]
