@@ -1,14 +1,14 @@
 //! Texts that stand in a status: in one line, and never longer than there is room for.
 
 /// Cuts to one line of at most `max` characters, and of at most `max` bytes as JSON writes them. What is cut is the middle:
-/// at the beginning stands what it is about, and in the last three tenths what to do.
+/// at the beginning stands what it is about, and in the last quarter what to do.
 pub fn clip(text: &str, max: usize) -> String {
     let signs: Vec<char> = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if fitting(signs.iter(), max).0 == signs.len() {
         return signs.into_iter().collect();
     }
     let room = max.saturating_sub('…'.len_utf8());
-    let (last, bytes) = fitting(signs.iter().rev(), room * 3 / 10);
+    let (last, bytes) = fitting(signs.iter().rev(), room / 4);
     let (first, _) = fitting(signs.iter(), room - bytes);
     let [begin, end] =
         [&signs[..first], &signs[signs.len() - last..]].map(|part| part.iter().collect::<String>());

@@ -24,7 +24,7 @@ const MAX_CHANGES_BYTES: usize = 8 << 10;
 /// Said at the end of a plan: what happens next.
 const PLAN: &str = "; the mode is Plan, so nothing is changed";
 /// Said at the end of what was rolled back: what happens next.
-const ASK: &str = " (not tried again until the spec changes or the Node gets another value of the annotation nodebootstrap.io/retry)";
+const ASK: &str = " (tried again only when the spec or the Node's annotation nodebootstrap.io/retry changes)";
 /// Said at the end of a failure: what happens next.
 const RETRY: &str = " (tried again by itself)";
 

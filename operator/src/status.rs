@@ -988,7 +988,7 @@ mod tests {
     #[test]
     fn of_a_long_failure_node_cause_and_remedy_are_told() {
         let remedy =
-            "(not tried again until the Node gets another value of the annotation nodebootstrap.io/retry)";
+            "(tried again only when the spec or the Node's annotation nodebootstrap.io/retry changes)";
         let journal = "kubelet.service wrote: ".to_owned() + &"a long line | ".repeat(40);
         let nodes = cluster(&[(
             "worker1",

@@ -364,6 +364,8 @@ async fn with_journal(cause: Cause, switch: &Switch) -> Cause {
         let lines = journal::last_lines(unit, since, LINES).await;
         if !lines.is_empty() {
             let lines: Vec<String> = lines.iter().map(|line| line.chars().take(MAX_LINE).collect()).collect();
+            // There is little room for what was wrong.
+            message = message.replace(&format!(": see journalctl -u {unit}"), "");
             message = format!("{message}; {unit} wrote: {}", lines.join(" | "));
         }
     }

@@ -93,7 +93,9 @@ pub(super) async fn processes(lab: &Lab) -> Result<String> {
         // By the runtime's own word: what the API tells may be late.
         let tasks = lab.host(node, &["ctr", "-n", "k8s.io", "tasks", "ls"]).await?;
         let task = tasks.lines().find(|task| task.starts_with(id)).unwrap_or("no process");
-        processes += &format!("{node}: {task}\n");
+        // How far apart its columns are is a matter of the others.
+        let task: Vec<&str> = task.split_whitespace().collect();
+        processes += &format!("{node}: {}\n", task.join(" "));
     }
     Ok(processes)
 }
