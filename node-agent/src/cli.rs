@@ -29,7 +29,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   plan, status   0 nothing to do, 2 changes pending, 1 error
   apply          0 done, 1 error
-  revert         0 all is as it was before, 2 something was left as it is, 1 error
+  revert         0 all is as it was before, or will be after the next boot, 2 something was left as it is, 1 error
   pause, resume  0 done, 1 error
 
 The same state directory, /var/lib/nodebootstrap below the root, serves this program and the DaemonSet's pod; one lock
@@ -483,15 +483,16 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
         Err(failure) => return failed(&session, &args.root, text, &plan, failure),
     };
     engine::give_up(&session.host, &args.name).map_err(|error| error.to_string())?;
-    let left: Vec<&Change> = made.iter().filter(|change| change.is_left()).collect();
+    // What goes at the next boot by itself needs nobody.
+    let is_left = made.iter().any(Change::is_left);
     if text {
-        output::print(&output::reverted_text(made.len() - left.len(), &left));
+        output::print(&output::reverted_text(&made));
     } else {
-        let word = if left.is_empty() { "done" } else { "left" };
+        let word = if is_left { "left" } else { "done" };
         let json = output::apply_json(&session.request, &args.root, word, &made, &plan.warnings, &[]);
         output::print(&output::json_line(&json));
     }
-    Ok(if left.is_empty() { DONE } else { PENDING })
+    Ok(if is_left { PENDING } else { DONE })
 }
 
 async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> {

@@ -105,10 +105,12 @@ pub fn plan_json(request: &Request, root: &str, plan: &Plan, diffs: &[Option<Str
     )
 }
 
-/// What was put back, for a person.
-pub fn reverted_text(put_back: usize, left: &[&Change]) -> String {
-    let mut text = format!("{GOOD}done{GOOD:#}: {} put back\n", changes(put_back));
-    for change in left {
+/// What was put back, for a person, and what of it was not.
+pub fn reverted_text(made: &[Change]) -> String {
+    let stays: Vec<&Change> =
+        made.iter().filter(|change| change.is_left() || change.is_until_boot()).collect();
+    let mut text = format!("{GOOD}done{GOOD:#}: {} put back\n", changes(made.len() - stays.len()));
+    for change in stays {
         let _ = writeln!(text, "{NOTE}{} {}{NOTE:#}", change.resource, change.change);
     }
     text

@@ -313,11 +313,19 @@ pub fn status(
                 .filter(|change| change.is_left())
                 .map(|change| format!("{} {}", change.resource, change.change))
                 .collect();
-            word.message = if left.is_empty() {
-                "all is as it was before; nothing of the agent runs any more".to_owned()
-            } else {
-                clip(&format!("all but {} is as it was before: {}", left.len(), left.join("; ")), MAX_MESSAGE)
+            let until_boot: Vec<_> = made
+                .iter()
+                .filter(|change| change.is_until_boot())
+                .map(|change| change.resource.as_str())
+                .collect();
+            let mut message = match left.len() {
+                0 => "all is as it was before; nothing of the agent runs any more".to_owned(),
+                some => format!("all but {some} is as it was before: {}", left.join("; ")),
             };
+            if !until_boot.is_empty() {
+                message += &format!("; until the next boot these stay: {}", until_boot.join(", "));
+            }
+            word.message = clip(&message, MAX_MESSAGE);
         }
     }
     word.since = if same_revision && before.phase == word.phase && !before.since.is_empty() {
@@ -495,6 +503,22 @@ mod tests {
             "t4",
         );
         assert_eq!((made.message.as_str(), &made.changes), ("2 changes made", &word.changes));
+    }
+
+    #[test]
+    fn what_goes_at_the_next_boot_is_told_and_counts_as_put_back() {
+        let until_boot = Change::until_boot("sysctl net.bridge.a", "it came with a kernel module");
+        let told = |made: &[Change]| {
+            say(&NodeBootstrapReportStatus::default(), "r", &Outcome::Left(Some(made)), "t").message
+        };
+        assert_eq!(
+            told(&[change("file /a"), until_boot.clone()]),
+            "all is as it was before; nothing of the agent runs any more; until the next boot these stay: sysctl net.bridge.a"
+        );
+        assert_eq!(
+            told(&[Change::left("file /a", "why"), until_boot]),
+            "all but 1 is as it was before: file /a left as it is: why; until the next boot these stay: sysctl net.bridge.a"
+        );
     }
 
     #[test]

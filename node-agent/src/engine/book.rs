@@ -105,7 +105,7 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
             keep_found(host, node_bootstrap, &item, &looked, &made)?;
         }
     }
-    let undone = plan.steps.iter().filter(|step| plan.held && !step.change.is_left());
+    let undone = plan.steps.iter().filter(|step| plan.held && !matches!(step.action, Action::Leave));
     for item in undone.filter_map(|step| step.undoes.as_ref()) {
         if matches!(item, Item::Inside(_)) {
             continue;

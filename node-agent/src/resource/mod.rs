@@ -66,6 +66,8 @@ const READ_AT_BOOT: [&str; 3] = [UNIT_DIRECTORY, "/etc/modules-load.d", "/etc/sy
 
 /// How a change begins that leaves a thing of an earlier revision as it is.
 const LEFT: &str = "left as it is: ";
+/// As that, of what is as before once the machine has booted.
+const UNTIL_BOOT: &str = "stays until the next boot: ";
 
 impl Change {
     /// That a thing which an earlier revision made is left as it is.
@@ -76,6 +78,16 @@ impl Change {
             found: "is no longer named".to_owned(),
             disruption: Disruption::None,
         }
+    }
+
+    /// That nothing of a thing which an earlier revision made can be put back now, and nothing need be: it goes at a boot.
+    pub(crate) fn until_boot(resource: &str, why: &str) -> Self {
+        Self { change: format!("{UNTIL_BOOT}{why}"), ..Self::left(resource, why) }
+    }
+
+    /// Whether a thing of an earlier revision stays, but only until the machine boots.
+    pub fn is_until_boot(&self) -> bool {
+        self.change.starts_with(UNTIL_BOOT)
     }
 
     /// Whether it leaves a thing of an earlier revision as it is.

@@ -118,7 +118,7 @@ enum Fate {
     Moved(Item),
     /// A directory that the revision needs: it stays, as those are that are made without an entry of their own.
     Kept(Option<(Change, Action)>),
-    /// It is put back, or left and told.
+    /// It is put back, or left and told, for ever or until a boot.
     Undone(When, Change, Action),
 }
 
@@ -261,6 +261,10 @@ fn fate(
             (change(&name, planner.shown(ids), "is no longer named"), action)
         }));
     }
+    if let (Item::Sysctl(_), Shape::Absent) = (item, prior) {
+        let change = Change::until_boot(&name, "it came with a kernel module, and goes with it");
+        return Fate::Undone(When::Files, change, Action::Leave);
+    }
     match put_back(item, entry, prior, &found, planner, handed) {
         Ok((when, step, action)) => {
             let disruption = match action {
@@ -380,9 +384,6 @@ fn put_back(
         (Item::Sysctl(setting), Shape::Text(value), _) => {
             let action = Action::SetSysctl { name: setting.clone(), value: value.clone() };
             (When::Files, format!("{value} as before"), action)
-        }
-        (Item::Sysctl(_), Shape::Absent, _) => {
-            return Err("it came with a kernel module, and goes with it at a boot");
         }
         (Item::Masked(unit), Shape::Is(masked), _) => {
             let (when, what) =

@@ -83,8 +83,26 @@ async fn modules_are_loaded_before_the_settings_that_they_bring() {
     *machine.systemd.brings.borrow_mut() = None;
     std::fs::remove_dir(machine.path("/sys/module/br_netfilter")).unwrap();
     assert_eq!(lines(&machine.apply(&spec).await.unwrap()), ["module br_netfilter: load"]);
-    machine.revert("workers").await.unwrap();
+    // The module stays, and with it the setting, of which no earlier value is known; nobody has to do anything about it.
+    let made = machine.revert("workers").await.unwrap();
+    let stays = "sysctl net.bridge.bridge-nf-call-iptables: stays until the next boot: it came with a kernel module, and goes with it";
+    assert!(lines(&made).contains(&stays.to_owned()), "{made:?}");
+    assert!(!made.iter().any(|change| change.is_left()), "{made:?}");
     assert!(!machine.is_there("/etc/modules-load.d") && machine.is_there("/sys/module/br_netfilter"));
+    assert_eq!(machine.revert("workers").await.unwrap(), [], "it is said once");
+}
+
+#[tokio::test]
+async fn a_setting_that_went_with_its_module_is_done_with() {
+    let machine = machine();
+    machine.directory("/proc/sys/net/bridge");
+    let bridge = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    *machine.systemd.brings.borrow_mut() = Some(bridge.to_owned());
+    let spec = kernel(json!(["br_netfilter"]), json!({"net.bridge.bridge-nf-call-iptables": "1"}));
+    machine.apply(&spec).await.unwrap();
+    std::fs::remove_file(machine.path(bridge)).unwrap();
+    let made = machine.revert("workers").await.unwrap();
+    assert!(made.iter().all(|change| !change.resource.starts_with("sysctl ")), "{made:?}");
 }
 
 const SWAPS: &str = "Filename Type Size Used Priority\n";
