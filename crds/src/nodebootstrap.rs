@@ -250,8 +250,8 @@ pub struct Drift {
     /// by a new revision as long as the entry's own text is the same, and not told. Default: Enforce. Example: Report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<DriftPolicy>,
-    /// How often a node is compared in full. Files, accounts and units tell by themselves within a second; this is for
-    /// what lies below recursive directories. At least 10s. Default: 30s. Example: 5m.
+    /// How often a node is compared in full. Files, accounts, units, kernel modules and swap tell by themselves within a second;
+    /// this is for what lies below recursive directories, and for kernel settings. At least 10s. Default: 30s. Example: 5m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Timeout>,
     /// How often the content of each file is read again though its inode, size and times say that it is the same. Less often
@@ -853,7 +853,7 @@ pub struct Kernel {
     pub sysctls: BTreeMap<String, SysctlValue>,
     /// Disabled: no swap is in use, now and, by a mask of swap.target, after a boot. What is in use is turned off, if its pages
     /// fit into the memory that is available; /etc/fstab stays as it is. Swap that something else turns on again is turned off
-    /// within the interval of the agent. Keep: it is left as it is. Default: Keep. Example: Disabled.
+    /// at once. Keep: it is left as it is. Default: Keep. Example: Disabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap: Option<SwapPolicy>,
 }

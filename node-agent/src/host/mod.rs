@@ -17,7 +17,7 @@
 //! | [`items`] | a thing of the ledger ► how it is now |
 //! | `kept` | a file of the agent's own ► what was read of it, once |
 //! | [`state`] | what the agent itself keeps on the host |
-//! | [`notify`], `signals` | paths, units ► a signal when one was touched |
+//! | [`notify`], `signals`, [`kernel_events`] | paths, units, swap and modules ► a signal when one was touched |
 //! | [`facts`] | what the machine is |
 //! | [`node`] | what presets ask of it |
 //! | [`failpoint`] | where tests kill the agent |
@@ -37,6 +37,7 @@ pub mod items;
 pub mod journal;
 mod kept;
 pub mod kernel;
+pub mod kernel_events;
 pub mod kubelet;
 pub mod local;
 pub mod node;

@@ -3,7 +3,7 @@
 //! ```text
 //! watch own Report ─► get revision and payload ─► lock ─► plan ─► permitted? ─► apply ─► verify ─► one status write
 //!        │                                                  └ downloads: without the lock, then from there again
-//!        └ also: every 30 s, and at once when inotify or systemd tells that something of ours was touched
+//!        └ also: every 30 s, and at once when inotify, systemd or the kernel tells that something of ours was touched
 //! ```
 //!
 //! In mode Plan it ends with the plan, without the lock: the host is only looked at.
@@ -39,20 +39,21 @@ use crate::drift::{self, Damping};
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Problem, Request};
 use crate::host::accounts;
 use crate::host::digest::BELIEVED;
+use crate::host::kernel_events::{KernelEvents, Wanted};
 use crate::host::notify::Notify;
 use crate::host::state::{LastResult, Lock, PAUSED};
 use crate::host::systemd::STABLE;
 use crate::host::{Host, HostError, timestamp};
 use crate::preset::{self, Findings};
 use crate::report::{self, Fetched, Outcome};
-use crate::resource::{self, unit};
+use crate::resource::{self, kernel, unit};
 use crate::switch::{self, Stage, Switch, process};
 
 use cluster::{Cluster, FetchError, Seen};
 use probe::Pulse;
 
-/// How often the host is compared without a reason. inotify tells of files at once and systemd of units; this is for what
-/// lies below recursive directories, and for what both may have missed.
+/// How often the host is compared without a reason. inotify tells of files at once, systemd of units, the kernel of swap and
+/// modules; this is for what lies below recursive directories, for settings, and for what they may have missed.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long changes of files are gathered before they are looked at.
 const GATHER: Duration = Duration::from_millis(100);
@@ -143,6 +144,7 @@ struct Agent<'a> {
     pulse: &'a Pulse,
     stop: CancellationToken,
     notify: Option<Notify>,
+    kernel: KernelEvents,
     /// The units that are listened to, and whether each shall run.
     units: BTreeMap<String, bool>,
     /// The Report's uid and spec, as last acted on.
@@ -238,6 +240,7 @@ impl<'a> Agent<'a> {
             pulse,
             stop,
             notify,
+            kernel: KernelEvents::default(),
             units: BTreeMap::new(),
             report: None,
             target: None,
@@ -277,7 +280,7 @@ impl<'a> Agent<'a> {
                     self.tell().await;
                     false
                 }
-                () = touched(self.notify.as_mut(), &self.host, &self.units), if watches => {
+                () = touched(self.notify.as_mut(), &self.kernel, &self.host, &self.units), if watches => {
                     // A directory may have been replaced by another that is the same to look at.
                     self.listen = true;
                     let soon = (Instant::now() + GATHER).max(self.last_pass + CALM);
@@ -498,7 +501,7 @@ impl<'a> Agent<'a> {
     async fn rest_paused(&mut self, spec: &NodeBootstrapReportSpec, why: &str) -> Next {
         if !std::mem::replace(&mut self.paused, true) {
             info!(why, "paused");
-            self.listen_to(BTreeMap::new(), BTreeSet::from([PAUSED.to_owned()]));
+            self.listen_to(BTreeMap::new(), BTreeSet::from([PAUSED.to_owned()]), Wanted::default());
         }
         // What the host had is listened to again afterwards.
         self.listen = true;
@@ -1011,7 +1014,7 @@ impl<'a> Agent<'a> {
                     return std::future::pending().await;
                 }
             }
-            touched(notify.as_deref_mut(), &self.host, &units).await;
+            touched(notify.as_deref_mut(), &self.kernel, &self.host, &units).await;
         }
     }
 
@@ -1109,7 +1112,7 @@ impl<'a> Agent<'a> {
             return;
         }
         let (units, paths) = self.to_listen(target);
-        self.listen_to(units, paths);
+        self.listen_to(units, paths, kernel::to_watch(&target.revision.resources));
     }
 
     /// The units and paths that tell of what the revision manages.
@@ -1126,10 +1129,11 @@ impl<'a> Agent<'a> {
     }
 
     /// Listens to these and to nothing else.
-    fn listen_to(&mut self, units: BTreeMap<String, bool>, paths: BTreeSet<String>) {
+    fn listen_to(&mut self, units: BTreeMap<String, bool>, paths: BTreeSet<String>, kernel: Wanted) {
         self.units = units;
-        let Some(notify) = &mut self.notify else { return };
-        if let Err(error) = notify.watch(&self.host.root, &paths) {
+        let files = self.notify.as_mut().map_or(Ok(()), |notify| notify.watch(&self.host.root, &paths));
+        let kernel = self.kernel.watch(&self.host.root, kernel);
+        for error in [files, kernel].into_iter().filter_map(Result::err) {
             warn!(%error, "some drift is noticed at the interval only");
         }
     }
@@ -1338,8 +1342,13 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// Waits until a file or a unit was touched.
-async fn touched(notify: Option<&mut Notify>, host: &Host, units: &BTreeMap<String, bool>) {
+/// Waits until a file, a unit, swap or a module was touched.
+async fn touched(
+    notify: Option<&mut Notify>,
+    kernel: &KernelEvents,
+    host: &Host,
+    units: &BTreeMap<String, bool>,
+) {
     let files = async {
         match notify {
             Some(notify) => notify.touched().await,
@@ -1348,6 +1357,7 @@ async fn touched(notify: Option<&mut Notify>, host: &Host, units: &BTreeMap<Stri
     };
     tokio::select! {
         () = files => {}
+        () = kernel.touched() => {}
         () = host.systemd.touched(units) => {}
     }
 }

@@ -6,11 +6,22 @@ use crds::revision::{Resource, Sysctl};
 
 use super::{Action, Change, Planner};
 use crate::host::kernel::{self, Module, Swap};
+use crate::host::kernel_events::Wanted;
 use crate::host::{Host, HostError};
 use crate::ledger::{Item, Ledger};
 
 fn wants_no_swap(resources: &[Resource]) -> bool {
     resources.iter().any(|resource| matches!(resource, Resource::NoSwap(_)))
+}
+
+/// What the kernel tells of by itself. A setting gives no signal.
+pub(crate) fn to_watch(resources: &[Resource]) -> Wanted {
+    let modules = resources.iter().filter_map(|resource| match resource {
+        // The kernel has no `-` in its names.
+        Resource::Module(module) => Some(module.name.as_str().replace('-', "_")),
+        _ => None,
+    });
+    Wanted { no_swap: wants_no_swap(resources), modules: modules.collect() }
 }
 
 /// The swap that is in use and shall not be.
