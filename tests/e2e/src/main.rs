@@ -10,7 +10,7 @@
 //! | [`power`] | a virtual machine whose power is cut while the agent works |
 //! | [`fuzz`] | parsers, fed with what nobody thought of |
 //! | [`swap`] | a virtual machine whose swap is turned off |
-//! | [`virtual_node`] | a virtual machine that is a node, whose kubelet is changed |
+//! | [`virtual_node`] | a virtual machine that is a node, whose kernel is tuned and whose kubelet is changed |
 //! | [`demo`], [`bench`] | the other two commands |
 
 mod bench;

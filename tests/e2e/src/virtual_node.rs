@@ -1,21 +1,33 @@
-//! A virtual machine that is a node of a cluster, with a kernel, cgroups and a clock of its own. While its kubelet is
-//! changed its power is cut at drawn instants, it is rebooted, and its clock is set: after each of it the node runs what it
-//! ran before, or what is new and confirmed, and never something in between.
+//! A virtual machine that is a node of a cluster, with a kernel, cgroups and a clock of its own.
 //!
-//! The boot after one cut is the start of the next round.
+//! Its kernel gets what `kernel.preset` has, keeps it over a boot, and has after a revert what it had before. An agent in
+//! a pod puts right at once what the kernel tells of: swap that is turned on, a module that is unloaded.
+//!
+//! While its kubelet is changed its power is cut at drawn instants, it is rebooted, and its clock is set: after each of it
+//! the node runs what it ran before, or what is new and confirmed, and never something in between. The boot after one cut is
+//! the start of the next round.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use crds::names::NAMESPACE;
+use crds::report::{NodeBootstrapReportSpec, ReportPhase};
+use crds::revision::{Identity, Values, render};
+use crds::{NodeBootstrap, NodeBootstrapReport};
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use serde_json::json;
 use testbed::vm::{self, Disk, Running};
-use testbed::{Testbed, UpOptions, wait_for};
+use testbed::{Testbed, UpOptions, image, wait_for};
 
 use crate::power::{LONGEST, find_line};
-use crate::programs;
+use crate::programs::{self, workspace};
 use crate::suite::Counts;
 
 /// The testbed of its control plane.
@@ -31,16 +43,48 @@ const MARKS: [&str; 4] = ["\"armed\"", "\"made\"", "\"confirmed\"", "APPLIED"];
 const KERNEL: &str = "apiVersion: nodebootstrap.io/v1alpha1
 kind: NodeBootstrap
 metadata: {name: kernel}
+spec: {allNodes: true, kernel: {preset: kubernetes}}
+";
+/// The table of docs/presets.md, below /proc/sys; this kernel has all of it.
+const PRESET: [(&str, &str); 12] = [
+    ("fs/inotify/max_user_instances", "8192"),
+    ("fs/inotify/max_user_watches", "524288"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("net/bridge/bridge-nf-call-ip6tables", "1"),
+    ("net/bridge/bridge-nf-call-iptables", "1"),
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv4/ip_local_reserved_ports", "30000-32767"),
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+];
+/// The settings that come with a module.
+const OF_BRIDGE: &str = "net/bridge/";
+/// The kubelet makes these as well, unasked: so they get other values first.
+const BY_HAND: &str = "cd /proc/sys; echo 0 > vm/overcommit_memory; echo 5 > kernel/panic; echo 0 > kernel/panic_on_oops; \
+                       echo 300000 > kernel/keys/root_maxkeys; echo 20000000 > kernel/keys/root_maxbytes";
+const MODULES: &str = "ls -d /sys/module/br_netfilter /sys/module/nf_conntrack /sys/module/overlay";
+
+/// What the agent in a pod keeps. Nothing is found by the interval while the test runs.
+const WATCHED: &str = "apiVersion: nodebootstrap.io/v1alpha1
+kind: NodeBootstrap
+metadata: {name: watched}
 spec:
   allNodes: true
-  kernel:
-    modules: [overlay, br_netfilter, ip_vs]
-    sysctls: {net.ipv4.ip_forward: \"1\", net.bridge.bridge-nf-call-iptables: \"1\", vm.overcommit_memory: \"1\"}
-    swap: Disabled
+  drift: {interval: 24h}
+  kernel: {modules: [ip_vs], swap: Disabled}
 ";
-/// What tells that the kernel has it.
-const TUNED: &str = "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/bridge/bridge-nf-call-iptables \
-                     /proc/sys/vm/overcommit_memory; ls -d /sys/module/overlay /sys/module/ip_vs; tail -n +2 /proc/swaps";
+const SWAP_FILE: &str =
+    "dd if=/dev/zero of=/swapfile bs=1M count=8 conv=fsync; chmod 600 /swapfile; mkswap /swapfile";
+/// What is changed behind its back, how it is seen to be right again, and what the Report then says.
+const DRIFT: [(&str, &str, &str); 2] = [
+    ("swapon /swapfile", "! grep -q ^/swapfile /proc/swaps", "repaired: swap /swapfile was in use"),
+    ("rmmod ip_vs", "[ -e /sys/module/ip_vs ]", "repaired: module ip_vs was not loaded"),
+];
+/// Where the kubelet finds pods of its own.
+const AGENT_POD: &str = "/etc/kubernetes/manifests/agent.json";
 
 /// Everything that shows which of two states the node has: its files, what systemd has read, and what the kubelet was
 /// started with.
@@ -137,11 +181,14 @@ async fn rounds(testbed: &Testbed, cuts: u32, seed: u64) -> Result<()> {
     let mut rounds = Rounds { disk, nodes: Api::all(testbed.client().await?), is: Is::A };
 
     let mut machine = rounds.boot().await?;
-    rounds.tuned(&mut machine).await?;
+    let before = settings(&mut machine).await?;
+    let by_hand = rounds.tuned(&mut machine).await?;
+    rounds.drift_is_noticed(testbed, &mut machine).await.context("drift that the kernel tells of")?;
     let times = rounds.undisturbed(&mut machine).await?;
     rounds.clock_is_set(&mut machine).await?;
     let mut machine = rounds.reboot_in_the_middle(machine).await.context("a reboot in the middle")?;
     ensure_tuned(&mut machine).await.context("after a boot")?;
+    put_back(&mut machine, &by_hand).await.context("kernel.preset is taken back")?;
 
     let mut random = fastrand::Rng::with_seed(seed);
     for cut in 1..=cuts {
@@ -158,6 +205,13 @@ async fn rounds(testbed: &Testbed, cuts: u32, seed: u64) -> Result<()> {
         machine.cut().await?;
         machine = rounds.boot().await.with_context(|| when.clone())?;
         rounds.whole(&mut machine).await.context(when)?;
+        if cut == 1 {
+            let now = settings(&mut machine).await?;
+            ensure!(
+                now == before,
+                "kernel.preset is gone, and a boot later there is {now:?}, before: {before:?}"
+            );
+        }
     }
     rounds.undisturbed(&mut machine).await.context("after the last cut")?;
     machine.cut().await?;
@@ -183,15 +237,85 @@ impl Rounds {
         Ok(machine)
     }
 
-    /// Modules, settings and swap; and that the kubelet's pod lies where systemd makes its cgroups.
-    async fn tuned(&self, machine: &mut Running) -> Result<()> {
+    /// Modules and settings; and that the kubelet's pod lies where systemd makes its cgroups. Gives the settings that were
+    /// there just before.
+    async fn tuned(&self, machine: &mut Running) -> Result<BTreeMap<String, String>> {
+        exec(machine, BY_HAND).await?;
+        let by_hand = settings(machine).await?;
         exec(machine, "nodebootstrap-agent apply --file /kernel.yaml").await?;
         ensure_tuned(machine).await?;
         wait_for_line(machine, "pidof pause | wc -w", "2").await?;
         let cgroups = exec(machine, "for p in $(pidof pause); do cat /proc/$p/cgroup; done").await?;
         let is_systemds = |line: &str| line.starts_with("0::/kubepods.slice/") && line.contains(".scope");
         ensure!(!cgroups.is_empty() && cgroups.lines().all(is_systemds), "{cgroups}");
-        Ok(())
+        Ok(by_hand)
+    }
+
+    /// An agent in a pod, told as the operator would, puts right what the kernel tells of.
+    async fn drift_is_noticed(&self, testbed: &Testbed, machine: &mut Running) -> Result<()> {
+        let reports = self.tell(testbed).await?;
+        let name = crds::names::report("watched", NODE);
+        let until = |what: &'static str, is_so: fn(ReportPhase, &str, &str) -> bool, said: &'static str| {
+            let (reports, name) = (&reports, &name);
+            wait_for(what, LONGEST, move || async move {
+                let status = reports.get(name).await?.status.unwrap_or_default();
+                Ok(is_so(status.phase, &status.message, said).then_some(()))
+            })
+        };
+        exec(machine, SWAP_FILE).await?;
+        exec(machine, &format!("cp /agent.json {AGENT_POD}")).await?;
+        until("the agent to be done", |phase, _, _| phase == ReportPhase::Ready, "").await?;
+        for (change, is_right, said) in DRIFT {
+            let timed = format!(
+                "{change} && s=$(date +%s%N) && until {is_right}; do sleep 0.1; done; e=$(date +%s%N); echo $(((e - s) / 1000000))"
+            );
+            let took = exec(machine, &timed).await?;
+            println!("            {change}: put right after {took} ms");
+            until("the Report to tell of it", |_, message, said| message == said, said).await?;
+        }
+        exec(machine, &format!("rm {AGENT_POD}")).await?;
+        wait_for_line(machine, "pidof nodebootstrap-agent pause | wc -w", "2").await
+    }
+
+    /// What the operator would tell the agent: a revision, and a Report that names it.
+    async fn tell(&self, testbed: &Testbed) -> Result<Api<NodeBootstrapReport>> {
+        let crd = workspace().join("crds/nodebootstrapreports.yaml").display().to_string();
+        let user = format!("--user=system:node:{NODE}");
+        for words in [
+            &["apply", "-f", &crd][..],
+            &["wait", "--for=condition=Established", "crd/nodebootstrapreports.nodebootstrap.io"],
+            &["create", "namespace", NAMESPACE],
+            // Its own ServiceAccount's token is in no pod that the kubelet makes by itself.
+            &["create", "clusterrolebinding", "agent", "--clusterrole=cluster-admin", &user],
+        ] {
+            testbed.kubectl(words).await?.ok().with_context(|| format!("kubectl {}", words.join(" ")))?;
+        }
+        let watched: NodeBootstrap = serde_saphyr::from_str(WATCHED).context("the spec")?;
+        let node_bootstrap = watched.metadata.name.context("a name")?;
+        let identity =
+            Identity { node_bootstrap: node_bootstrap.clone(), uid: String::new(), cluster: String::new() };
+        let rendered = render(&identity, &watched.spec, &Values::new(), b"").context("the spec")?;
+        let client = testbed.client().await?;
+        let revision = ControllerRevision {
+            metadata: ObjectMeta { name: Some(rendered.name.clone()), ..ObjectMeta::default() },
+            data: RawExtension(serde_json::to_value(&rendered.revision).context("the revision")?),
+            revision: Some(1),
+        };
+        let revisions: Api<ControllerRevision> = Api::namespaced(client.clone(), NAMESPACE);
+        revisions.create(&PostParams::default(), &revision).await.context("cannot make the revision")?;
+        let node = self.nodes.get(NODE).await.context("no node")?;
+        let spec = NodeBootstrapReportSpec {
+            node_bootstrap,
+            node_name: NODE.to_owned(),
+            node_uid: node.metadata.uid.unwrap_or_default(),
+            revision: rendered.name,
+            drift: watched.spec.drift,
+            ..NodeBootstrapReportSpec::default()
+        };
+        let report = NodeBootstrapReport::new(&crds::names::report(&spec.node_bootstrap, NODE), spec);
+        let reports: Api<NodeBootstrapReport> = Api::all(client);
+        reports.create(&PostParams::default(), &report).await.context("cannot make the Report")?;
+        Ok(reports)
     }
 
     /// Begins to bring the other state to the node; what comes of it is on the console.
@@ -315,10 +439,32 @@ async fn wait_for_line(machine: &mut Running, command: &str, expected: &str) -> 
     }
 }
 
+/// The settings of the preset that the kernel has, without those that are empty.
+async fn settings(machine: &mut Running) -> Result<BTreeMap<String, String>> {
+    let paths: Vec<&str> = PRESET.iter().map(|(path, _)| *path).collect();
+    let said = exec(machine, &format!("cd /proc/sys; grep -s . {} || true", paths.join(" "))).await?;
+    let pairs = said.lines().filter_map(|line| line.split_once(':'));
+    Ok(pairs.map(|(path, value)| (path.to_owned(), value.to_owned())).collect())
+}
+
 /// That the kernel has what it was to get.
 async fn ensure_tuned(machine: &mut Running) -> Result<()> {
-    let said = exec(machine, TUNED).await?;
-    ensure!(said == "1\n1\n1\n/sys/module/ip_vs\n/sys/module/overlay", "the kernel has {said:?}");
+    let now = settings(machine).await?;
+    let wanted = PRESET.map(|(path, value)| (path.to_owned(), value.to_owned()));
+    ensure!(now == BTreeMap::from(wanted), "the kernel has {now:?}");
+    exec(machine, MODULES).await.map(drop)
+}
+
+/// A revert puts back all that can be, and says what stays until the next boot.
+async fn put_back(machine: &mut Running, before: &BTreeMap<String, String>) -> Result<()> {
+    let said = exec(machine, "nodebootstrap-agent revert kernel && sync").await?;
+    let stays = said.matches("stays until the next boot").count();
+    ensure!(stays == 4, "said once when it is done, and once at the end, of two: {said}");
+    let mut wanted = before.clone();
+    let of_bridge = PRESET.iter().filter(|(path, _)| path.starts_with(OF_BRIDGE));
+    wanted.extend(of_bridge.map(|(path, value)| ((*path).to_owned(), (*value).to_owned())));
+    let now = settings(machine).await?;
+    ensure!(now == wanted, "the kernel has {now:?}, expected {wanted:?}");
     Ok(())
 }
 
@@ -356,6 +502,35 @@ fn yaml(is: Is) -> String {
     )
 }
 
+fn agent_image() -> String {
+    format!("nodebootstrap/agent:{}", programs::VERSION)
+}
+
+/// The agent as its DaemonSet has it, but made by the kubelet itself: there is no operator in this cluster, and no address of
+/// a service leads anywhere.
+fn agent_pod() -> String {
+    let arguments = ["run", "--root", "/host", "--node-name", NODE, "--node-bootstrap", "watched"];
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "agent", "namespace": "default"},
+        "spec": {
+            "hostNetwork": true,
+            "containers": [{
+                "name": "agent",
+                "image": agent_image(),
+                "imagePullPolicy": "Never",
+                "args": arguments,
+                "env": [{"name": "KUBECONFIG", "value": "/host/etc/kubernetes/kubelet.conf"}],
+                "securityContext": {"privileged": true, "runAsUser": 0},
+                "volumeMounts": [{"name": "host", "mountPath": "/host", "mountPropagation": "HostToContainer"}],
+            }],
+            "volumes": [{"name": "host", "hostPath": {"path": "/"}}],
+        },
+    })
+    .to_string()
+}
+
 /// The machines' own root as a node: kubelet and containerd, and cgroups made by systemd.
 async fn make_root(testbed: &Testbed, root: &Path) -> Result<()> {
     let write = |path: &str, content: &str| {
@@ -374,6 +549,10 @@ async fn make_root(testbed: &Testbed, root: &Path) -> Result<()> {
     write("etc/hostname", &format!("{NODE}\n"))?;
     write("etc/hosts", &format!("127.0.0.1 localhost {NODE}\n"))?;
     write("kernel.yaml", KERNEL)?;
+    write("agent.json", &agent_pod())?;
+    let program = programs::folder()?.join("nodebootstrap-agent");
+    let archive = root.join("usr/share/testbed/images/agent.tar");
+    image::build(&agent_image(), &archive, "/nodebootstrap-agent", &[("/nodebootstrap-agent", &program)])?;
     for is in [Is::A, Is::B] {
         write(&format!("{}.yaml", is.word()), &yaml(is))?;
     }
@@ -381,8 +560,7 @@ async fn make_root(testbed: &Testbed, root: &Path) -> Result<()> {
         write(&format!("usr/local/bin/{name}"), text)?;
     }
     let agent = "usr/local/bin/nodebootstrap-agent";
-    std::fs::copy(programs::folder()?.join("nodebootstrap-agent"), root.join(agent))
-        .context("cannot copy the agent")?;
+    std::fs::copy(&program, root.join(agent)).context("cannot copy the agent")?;
     for program in ["usr/local/bin/look", "usr/local/bin/apply", agent] {
         std::fs::set_permissions(root.join(program), PermissionsExt::from_mode(0o755))?;
     }
