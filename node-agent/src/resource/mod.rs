@@ -555,6 +555,14 @@ impl<'a> Planner<'a> {
                     continue;
                 }
             };
+            for real in located.directories().filter(|real| !named.contains(*real)) {
+                // What has no entry as a directory is to be something else there.
+                let Some(other) = taken.get(&(PATH, real.to_owned())) else { continue };
+                let message = format!(
+                    "{real} in it is a directory, and {other} is to be there: leave one of them, or have include leave that entry out"
+                );
+                self.problem(resource, "SamePath", message);
+            }
             located.keep_own_directories(ledger, &named, &of_others);
             if located.placed.is_none() {
                 self.unread.push(located.directory().to_owned());
@@ -562,6 +570,8 @@ impl<'a> Planner<'a> {
             let mut told = BTreeSet::new();
             for real in located.own() {
                 let before = taken.insert((PATH, real.to_owned()), resource.to_string());
+                let before = before
+                    .or_else(|| named.contains(real).then(|| "a directory of another archive".to_owned()));
                 if let Some(other) = before.filter(|other| told.insert(other.clone())) {
                     let message = format!(
                         "{real} in it is the same place as {other}: leave one of them, or have include leave that entry out"

@@ -452,6 +452,18 @@ async fn two_that_have_one_path_are_told() {
     let file = json!([{"path": "/opt/cni/dhcp", "content": "mine"}]);
     let failure = machine.apply(&request(with(json!([first]), file.clone()))).await.unwrap_err();
     assert_eq!(failure.reason, "SamePath", "{failure:?}");
+    // What is a folder in one is a file of the other, or of the spec.
+    let as_file = archive(&machine, "2", &Tar::default().file("shared", "2").end(), json!({"name": "other"}));
+    for archives in [json!([first, as_file]), json!([as_file, first])] {
+        let failure = machine.apply(&request(with(archives, json!([])))).await.unwrap_err();
+        assert_eq!(failure.reason, "SamePath", "{failure:?}");
+    }
+    let file_there = json!([{"path": "/opt/cni/shared", "content": "mine"}]);
+    let failure = machine.apply(&request(with(json!([first]), file_there))).await.unwrap_err();
+    assert_eq!(
+        failure.message,
+        "archive first: /opt/cni/shared in it is a directory, and file /opt/cni/shared is to be there: leave one of them, or have include leave that entry out"
+    );
     // A folder that two have is no conflict: it is the first's.
     let mut second = second;
     second["include"] = json!(["bridge", "shared"]);
