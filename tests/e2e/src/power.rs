@@ -90,6 +90,7 @@ pub(crate) async fn until(machine: &mut Running, wanted: &str) -> Result<()> {
 
 /// Waits for a line on the console.
 pub(crate) async fn find_line(machine: &mut Running, is_it: impl Fn(&str) -> bool) -> Result<String> {
+    let mut last = String::new();
     let wait = async {
         loop {
             let line = machine.line().await?;
@@ -97,11 +98,12 @@ pub(crate) async fn find_line(machine: &mut Running, is_it: impl Fn(&str) -> boo
                 return Ok(line);
             }
             ensure!(!line.starts_with("BAD") && !line.contains("Kernel panic"), "{line}");
+            last = line;
         }
     };
     match tokio::time::timeout(LONGEST, wait).await {
         Ok(found) => found,
-        Err(_) => bail!("not on the console within {} s", LONGEST.as_secs()),
+        Err(_) => bail!("not on the console within {} s; its last line: {last:?}", LONGEST.as_secs()),
     }
 }
 

@@ -333,7 +333,9 @@ impl Rounds {
         let mut seen = [None; MARKS.len()];
         // The journal comes to the console a little late, so that one of them may come before the one that it follows.
         while seen.contains(&None) {
-            let line = find_line(machine, |line| MARKS.iter().any(|mark| line.contains(mark))).await?;
+            let line = find_line(machine, |line| MARKS.iter().any(|mark| line.contains(mark)))
+                .await
+                .with_context(|| format!("a switch; of {MARKS:?} were said after {seen:?}"))?;
             for (mark, seen) in MARKS.iter().zip(&mut seen) {
                 if line.contains(mark) {
                     *seen = Some(begin.elapsed());
