@@ -472,7 +472,11 @@ async fn put_back(machine: &mut Running, before: &BTreeMap<String, String>) -> R
 }
 
 /// Says on the console from then on how far a switch is, as its unit logs it.
-const FOLLOW: &str = "journalctl -f -n 0 -o cat -t nodebootstrap-agent > /dev/ttyS0 2> /dev/null &";
+///
+/// It follows from a line that is there: from an empty end `journalctl -f` goes to the last of several lines that come at once,
+/// and passes over the others.
+const FOLLOW: &str = "systemd-cat -t nodebootstrap-agent echo '{\"timestamp\"' && journalctl --sync && \
+                      journalctl -b -f -n 1 -o cat -t nodebootstrap-agent > /dev/ttyS0 2> /dev/null &";
 
 /// Sets the clock in the middle of the next switch.
 const CLOCK: &str = "(until grep -q '\"stage\":\"Armed\"' /var/lib/nodebootstrap/switch/switch.json; do sleep 0.2; done; date -s 'STEP') > /dev/null 2>&1 &";
