@@ -127,6 +127,18 @@ pub enum HostError {
         /// Why.
         cause: String,
     },
+    /// Others can write to a directory of ours: whoever did could have us take back what we never made.
+    #[error(
+        "{path} belongs to the user {uid}, with mode {mode:04o}: see that nobody has changed what is in it, then chown root:root and chmod 0700 it; removed, what was there before can never be put back"
+    )]
+    Exposed {
+        /// The directory.
+        path: String,
+        /// Its owner.
+        uid: u32,
+        /// Its mode.
+        mode: u32,
+    },
     /// The ledger cannot be understood: without it nobody knows what was there before.
     #[error("{path} cannot be used: {cause}")]
     Ledger {
@@ -201,7 +213,7 @@ impl HostError {
             Self::NameTaken { .. } => "PathOccupied",
             Self::AccountsLocked { .. } => "AccountsLocked",
             Self::Systemd(_) => "Systemd",
-            Self::State { .. } => "StateDamaged",
+            Self::State { .. } | Self::Exposed { .. } => "StateDamaged",
             Self::Ledger { .. } => "LedgerDamaged",
             Self::PriorsFull { .. } => "PriorsFull",
             Self::LedgerFull { .. } => "TooLarge",

@@ -683,11 +683,9 @@ impl Root {
                     step: path.to_owned(),
                     found: meta.kind.words(),
                 }),
-                // Whoever could write there could have us take back what we never made.
-                Some(meta) if meta.writer(None).is_some() => Err(HostError::State {
-                    path: path.to_owned(),
-                    cause: format!("it belongs to the user {}, with mode {:04o}", meta.uid, meta.mode),
-                }),
+                Some(meta) if meta.writer(None).is_some() => {
+                    Err(HostError::Exposed { path: path.to_owned(), uid: meta.uid, mode: meta.mode })
+                }
                 _ => Ok(()),
             },
             Err(errno) => Err(HostError::io(path, "make the directory")(errno)),

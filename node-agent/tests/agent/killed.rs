@@ -16,9 +16,9 @@ kind: NodeBootstrap
 metadata: {name: workers}
 spec:
   allNodes: true
-  groups: [{name: k}, {name: staff}]
+  groups: [{name: k}, {name: staff}, {name: fresh}]
   users:
-  - {name: k, home: /etc/k, groups: [staff], comment: ours}
+  - {name: k, home: /etc/k, groups: [staff, fresh], comment: ours}
   - {name: daemon, shell: /usr/sbin/nologin, home: /etc/k, comment: ours, locked: true}
   directories:
   - {path: /etc/k, owner: k, group: k, recursive: true, inside: {fileMode: "0640", directoryMode: "0750"}}
