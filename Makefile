@@ -40,7 +40,7 @@ test: build ## Every check and test there is
 test-vm: build ## Cut a virtual machine's power thirty times while the agent works; turn swap off; cut a node's while its kubelet is changed
 	@$(FOLDER)/$(PROFILE)/e2e test-vm
 
-fuzz: build ## Feed the parsers what nobody thought of: TIME=60 seconds for each of TARGETS, or one INPUT that was found
+fuzz: build ## Feed the parsers what nobody thought of: TIME=60 seconds for each of TARGETS, or one INPUT that was found; then other cases for the property tests
 	@$(FOLDER)/$(PROFILE)/e2e fuzz --time $(or $(TIME),60) $(if $(INPUT),--input $(INPUT)) $(TARGETS)
 
 bench: build ## The figures of docs/benchmarks.md, measured now, with programs as for the images; PARTS=peers: only some

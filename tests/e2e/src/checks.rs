@@ -1,16 +1,19 @@
-//! What needs no cluster: formatter, lints, licenses, unit and property tests. Out come counts.
+//! What needs no cluster: formatter, lints, licenses, unit and property tests.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use crate::outcome::Outcomes;
 use crate::programs::workspace;
-use crate::suite::Counts;
 
+/// What `make test` draws the cases of property tests with: each run has the same, so that it passes or fails by what was
+/// changed. [`crate::fuzz`] draws others.
+pub(crate) const SEED: u64 = 1;
 /// The version that this workspace is checked with.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -20,30 +23,35 @@ fn selection() -> Result<String> {
     std::env::var("E2E_CARGO").context("run this by `make test`")
 }
 
-/// Runs the tests that need no cluster of their own, and tells how long they took.
-pub(crate) async fn tests() -> Result<Counts> {
+/// Whether all is formatted.
+pub(crate) async fn format() -> Result<Outcomes> {
+    check("formatter", "cargo", &["fmt", "--all", "--check"]).await
+}
+
+/// Runs the tests that need no cluster of their own, and tells how long they took. The seed draws the cases of property tests.
+pub(crate) async fn tests(seed: u64) -> Result<Outcomes> {
     let selection = selection()?;
     let selection: Vec<&str> = selection.split_whitespace().collect();
-    let mut counts = check("formatter", "cargo", &["fmt", "--all", "--check"]).await?;
     // The testbed's tests of itself are left out unless asked for, since they need root.
     // Not what is built to be fed by a fuzzer: all that has tests.
     let tested = selection.iter().map(|word| if *word == "--all-targets" { "--tests" } else { word });
     let selected: Vec<&str> = tested.collect();
-    let tests = [&["test"], &selected[..], &["--", "--include-ignored"]].concat();
-    counts += libtest("unit and property tests, the testbed's tests of itself", &tests).await?;
-    Ok(counts)
+    // All of them, so that one run tells all that fails.
+    let tests = [&["test", "--no-fail-fast"], &selected[..], &["--", "--include-ignored"]].concat();
+    let name = format!("unit and property tests, the testbed's tests of itself, seed {seed}");
+    libtest(&name, command("cargo", &tests).env("PROPTEST_RNG_SEED", seed.to_string())).await
 }
 
 /// Looks at the source.
-pub(crate) async fn lints() -> Result<Counts> {
-    let mut counts = warnings().await?;
+pub(crate) async fn lints() -> Result<Outcomes> {
+    let mut outcomes = warnings().await?;
     let deny = deny().await?;
-    counts += check("licenses and sources", &deny, &["check", "bans", "licenses", "sources"]).await?;
-    Ok(counts)
+    outcomes += check("licenses and sources", &deny, &["check", "bans", "licenses", "sources"]).await?;
+    Ok(outcomes)
 }
 
 /// The lints' warnings: clippy's driver has compiled all, and cargo says again what it said then.
-async fn warnings() -> Result<Counts> {
+async fn warnings() -> Result<Outcomes> {
     let begin = Instant::now();
     let selection = selection()?;
     let build = ["build", "--quiet", "--message-format=json-diagnostic-rendered-ansi"];
@@ -56,61 +64,76 @@ async fn warnings() -> Result<Counts> {
             warnings.push(text.to_owned());
         }
     }
-    let passed = output.status.success() && warnings.is_empty();
     print!("{}", warnings.concat());
-    println!("{:7.1} s  {} lints", begin.elapsed().as_secs_f32(), if passed { "passed" } else { "FAILED" });
-    Ok(Counts { passed: passed.into(), failed: (!passed).into(), skipped: 0 })
+    let outcome = match warnings.len() {
+        0 => success(output.status),
+        count => Err(anyhow::anyhow!("{count} warnings")),
+    };
+    Ok(Outcomes::of("lints", begin, outcome))
 }
 
 /// One command that passes or fails.
-async fn check(name: &str, program: &str, arguments: &[&str]) -> Result<Counts> {
+async fn check(name: &str, program: &str, arguments: &[&str]) -> Result<Outcomes> {
     let begin = Instant::now();
     let status =
         command(program, arguments).status().await.with_context(|| format!("cannot run {program}"))?;
-    let passed = status.success();
-    println!("{:7.1} s  {} {name}", begin.elapsed().as_secs_f32(), if passed { "passed" } else { "FAILED" });
-    Ok(Counts { passed: passed.into(), failed: (!passed).into(), skipped: 0 })
+    Ok(Outcomes::of(name, begin, success(status)))
+}
+
+fn success(status: ExitStatus) -> Result<String> {
+    status.success().then(String::new).with_context(|| status.to_string())
 }
 
 /// A `cargo test`, whose summaries are counted. What it prints is shown only where something failed.
-async fn libtest(name: &str, arguments: &[&str]) -> Result<Counts> {
+async fn libtest(name: &str, cargo: &mut Command) -> Result<Outcomes> {
     let begin = Instant::now();
-    let mut child = command("cargo", arguments)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot run cargo")?;
+    let mut child = cargo.stdout(Stdio::piped()).kill_on_drop(true).spawn().context("cannot run cargo")?;
     let stdout = child.stdout.take().context("no output of cargo")?;
     let mut lines = BufReader::new(stdout).lines();
-    let (mut counts, mut shown) = (Counts::default(), Vec::new());
+    let (mut counts, mut failed, mut shown) = (Summary::default(), Vec::new(), Vec::new());
     while let Some(line) = lines.next_line().await.context("cannot read what cargo says")? {
-        match summary(&line) {
-            Some(more) => counts += more,
-            None => shown.push(line),
+        if let Some(more) = Summary::of(&line) {
+            counts.passed += more.passed;
+            counts.skipped += more.skipped;
+            continue;
         }
+        failed.extend(failure(&line).map(str::to_owned));
+        shown.push(line);
     }
     let status = child.wait().await.context("cargo did not end")?;
     if !status.success() {
         println!("{}", shown.join("\n"));
-        // It did not build, or a test program died: no summary counts that.
-        counts.failed = counts.failed.max(1);
+        if failed.is_empty() {
+            // It did not build, or a test program died: no line tells of that.
+            failed.push(format!("{name}: {status}"));
+        }
     }
-    let Counts { passed, failed, skipped } = counts;
-    let word = if failed == 0 { "passed" } else { "FAILED" };
-    println!(
-        "{:7.1} s  {word} {name}: {passed} passed, {failed} failed, {skipped} skipped",
-        begin.elapsed().as_secs_f32()
-    );
-    Ok(counts)
+    let word = if failed.is_empty() { "passed" } else { "FAILED" };
+    let outcomes = Outcomes::counted(counts.passed, failed, counts.skipped);
+    println!("{:7.1} s  {word} {name}: {}", begin.elapsed().as_secs_f32(), outcomes.summary());
+    Ok(outcomes)
 }
 
-/// The counts in a line such as `test result: ok. 7 passed; 0 failed; 1 ignored; …`.
-fn summary(line: &str) -> Option<Counts> {
-    let rest = line.strip_prefix("test result: ")?;
-    let count = |what: &str| {
-        rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
-    };
-    Some(Counts { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
+/// What a line such as `test result: ok. 7 passed; 0 failed; 1 ignored; …` counts, besides what failed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Summary {
+    passed: u32,
+    skipped: u32,
+}
+
+impl Summary {
+    fn of(line: &str) -> Option<Self> {
+        let rest = line.strip_prefix("test result: ")?;
+        let count = |what: &str| {
+            rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+        };
+        Some(Self { passed: count("passed")?, skipped: count("ignored")? })
+    }
+}
+
+/// The name in a line such as `test module::name ... FAILED`.
+fn failure(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// The program cargo-deny: that of the machine, or one built once into the cache.
@@ -161,9 +184,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_of_libtest_is_counted() {
+    fn what_libtest_says_is_counted_and_named() {
         let line = "test result: FAILED. 12 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.41s";
-        assert_eq!(summary(line), Some(Counts { passed: 12, failed: 1, skipped: 3 }));
-        assert_eq!(summary("running 7 tests"), None);
+        assert_eq!(Summary::of(line), Some(Summary { passed: 12, skipped: 3 }));
+        assert_eq!(Summary::of("running 7 tests"), None);
+        assert_eq!(failure("test plans::a_plan ... FAILED"), Some("plans::a_plan"));
+        assert_eq!(failure("test plans::a_plan ... ok"), None);
     }
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
+use crate::outcome::Outcomes;
 use crate::programs::workspace;
-use crate::suite::Counts;
 
 /// For how long `make test` feeds each target.
 pub(crate) const SHORT: Duration = Duration::from_secs(4);
@@ -25,7 +25,7 @@ const MOST_MEMORY: u32 = 1024;
 const LARGEST_INPUT: u32 = 16 << 10;
 
 /// Feeds each target for so long; those that are named, or all. `keep`: what leads to new branches is added to the corpus.
-pub(crate) async fn run(time: Duration, only: &[String], keep: bool) -> Result<Counts> {
+pub(crate) async fn run(time: Duration, only: &[String], keep: bool) -> Result<Outcomes> {
     let targets = targets()?;
     if let Some(unknown) = only.iter().find(|name| !targets.contains(name)) {
         anyhow::bail!("there is no target {unknown}: there are {}", targets.join(", "));
@@ -33,27 +33,16 @@ pub(crate) async fn run(time: Duration, only: &[String], keep: bool) -> Result<C
     let begin = Instant::now();
     build().await?;
     println!("{:7.1} s  built what is fed to the parsers", begin.elapsed().as_secs_f32());
-    let mut counts = Counts::default();
+    let mut outcomes = Outcomes::default();
     for target in targets.iter().filter(|name| only.is_empty() || only.contains(name)) {
         let begin = Instant::now();
-        let outcome = feed(target, time, keep).await;
-        let took = begin.elapsed().as_secs_f32();
-        match outcome {
-            Ok(said) => {
-                counts.passed += 1;
-                println!("{took:7.1} s  passed fuzz {target}: {said}");
-            }
-            Err(error) => {
-                counts.failed += 1;
-                println!("{took:7.1} s  FAILED fuzz {target}: {error:#}");
-            }
-        }
+        outcomes += Outcomes::of(&format!("fuzz {target}"), begin, feed(target, time, keep).await);
     }
-    Ok(counts)
+    Ok(outcomes)
 }
 
 /// Runs a target with one input, as it was found.
-pub(crate) async fn again(input: &Path) -> Result<Counts> {
+pub(crate) async fn again(input: &Path) -> Result<Outcomes> {
     let input = input.canonicalize().with_context(|| format!("there is no {}", input.display()))?;
     let target = input.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default();
     ensure!(
@@ -62,9 +51,11 @@ pub(crate) async fn again(input: &Path) -> Result<Counts> {
         input.display()
     );
     build().await?;
+    let begin = Instant::now();
     let status =
         Command::new(program(target)?).arg(&input).status().await.context("cannot run the target")?;
-    Ok(Counts { passed: status.success().into(), failed: (!status.success()).into(), skipped: 0 })
+    let outcome = status.success().then(String::new).with_context(|| status.to_string());
+    Ok(Outcomes::of(&format!("fuzz {target}"), begin, outcome))
 }
 
 fn folder() -> PathBuf {

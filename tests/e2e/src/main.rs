@@ -5,7 +5,8 @@
 //! | [`checks`] | what `make test` runs before it has a cluster: formatter, lints, licenses, unit and property tests |
 //! | [`programs`] | the static programs, and the images made of them |
 //! | [`lab`] | a testbed with the operator on it, and what scenarios do with it: apply, await, look at a host |
-//! | [`suite`] | runs scenarios, side by side on two testbeds, keeps the logs of what failed, counts |
+//! | [`outcome`] | what passed and what failed, told in one way |
+//! | [`suite`] | runs scenarios, side by side on two testbeds, keeps the logs of what failed |
 //! | [`scenario`] | the end-to-end tests themselves |
 //! | [`power`] | a virtual machine whose power is cut while the agent works |
 //! | [`fuzz`] | parsers, fed with what nobody thought of |
@@ -18,6 +19,7 @@ mod checks;
 mod demo;
 mod fuzz;
 mod lab;
+mod outcome;
 mod power;
 mod programs;
 mod scenario;
@@ -32,6 +34,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use testbed::Testbed;
+
+use outcome::Outcomes;
 
 #[derive(Parser)]
 #[command(about = "The operator on a real cluster on this machine")]
@@ -69,7 +73,8 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Feed the parsers what nobody thought of, and keep what leads to new branches
+    /// Feed the parsers what nobody thought of, and keep what leads to new branches; and run the property tests with other
+    /// cases
     Fuzz {
         /// Only these targets
         only: Vec<String>,
@@ -116,22 +121,26 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::CleanDemo => Testbed::down_id(demo::ID).await?,
         Command::Test { only, keep } => return suite::run(&only, keep).await,
         Command::TestVm { only, cuts, node_cuts, seed } => {
-            let mut counts = suite::Counts::default();
+            let mut outcomes = Outcomes::default();
             let is_chosen = |part| only.is_empty() || only.contains(&part);
             if is_chosen(VmPart::Power) {
-                counts += power::run(cuts, seed).await?;
+                outcomes += power::run(cuts, seed).await?;
             }
             if is_chosen(VmPart::Swap) {
-                counts += swap::run().await?;
+                outcomes += swap::run().await?;
             }
             if is_chosen(VmPart::Node) {
-                counts += virtual_node::run(node_cuts, seed).await?;
+                outcomes += virtual_node::run(node_cuts, seed).await?;
             }
-            return suite::concluded(counts);
+            return Ok(outcomes.conclude());
         }
-        Command::Fuzz { input: Some(input), .. } => return suite::concluded(fuzz::again(&input).await?),
+        Command::Fuzz { input: Some(input), .. } => return Ok(fuzz::again(&input).await?.conclude()),
         Command::Fuzz { only, time, .. } => {
-            return suite::concluded(fuzz::run(Duration::from_secs(time), &only, true).await?);
+            let mut outcomes = fuzz::run(Duration::from_secs(time), &only, true).await?;
+            if only.is_empty() {
+                outcomes += checks::tests(fastrand::u64(..)).await?;
+            }
+            return Ok(outcomes.conclude());
         }
         Command::Bench { only } => bench::run(&only).await?,
     }

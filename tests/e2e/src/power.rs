@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use testbed::vm::{self, Disk, Running};
 
+use crate::outcome::Outcomes;
 use crate::programs;
-use crate::suite::Counts;
 
 /// How often `make test` cuts; `make test-vm` does it more often.
 pub(crate) const FEW: u32 = 3;
@@ -21,30 +21,16 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(240);
 const FILES: usize = 12;
 
 /// Cuts the power so often; the seed draws the instants.
-pub(crate) async fn run(cuts: u32, seed: Option<u64>) -> Result<Counts> {
+pub(crate) async fn run(cuts: u32, seed: Option<u64>) -> Result<Outcomes> {
     let begin = Instant::now();
-    let mut counts = Counts::default();
     let name = "power cuts in a virtual machine";
     if let Some(why) = vm::cannot().await? {
-        println!("{:7.1} s  skipped {name}: {why}", begin.elapsed().as_secs_f32());
-        counts.skipped = 1;
-        return Ok(counts);
+        return Ok(Outcomes::skipped(name, &why));
     }
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    match cut_again_and_again(cuts, seed).await {
-        Ok(turns) => {
-            counts.passed = 1;
-            println!(
-                "{:7.1} s  passed {name}: {cuts} cuts within {turns}, seed {seed}",
-                begin.elapsed().as_secs_f32()
-            );
-        }
-        Err(error) => {
-            counts.failed = 1;
-            println!("{:7.1} s  FAILED {name}, seed {seed}: {error:#}", begin.elapsed().as_secs_f32());
-        }
-    }
-    Ok(counts)
+    let outcome = cut_again_and_again(cuts, seed).await;
+    let outcome = outcome.map(|turns| format!("{cuts} cuts within {turns}"));
+    Ok(Outcomes::of(&format!("{name}, seed {seed}"), begin, outcome))
 }
 
 async fn cut_again_and_again(cuts: u32, seed: u64) -> Result<String> {

@@ -1,7 +1,6 @@
-//! Runs the end-to-end scenarios, side by side on as many testbeds: in go names, out come counts, and the logs of what
-//! failed.
+//! Runs the end-to-end scenarios, side by side on as many testbeds: in go names, out come outcomes, and the logs of
+//! what failed.
 
-use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +11,7 @@ use futures::future::join_all;
 use testbed::{Testbed, UpOptions};
 
 use crate::lab::Lab;
+use crate::outcome::Outcomes;
 use crate::scenario::{self, Scenario};
 use crate::{checks, fuzz, power, programs};
 
@@ -21,26 +21,10 @@ pub(crate) const IDS: &[&str] = &["e2e", "e2e-b"];
 /// What no scenario may take: one that hangs must not hang the others.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How many tests ended in which way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) passed: u32,
-    pub(crate) failed: u32,
-    pub(crate) skipped: u32,
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Counts) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
-}
-
 /// `make test`: every check and scenario; with names, only the scenarios that contain one of them.
 pub(crate) async fn run(only: &[String], keep: bool) -> Result<ExitCode> {
     let begin = Instant::now();
-    let mut counts = Counts::default();
+    let mut outcomes = Outcomes::default();
     let chosen: Vec<&Scenario> = scenario::ALL
         .iter()
         .filter(|scenario| only.is_empty() || only.iter().any(|name| scenario.name.contains(name.as_str())))
@@ -48,49 +32,44 @@ pub(crate) async fn run(only: &[String], keep: bool) -> Result<ExitCode> {
     if only.is_empty() {
         // A scenario needs it later on. Until then there is idle time enough, and where there was not, it waits.
         tokio::spawn(testbed::older_kubelet());
-        counts += checks::tests().await?;
+        outcomes += checks::format().await?;
+        outcomes += checks::tests(checks::SEED).await?;
         // With what the scenarios leave of the machine, since those mostly wait.
         let beside = async {
-            let mut counts = checks::lints().await?;
-            counts += fuzz::run(fuzz::SHORT, &[], false).await?;
-            counts += power::run(power::FEW, None).await?;
-            anyhow::Ok(counts)
+            let mut outcomes = checks::lints().await?;
+            outcomes += fuzz::run(fuzz::SHORT, &[], false).await?;
+            outcomes += power::run(power::FEW, None).await?;
+            anyhow::Ok(outcomes)
         };
         let (beside, scenarios) = tokio::join!(beside, scenarios(&chosen, false, keep));
-        counts += beside?;
-        counts += scenarios?;
+        outcomes += beside?;
+        outcomes += scenarios?;
     } else {
-        counts += scenarios(&chosen, true, keep).await?;
+        outcomes += scenarios(&chosen, true, keep).await?;
     }
     println!("{:7.1} s  in all", begin.elapsed().as_secs_f32());
-    concluded(counts)
-}
-
-/// The last line, and the exit code that goes with it.
-pub(crate) fn concluded(counts: Counts) -> Result<ExitCode> {
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
-    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(outcomes.conclude())
 }
 
 /// Runs scenarios: each testbed takes the next one as soon as it is done with one. A few by name have one testbed to
 /// themselves, which is quicker than two to make, and can be looked at afterwards.
-async fn scenarios(chosen: &[&Scenario], by_name: bool, keep: bool) -> Result<Counts> {
+async fn scenarios(chosen: &[&Scenario], by_name: bool, keep: bool) -> Result<Outcomes> {
     let queue = Mutex::new(chosen.iter().copied());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let ids = if by_name { &IDS[..1] } else { IDS };
-    let mut counts = Counts::default();
+    let mut outcomes = Outcomes::default();
     // All are awaited before an error of one is looked at: each clears its own testbed.
     for outcome in join_all(ids.iter().map(|id| on_own_testbed(id, &next, keep))).await {
-        counts += outcome?;
+        outcomes += outcome?;
     }
-    Ok(counts)
+    Ok(outcomes)
 }
 
 async fn on_own_testbed<'a>(
     id: &str,
     next: &impl Fn() -> Option<&'a Scenario>,
     keep: bool,
-) -> Result<Counts> {
+) -> Result<Outcomes> {
     if !keep {
         Testbed::down_id(id).await?;
     }
@@ -104,34 +83,28 @@ async fn on_own_testbed<'a>(
     outcome
 }
 
-async fn on_testbed<'a>(testbed: &Testbed, next: &impl Fn() -> Option<&'a Scenario>) -> Result<Counts> {
+async fn on_testbed<'a>(testbed: &Testbed, next: &impl Fn() -> Option<&'a Scenario>) -> Result<Outcomes> {
     programs::import(testbed, &[]).await?;
     let lab = Lab::new(testbed.clone()).await?;
     lab.install().await?;
-    let mut counts = Counts::default();
+    let mut outcomes = Outcomes::default();
     while let Some(scenario) = next() {
         let begin = Instant::now();
         let limited = tokio::time::timeout(LONGEST, (scenario.run)(&lab)).await;
         let outcome =
             limited.unwrap_or_else(|_| Err(anyhow::anyhow!("not done after {} s", LONGEST.as_secs())));
-        let took = begin.elapsed().as_secs_f32();
-        match outcome {
-            Ok(()) => {
-                counts.passed += 1;
-                println!("{took:7.1} s  passed {}", scenario.name);
-            }
-            Err(error) => {
-                counts.failed += 1;
-                println!("{took:7.1} s  FAILED {} on {}: {error:#}", scenario.name, testbed.id());
-                match keep_logs(&lab, scenario.name).await {
-                    Ok(folder) => println!("            logs: {}", folder.display()),
-                    Err(error) => println!("            no logs: {error:#}"),
-                }
+        let name = format!("{} on {}", scenario.name, testbed.id());
+        let outcome = Outcomes::of(&name, begin, outcome.map(|()| String::new()));
+        if !outcome.is_good() {
+            match keep_logs(&lab, scenario.name).await {
+                Ok(folder) => println!("            logs: {}", folder.display()),
+                Err(error) => println!("            no logs: {error:#}"),
             }
         }
+        outcomes += outcome;
         lab.reset().await.with_context(|| format!("cannot clean up after {}", scenario.name))?;
     }
-    Ok(counts)
+    Ok(outcomes)
 }
 
 async fn keep_logs(lab: &Lab, scenario: &str) -> Result<PathBuf> {

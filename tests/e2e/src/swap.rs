@@ -11,9 +11,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use testbed::vm::{self, Disk};
 
+use crate::outcome::Outcomes;
 use crate::power::until;
 use crate::programs;
-use crate::suite::Counts;
 
 const SPEC: &str = "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {name: workers}\nspec:\n  \
                     allNodes: true\n  kernel: {swap: Disabled}\n";
@@ -54,27 +54,14 @@ echo "end"
 const UNIT: &str = "[Unit]\nAfter=multi-user.target dbus.service\n[Service]\nType=idle\nExecStart=/turns\n\
                     StandardOutput=tty\nTTYPath=/dev/ttyS0\n";
 
-pub(crate) async fn run() -> Result<Counts> {
+pub(crate) async fn run() -> Result<Outcomes> {
     let begin = Instant::now();
-    let mut counts = Counts::default();
     let name = "swap in a virtual machine";
-    let took = || begin.elapsed().as_secs_f32();
     if let Some(why) = vm::cannot().await? {
-        println!("{:7.1} s  skipped {name}: {why}", took());
-        counts.skipped = 1;
-        return Ok(counts);
+        return Ok(Outcomes::skipped(name, &why));
     }
-    match three_boots().await {
-        Ok(()) => {
-            counts.passed = 1;
-            println!("{:7.1} s  passed {name}", took());
-        }
-        Err(error) => {
-            counts.failed = 1;
-            println!("{:7.1} s  FAILED {name}: {error:#}", took());
-        }
-    }
-    Ok(counts)
+    let outcome = three_boots().await.map(|()| String::new());
+    Ok(Outcomes::of(name, begin, outcome))
 }
 
 async fn three_boots() -> Result<()> {

@@ -26,9 +26,9 @@ use serde_json::json;
 use testbed::vm::{self, Disk, Running};
 use testbed::{Testbed, UpOptions, image, wait_for};
 
+use crate::outcome::Outcomes;
 use crate::power::{LONGEST, find_line};
 use crate::programs::{self, workspace};
-use crate::suite::Counts;
 
 /// The testbed of its control plane.
 pub(crate) const ID: &str = "vm";
@@ -104,32 +104,19 @@ const LEFT: &str = "ls /run/systemd/system/nodebootstrap-* /etc/systemd/system/m
                     /var/lib/nodebootstrap/*/payload.json 2> /dev/null; systemctl list-units --failed --plain --no-legend 'nodebootstrap-*'";
 
 /// The seed draws the instants.
-pub(crate) async fn run(cuts: u32, seed: Option<u64>) -> Result<Counts> {
+pub(crate) async fn run(cuts: u32, seed: Option<u64>) -> Result<Outcomes> {
     let begin = Instant::now();
-    let mut counts = Counts::default();
     let name = "the kubelet of a virtual machine is changed";
-    let took = || begin.elapsed().as_secs_f32();
     if let Some(why) = vm::cannot().await? {
-        println!("{:7.1} s  skipped {name}: {why}", took());
-        counts.skipped = 1;
-        return Ok(counts);
+        return Ok(Outcomes::skipped(name, &why));
     }
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     let options = UpOptions { machines: Vec::new(), ..UpOptions::new(ID) };
     let testbed = Testbed::up(options).await?;
     let outcome = rounds(&testbed, cuts, seed).await;
     testbed.down().await?;
-    match outcome {
-        Ok(()) => {
-            counts.passed = 1;
-            println!("{:7.1} s  passed {name}: {cuts} cuts, seed {seed}", took());
-        }
-        Err(error) => {
-            counts.failed = 1;
-            println!("{:7.1} s  FAILED {name}, seed {seed}: {error:#}", took());
-        }
-    }
-    Ok(counts)
+    let outcome = outcome.map(|()| format!("{cuts} cuts"));
+    Ok(Outcomes::of(&format!("{name}, seed {seed}"), begin, outcome))
 }
 
 /// Which of the two states it is.
