@@ -65,7 +65,10 @@ enum Command {
     Switch(SwitchArgs),
     /// Puts back what was not confirmed in time
     #[command(hide = true)]
-    Rollback(SwitchArgs),
+    Rollback {
+        /// The NodeBootstrap's name; without one, of all
+        name: Option<String>,
+    },
     /// Puts back what a restart of the machine interrupted
     #[command(hide = true)]
     Guard,
@@ -204,9 +207,13 @@ async fn run(command: Command) -> Result<u8, String> {
             let host = of_systemd()?;
             process::carry_out(&host, &args.name, &stop).await.map(|()| DONE)
         }
-        Command::Rollback(args) => {
+        Command::Rollback { name } => {
             let host = of_systemd()?;
-            process::roll_back(&host, &args.name, &stop).await.map(|()| DONE)
+            let rolled_back = match name {
+                Some(name) => process::roll_back(&host, &name, &stop).await,
+                None => process::roll_back_all(&host, &stop).await,
+            };
+            rolled_back.map(|()| DONE)
         }
         Command::Guard => process::guard(&of_systemd()?, &stop).await.map(|()| DONE),
         Command::Probe(args) => pod::probe::ask(&args.socket, args.ready).await.map(|()| DONE),
@@ -379,7 +386,7 @@ async fn observe(session: &Session) -> Result<Plan, String> {
 async fn observe_to_show(session: &Session) -> Result<Plan, String> {
     let mut plan = observe(session).await?;
     if let Some(name) = session.host.state.switching().map_err(|error| error.to_string())? {
-        plan.warnings.insert(0, switching(&name));
+        plan.warnings.insert(0, switching(&session.host, &name));
     }
     Ok(plan)
 }
@@ -414,7 +421,7 @@ async fn lock(host: &Host, stop: &CancellationToken) -> Result<Lock, String> {
         () = stop.cancelled() => return Err("told to stop: nothing was begun".to_owned()),
     };
     if let Some(name) = process::under_way(host).await.map_err(|error| error.to_string())? {
-        return Err(switching(&name));
+        return Err(switching(host, &name));
     }
     match host.state.paused().map_err(|error| error.to_string())? {
         Some(since) => Err(format!(
@@ -424,10 +431,15 @@ async fn lock(host: &Host, stop: &CancellationToken) -> Result<Lock, String> {
     }
 }
 
-/// That a switch is under way.
-fn switching(name: &str) -> String {
+/// That a switch is under way, or what keeps it from its end.
+fn switching(host: &Host, name: &str) -> String {
+    let switch = host.state.switch(name).ok().flatten();
+    let is = match switch.as_ref().and_then(|switch| switch.cause.as_ref()) {
+        None => "and is confirmed or rolled back soon".to_owned(),
+        Some(cause) => format!("and is being rolled back: {}", cause.message),
+    };
     format!(
-        "what pods run under is being changed for the NodeBootstrap {name}, and is confirmed or rolled back soon: wait for that, and see journalctl -u nodebootstrap-switch-{name} -u nodebootstrap-rollback-{name}"
+        "what pods run under is being changed for the NodeBootstrap {name}, {is}: wait for that, and see journalctl -u 'nodebootstrap-*'"
     )
 }
 
@@ -445,7 +457,7 @@ async fn pause(args: &HostArgs, stop: &CancellationToken) -> Result<u8, String> 
         "paused since {since}: nothing is changed on this host until nodebootstrap-agent resume\n"
     ));
     if let Some(name) = host.state.switching().map_err(|error| error.to_string())? {
-        output::note(&format!("but for this, which goes on to its end: {}", switching(&name)));
+        output::note(&format!("but for this, which goes on to its end: {}", switching(&host, &name)));
     }
     Ok(DONE)
 }
@@ -477,11 +489,18 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
     let session = Session { host, request, mode: RunMode::Apply, health: None };
     let plan = observe(&session).await?;
     let text = args.output == Format::Text;
-    let outcome = engine::apply(&session.host, &session.request, &plan, lock, &Shown::new(text), stop).await;
+    let outcome = match switch::at_stake(&session.host, &plan) {
+        None => engine::apply(&session.host, &session.request, &plan, lock, &Shown::new(text), stop).await,
+        Some(kubelet) => {
+            let node = kubelet.node_name(&session.host.root);
+            through_switch(&session.host, &session.request, &plan, lock, node, None, stop).await
+        }
+    };
     let made = match outcome {
         Ok(made) => made,
         Err(failure) => return failed(&session, &args.root, text, &plan, failure),
     };
+    let _lock = session.host.state.lock(|| {}).await.map_err(|error| error.to_string())?;
     engine::give_up(&session.host, &args.name).map_err(|error| error.to_string())?;
     // What goes at the next boot by itself needs nobody.
     let is_left = made.iter().any(Change::is_left);
@@ -564,7 +583,11 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
 
 /// Tries what the node's pods shall run under before it is put in place; a switch does so itself.
 async fn tried(host: &Host, request: &Request, plan: &Plan) -> Result<(), Failure> {
-    if switch::touches(host, plan) { staged::check(host, &request.revision, plan).await } else { Ok(()) }
+    if !switch::touches(host, plan) {
+        return Ok(());
+    }
+    let tried = staged::check(host, &request.revision, plan).await;
+    tried.map_err(|failure| Failure { message: request.payload.hide(&failure.message), ..failure })
 }
 
 /// Has the host's systemd make the changes, since what this node's pods run under is at stake.
@@ -592,9 +615,10 @@ async fn through_switch(
         message: "not waited for any longer: systemd carries it out, or rolls it back".to_owned(),
         made: Vec::new(),
     };
-    match over.ok_or_else(stopped)?.failure() {
+    let over = over.ok_or_else(stopped)?;
+    match over.failure() {
         Some(failure) => Err(failure),
-        None => Ok(plan.changes().cloned().collect()),
+        None => Ok(over.changes),
     }
 }
 

@@ -159,6 +159,17 @@ impl Plan {
         self
     }
 
+    /// What of it is more than that something was left by the run that made these changes, as long as that is not confirmed.
+    pub fn besides_left<'p>(&'p self, made: &'p [Change]) -> impl Iterator<Item = &'p Change> {
+        let left = || made.iter().filter(|change| change.is_left() || change.is_until_boot());
+        let is_known = move |step: &&Step| match &step.action {
+            // By what would be done to that.
+            Action::Reload => left().next().is_some(),
+            _ => step.undoes.is_some() && left().any(|change| change.resource == step.change.resource),
+        };
+        self.steps.iter().filter(move |step| !is_known(step)).map(|step| &step.change)
+    }
+
     /// What is downloaded.
     fn downloads(&self) -> impl Iterator<Item = Download<'_>> {
         self.steps.iter().filter_map(|step| {
@@ -607,8 +618,8 @@ async fn run(
     if let Some(failure) = Failure::of_problems(&again.problems) {
         return Err(failure);
     }
-    let left: Vec<String> =
-        again.changes().map(|change| format!("{} {}", change.resource, change.found)).collect();
+    let left = again.besides_left(made).map(|change| format!("{} {}", change.resource, change.found));
+    let left: Vec<String> = left.collect();
     if left.is_empty() && plan.held {
         // The revision before may come back.
         return Ok(());

@@ -231,6 +231,12 @@ impl Entry {
         }
     }
 
+    /// As what it is known: what a run takes away is what it was.
+    pub fn shape(&self) -> &Shape {
+        let was = self.was.as_ref().filter(|_| self.made == Shape::Absent);
+        was.unwrap_or(&self.made)
+    }
+
     /// Whether what is found is what a run of ours left: as it was before, as it was made, or, where that takes more than
     /// one step, between the two.
     pub fn is_ours(&self, found: &Shape) -> bool {

@@ -50,8 +50,8 @@ pub enum Outcome<'a> {
     Planned(&'a [Change]),
     /// Why no plan can be made: every reason.
     Impossible(&'a [Problem]),
-    /// The host itself makes the changes, and confirms them within so many seconds or rolls them back.
-    Switching(&'a [Change], u64),
+    /// The host itself makes the changes, and confirms them within so many seconds or rolls them back; why it does.
+    Switching(&'a [Change], u64, Option<&'a str>),
     /// It does so for another NodeBootstrap, which is waited for.
     OtherSwitches(&'a str),
     /// It has rolled them back; why, and what of what was there before was repaired since.
@@ -215,12 +215,14 @@ pub fn status(
                 word.message = clip(&format!("{}{RETRY}", failure.message), MAX_MESSAGE);
             }
         }
-        Outcome::Switching(changes, seconds) => {
+        Outcome::Switching(changes, seconds, why) => {
             word.phase = ReportPhase::Applying;
             list(&mut word, changes.iter().map(ChangeSummary::from));
-            word.message = format!(
-                "what pods run under is changed, by the host itself: confirmed within {seconds} s, or rolled back"
-            );
+            let message = match why {
+                None => format!("changed, by the host itself: confirmed within {seconds} s, or rolled back"),
+                Some(why) => format!("rolled back, by the host itself: {why}"),
+            };
+            word.message = clip(&format!("what pods run under is {message}"), MAX_MESSAGE);
         }
         Outcome::OtherSwitches(name) => {
             word.phase = ReportPhase::Applying;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::slice;
 
 use tokio_util::sync::CancellationToken;
 
@@ -77,17 +78,22 @@ pub async fn plan(
     Ok(Plan { steps, warnings, owed, ..Plan::default() })
 }
 
-/// Puts back what is not confirmed. `previous`: the revision that was there before, and claims what it claimed again.
+/// Puts back what is not confirmed. `previous`: the revision that was there before, and claims what it claimed again. `again`:
+/// another one has put back what could be put back, and restarted what ran with it.
+///
+/// One thing that cannot be put back keeps nothing else from it; and a unit that does not start with what was there before
+/// does not start because the rest is kept open.
 ///
 /// # Errors
-/// If a step fails, or `stop` was called. The next roll-back goes on from there.
+/// If something cannot be put back yet, or `stop` was called. The next roll-back goes on from there.
 #[allow(clippy::too_many_arguments)]
 pub async fn run(
     host: &Host,
     node_bootstrap: &str,
     plan: &Plan,
     previous: Option<&Begun>,
-    lock: Lock,
+    again: bool,
+    mut lock: Lock,
     observer: &dyn Observer,
     stop: &CancellationToken,
 ) -> Result<Vec<Change>, Failure> {
@@ -97,13 +103,32 @@ pub async fn run(
     }
     // Putting back does not wait for a disk that is full; what is owed then is only not known after another crash.
     let _ = host.state.owe(node_bootstrap, &owed_by(&host.root, plan));
-    let mut made = Vec::new();
-    let done = make(host, node_bootstrap, &plan.steps, lock, observer, stop, &mut made).await;
-    let lock = match done {
-        Ok(Some(lock)) => lock,
-        Ok(None) => host.state.lock(|| {}).await.map_err(state)?,
-        Err(failure) => return Err(Failure { made, ..failure }),
-    };
+    let (mut made, mut failed) = (Vec::new(), Vec::new());
+    let mut is_other = !again;
+    for step in &plan.steps {
+        if !is_other && matches!(step.action, Action::Restart { .. }) {
+            continue;
+        }
+        let done = make(host, node_bootstrap, slice::from_ref(step), lock, observer, stop, &mut made).await;
+        is_other |= done.is_ok() && step.undoes.is_some() && step.unit().is_none();
+        lock = match done {
+            Ok(Some(lock)) => lock,
+            Err(failure) if failure.is_stop() => return Err(Failure { made, ..failure }),
+            Err(failure) if step.unit().is_none() => {
+                failed.push(failure);
+                host.state.lock(|| {}).await.map_err(state)?
+            }
+            Err(failure) => {
+                made.push(Change::left(&step.change.resource, &failure.message));
+                host.state.lock(|| {}).await.map_err(state)?
+            }
+            Ok(None) => host.state.lock(|| {}).await.map_err(state)?,
+        };
+    }
+    if let Some(first) = failed.first() {
+        let all: Vec<&str> = failed.iter().map(|failure| failure.message.as_str()).collect();
+        return Err(Failure { reason: first.reason.clone(), message: all.join("; "), made });
+    }
     let mut ledger = Rc::unwrap_or_clone(host.state.ledger(node_bootstrap, None).map_err(state)?);
     ledger.roll_back();
     // First whose it is: what is owed keeps this from being forgotten.

@@ -48,6 +48,16 @@ pub struct Health {
     pub node_ips: BTreeSet<String>,
 }
 
+impl Health {
+    /// Takes as good what the API server could not be asked about: it is away, and a kubelet that it does not take any more
+    /// would else be as good as one that it took.
+    pub fn assume(&mut self) {
+        self.api = None;
+        self.not_ready.get_or_insert(None);
+        self.lease.get_or_insert(Timestamp::UNIX_EPOCH);
+    }
+}
+
 /// How the kubelet runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kubelet {
@@ -55,15 +65,21 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// The kubelet that runs on this host; `None`: none does.
+    /// The kubelet that runs on this host as a service of root's; `None`: none does.
+    ///
+    /// Any user may start a process of that name, and what its kubeconfig names is run as root. So it must be one that only
+    /// the host's systemd can have started, and not one of a node in a container.
     pub fn find(root: &Root) -> Option<Self> {
         let processes = root.directories_in("/proc").ok()?;
+        let host = namespace(root, "1");
         processes.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).find_map(|process| {
-            let read = |file: &str| root.read(&format!("/proc/{process}/{file}"), MAX_FILE).ok().flatten();
-            let kubelet = Self::of(&read("cmdline")?)?;
-            // One that runs in a pod is another node's.
-            let cgroups = String::from_utf8_lossy(&read("cgroup")?).into_owned();
-            (!cgroups.contains("kubepods")).then_some(kubelet)
+            let read = |file: &str| {
+                let bytes = root.read(&format!("/proc/{process}/{file}"), MAX_FILE).ok().flatten()?;
+                Some(String::from_utf8_lossy(&bytes).into_owned())
+            };
+            let kubelet = Self::of(read("cmdline")?.as_bytes())?;
+            let is_service = is_of_root(&read("status")?) && is_in_service(&read("cgroup")?);
+            (is_service && namespace(root, process) == host).then_some(kubelet)
         })
     }
 
@@ -127,6 +143,28 @@ impl Kubelet {
         });
         drop_ins.or_else(|| value(self.flag("config")?))
     }
+}
+
+/// Whether a process is root's by each of its user ids (proc_pid_status(5)): one that is root's by its program's set-uid bit
+/// has arguments of somebody else's.
+fn is_of_root(status: &str) -> bool {
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.is_some_and(|ids| ids.split_whitespace().all(|id| id == "0"))
+}
+
+/// Whether a process belongs to a service of systemd's, by the cgroup that systemd has put it into (cgroups(7)).
+fn is_in_service(cgroups: &str) -> bool {
+    let of = |controllers: &str| {
+        let mut lines = cgroups.lines().filter_map(|line| line.split_once(':').map(|(_, rest)| rest));
+        lines.find_map(|rest| rest.strip_prefix(controllers)?.strip_prefix(':'))
+    };
+    of("name=systemd").or_else(|| of("")).is_some_and(|path| path.ends_with(".service"))
+}
+
+/// The processes that a process sees.
+fn namespace(root: &Root, process: &str) -> Option<String> {
+    let place = root.locate(&format!("/proc/{process}/ns/pid")).ok()?;
+    root.read_link(&place).ok().flatten()
 }
 
 /// Looks at a node again and again: what the clients are made of is read each time, and they are made anew only when it is
@@ -275,6 +313,25 @@ async fn of_api(client: Client, node: &str) -> Result<SeenByApi, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_of_any_user_is_no_kubelet() {
+        assert!(is_of_root("Name:\tkubelet\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n"));
+        // A program with a set-uid bit, which anybody may start under another name.
+        assert!(!is_of_root("Uid:\t1000\t0\t0\t0\n"));
+        assert!(!is_of_root(""));
+        assert!(is_in_service("0::/system.slice/kubelet.service\n"));
+        assert!(is_in_service("0::/../../../podruntime.slice/kubelet.service\n"));
+        assert!(is_in_service("4:memory:/\n1:name=systemd:/system.slice/kubelet.service\n0::/\n"));
+        for other in [
+            "0::/user.slice/user-0.slice/session-1.scope\n",
+            "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-2.scope\n",
+            "4:memory:/system.slice/x.service\n1:name=systemd:/docker/3\n",
+            "",
+        ] {
+            assert!(!is_in_service(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_kubelet_is_known_by_its_program_and_read_by_its_flags() {

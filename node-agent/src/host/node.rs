@@ -445,7 +445,8 @@ fn word(text: &str, is: impl Fn(&str) -> bool) -> Option<String> {
     text.split_whitespace().find(|word| is(word)).map(str::to_owned)
 }
 
-fn is_there(root: &Root, path: &str) -> bool {
+/// Whether something is at a path, by way of whatever links.
+pub fn is_there(root: &Root, path: &str) -> bool {
     root.locate_through_links(path).and_then(|place| place.look()).is_ok_and(|meta| meta.is_some())
 }
 

@@ -726,7 +726,8 @@ impl<'a> Agent<'a> {
         let node_bootstrap = self.settings.node_bootstrap.clone();
         let word = || {
             let switch = self.host.state.switch(&node_bootstrap).ok().flatten()?;
-            let outcome = Outcome::Switching(&switch.changes, switch.timeout);
+            let why = switch.cause.as_ref().map(|cause| cause.message.as_str());
+            let outcome = Outcome::Switching(&switch.changes, switch.timeout, why);
             Some(self.word_of(spec, &switch.revision.name, &outcome, &[]))
         };
         let waiting = process::wait(&self.host, &node_bootstrap, stop);

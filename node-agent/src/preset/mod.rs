@@ -101,12 +101,24 @@ pub fn expand(revision: &Revision, facts: &Facts) -> (Revision, Findings) {
     (Revision { presets: Presets::default(), resources: all, ..revision.clone() }, findings)
 }
 
-/// Upstream supports no kubelet of another minor version in place: its restart needs a drained node.
+/// Upstream supports no kubelet of another minor version in place: its restart needs a drained node. Without a version in the
+/// spec that of before runs. Where one does not tell its version, a change of the program may be such.
 fn other_minor(kubelet: &Kubelet, facts: &Facts) -> Option<(String, String)> {
-    let (to, from) = (kubelet.version.as_ref()?, facts.system.kubelet_version.as_ref()?);
-    let unit = facts.kubelet.as_ref().map_or(KUBELET_UNIT, |found| &found.unit);
-    let why = format!("the kubelet goes from {from} to {to}, another minor version");
-    (minor_of(from) != minor_of(to)).then(|| (format!("unit {unit}"), why))
+    let found = facts.kubelet.as_ref();
+    let to = kubelet.version.as_ref().or_else(|| found?.version.as_ref());
+    let from = facts.system.kubelet_version.as_ref();
+    let unit = found.map_or(KUBELET_UNIT, |found| &found.unit);
+    match (from, to) {
+        (Some(from), Some(to)) => {
+            let why = format!("the kubelet goes from {from} to {to}, another minor version");
+            (minor_of(from) != minor_of(to)).then(|| (format!("unit {unit}"), why))
+        }
+        (None, Some(to)) if found.is_some() => {
+            let why = format!("the kubelet does not tell its version, and {to} may be another minor one");
+            Some((format!("binary {}", kubelet.program_path()), why))
+        }
+        _ => None,
+    }
 }
 
 /// The program of another version that is in place: somebody gave a version the digest of another.
@@ -133,7 +145,7 @@ pub async fn expanded(host: &Host, request: &Request) -> Result<Request, HostErr
 
 #[cfg(test)]
 mod tests {
-    use super::facts::System;
+    use super::facts::{FoundKubelet, System};
     use super::*;
 
     #[test]
@@ -162,6 +174,18 @@ mod tests {
         assert_eq!(other_minor(&kubelet("v1.36.3"), &now), None);
         assert_eq!(other_minor(&Kubelet::default(), &now), None);
         assert_eq!(other_minor(&kubelet("v1.36.3"), &facts(None)), None, "none runs");
+        let found = |now: Option<&str>, before: Option<&str>| Facts {
+            kubelet: Some(FoundKubelet { version: before.map(str::to_owned), ..FoundKubelet::default() }),
+            ..facts(now)
+        };
+        // Without a version that of before runs again.
+        let back = |before| other_minor(&Kubelet::default(), &found(Some("v1.36.1"), before));
+        assert_eq!(back(Some("v1.36.3")), None);
+        assert!(back(Some("v1.35.4")).unwrap().1.contains("from v1.36.1 to v1.35.4"));
+        // A program that tells nothing is not a restart of a patch version only.
+        let (what, why) = other_minor(&kubelet("v1.36.3"), &found(None, None)).unwrap();
+        assert_eq!(what, "binary /usr/local/sbin/kubelet");
+        assert!(why.contains("does not tell its version"), "{why}");
         for to in ["v1.35.4", "v1.37.2"] {
             let (unit, why) = other_minor(&kubelet(to), &now).unwrap();
             assert_eq!(unit, "unit kubelet.service");

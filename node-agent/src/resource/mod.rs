@@ -330,6 +330,16 @@ impl Payload {
     pub(crate) fn get(&self, key: &str) -> Option<&[u8]> {
         self.0.get(key).map(Vec::as_slice)
     }
+
+    /// What another program says, without what is secret of it. Shorter lines than of four characters are none.
+    pub(crate) fn hide(&self, text: &str) -> String {
+        let values = self.0.values().filter_map(|value| std::str::from_utf8(value).ok());
+        let lines = values.flat_map(str::lines).map(str::trim).filter(|line| line.chars().count() >= 4);
+        let mut secrets: Vec<&str> = lines.collect();
+        // One may be a part of another.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
+    }
 }
 
 /// The host as it will be after the steps so far.
@@ -1036,4 +1046,19 @@ fn skip_of(resource: &Resource) -> Skip {
 /// Whether a path lies below a directory.
 pub(crate) fn is_below(path: &str, directory: &str) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_programs_say_shows_no_secret() {
+        let values =
+            [("a", "token-1\n"), ("b", "long token-1 and more"), ("c", "ab"), ("d", "first\n  second\n")];
+        let values = values.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()));
+        let payload = Payload::from(BTreeMap::from(values));
+        let hidden = payload.hide("cannot parse \"long token-1 and more\", token-1, ab; second=first");
+        assert_eq!(hidden, "cannot parse \"(secret)\", (secret), ab; (secret)=(secret)");
+    }
 }

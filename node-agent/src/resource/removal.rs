@@ -222,7 +222,7 @@ fn fate(
     {
         return Fate::Moved(there.clone());
     }
-    let name = name_of(item, &entry.made);
+    let name = name_of(item, entry.shape());
     let left = |why: &str| Fate::Undone(When::Files, Change::left(&name, why), Action::Leave);
     let found = match items::look(planner.host, &planner.accounts, planner.units, item) {
         Ok(found) => found,
@@ -286,7 +286,7 @@ fn put_back(
     planner: &mut Planner<'_>,
     handed: &mut Vec<(String, String, Before)>,
 ) -> Result<(When, String, Action), &'static str> {
-    let name = name_of(item, &entry.made);
+    let name = name_of(item, entry.shape());
     let unless = || "remove, unless something else needs it".to_owned();
     Ok(match (item, prior, &entry.made) {
         (Item::Group(group), Shape::Group(gid), Shape::Absent) => {

@@ -45,6 +45,8 @@ pub const NODE_UNITS: &[&str] = &[
     "rke2-agent",
 ];
 
+/// The cause of one that a boot has interrupted.
+const INTERRUPTED: &str = "Interrupted";
 /// A boot or an outage in the middle says nothing of a revision; after so many of them it is not tried again.
 const MAX_INTERRUPTIONS: u32 = 2;
 
@@ -155,15 +157,18 @@ impl Switch {
     /// What a boot in the middle makes of it, once what was there before is there again.
     pub fn interrupted(&mut self) {
         // What failed before the boot has failed.
-        let was_interrupted_only = self.cause.is_none();
-        self.not_judged();
-        if !was_interrupted_only {
-            self.stage = Stage::RolledBack;
+        match self.cause_of_boot().reason == INTERRUPTED {
+            true => self.not_judged(),
+            false => self.stage = Stage::RolledBack,
         }
+    }
+
+    /// Why it is put back at a boot: for the boot itself, if nothing else was wrong before.
+    pub fn cause_of_boot(&mut self) -> &mut Cause {
         self.cause.get_or_insert_with(|| Cause {
-            reason: "Interrupted".to_owned(),
+            reason: INTERRUPTED.to_owned(),
             message: "the machine was restarted in the middle".to_owned(),
-        });
+        })
     }
 
     /// What becomes of it when what was there before is there again, and nothing is proven.

@@ -9,9 +9,10 @@ use crds::nodebootstrap::Health;
 use crds::report::Disruption;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cause, Stage, Switch, is_node_unit, staged, units, worse};
-use crate::engine::{self, Failure, Observer, Plan, Request, rollback};
+use super::{Cause, INTERRUPTED, Stage, Switch, is_node_unit, staged, units, worse};
+use crate::engine::{self, Failure, Observer, Payload, Plan, Request, rollback};
 use crate::host::kubelet::{self, Looker};
+use crate::host::node::is_there;
 use crate::host::state::{Begun, Lock};
 use crate::host::{Host, HostError, clock_at, journal, uptime};
 use crate::preset::Findings;
@@ -30,6 +31,11 @@ const SKEW: Duration = Duration::from_secs(1);
 const KUBELET: &str = "kubelet.service";
 /// The cause of one that was judged by an API server that could not be asked.
 const API_AWAY: &str = "ApiAway";
+/// How long after a roll-back that could not put everything back the next one comes: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// What is said while something keeps from being put back.
+const NOT_YET: &str = "; not put back yet, and tried again until it is";
 /// Lines of a unit's journal that are told.
 const LINES: usize = 3;
 /// The longest of them, in characters.
@@ -194,7 +200,8 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         Ok(plan) => plan,
         Err(failure) => {
             switch.stage = Stage::Refused;
-            switch.cause = Some(Cause { reason: failure.reason, message: failure.message });
+            let message = request.payload.hide(&failure.message);
+            switch.cause = Some(Cause { reason: failure.reason, message });
             let _ = disarm(host, node_bootstrap).await;
             return host.state.put_switch(node_bootstrap, &switch).map_err(words);
         }
@@ -217,7 +224,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
                 within: switch.timeout().saturating_sub(begun.elapsed()),
             };
             match judge.healthy(host, &switch, &mut false, stop).await {
-                Ok(()) => in_place(host, &request).await.map(|()| made),
+                Ok(()) => in_place(host, &request, &made).await.map(|()| made),
                 Err(cause) => Err(cause),
             }
         }
@@ -240,7 +247,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         }
         Err(cause) => {
             tracing::warn!(reason = cause.reason, cause.message, "rolled back");
-            switch.cause = Some(with_journal(cause, &switch).await);
+            switch.cause = Some(with_journal(cause, &switch, &request.payload).await);
             let _ = host.state.put_switch(node_bootstrap, &switch);
             // It starts when this process has ended, so that is not waited for.
             host.systemd.start(&units::rollback(node_bootstrap)).await.map(drop).map_err(words)
@@ -273,6 +280,10 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     let mut looker = Looker::new(None);
     switch.before = looker.look(&host.root, &switch.node).await;
     switch.kubelet = looker.kubelet().cloned();
+    let credential = switch.kubelet.as_ref().and_then(|kubelet| kubelet.flag("kubeconfig"));
+    if credential.is_some_and(|path| is_there(&host.root, path)) {
+        switch.before.assume();
+    }
     switch.previous = host.state.begun(node_bootstrap).map_err(failure)?.map(Rc::unwrap_or_clone);
     units::arm(host, node_bootstrap, switch.timeout).await.map_err(failure)?;
     (switch.stage, switch.begun) = (Stage::Armed, uptime().as_secs());
@@ -282,10 +293,12 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
 }
 
 /// Whether what was made is in place still: a node that is well again because somebody put it back proves nothing.
-async fn in_place(host: &Host, request: &Request) -> Result<(), Cause> {
+async fn in_place(host: &Host, request: &Request, made: &[Change]) -> Result<(), Cause> {
     let plan = engine::plan(host, request).await.map_err(|error| Failure::from(&error));
     let left = match plan {
-        Ok(plan) => plan.changes().map(|change| format!("{} {}", change.resource, change.found)).collect(),
+        Ok(plan) => {
+            plan.besides_left(made).map(|change| format!("{} {}", change.resource, change.found)).collect()
+        }
         Err(failure) => vec![failure.message],
     };
     let changed = || Cause {
@@ -356,14 +369,15 @@ impl Judge {
     }
 }
 
-/// The cause, with what the units wrote last.
-async fn with_journal(cause: Cause, switch: &Switch) -> Cause {
-    let mut message = cause.message;
+/// The cause, with what the units wrote last, but for what is secret.
+async fn with_journal(cause: Cause, switch: &Switch, payload: &Payload) -> Cause {
+    let mut message = payload.hide(&cause.message);
     for unit in switch.restarts.iter().filter(|unit| is_node_unit(unit)) {
         let since = clock_at(Duration::from_secs(switch.begun)).as_second();
         let lines = journal::last_lines(unit, since, LINES).await;
         if !lines.is_empty() {
-            let lines: Vec<String> = lines.iter().map(|line| line.chars().take(MAX_LINE).collect()).collect();
+            let lines = lines.iter().map(|line| payload.hide(line).chars().take(MAX_LINE).collect());
+            let lines: Vec<String> = lines.collect();
             // There is little room for what was wrong.
             message = message.replace(&format!(": see journalctl -u {unit}"), "");
             message = format!("{message}; {unit} wrote: {}", lines.join(" | "));
@@ -393,17 +407,42 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         }
     }
     let is_first = switch.cause.is_none();
-    if is_first {
-        // The process that was to judge did not.
-        switch.cause = Some(Cause {
-            reason: "NotConfirmed".to_owned(),
-            message: format!("nothing confirmed it within {} s", switch.timeout),
-        });
+    // None: the process that was to judge did not.
+    let mut cause = switch.cause.clone().unwrap_or_else(|| Cause {
+        reason: "NotConfirmed".to_owned(),
+        message: format!("nothing confirmed it within {} s", switch.timeout),
+    });
+    // Of a roll-back that was ended.
+    cause.message.truncate(cause.message.find(NOT_YET).unwrap_or(cause.message.len()));
+    let (mut lock, mut pause) = (Some(lock), None);
+    let (since, was_made) = loop {
+        switch.cause = Some(cause.clone());
         // Putting back does not wait for a disk that is full.
         let _ = host.state.put_switch(node_bootstrap, &switch);
-    }
-    let since = uptime();
-    let was_made = put_back(host, &switch, false, lock, stop).await?;
+        let since = uptime();
+        let held = match lock.take() {
+            Some(lock) => lock,
+            None => host.state.lock(|| {}).await.map_err(words)?,
+        };
+        let back = put_back(host, &switch, false, pause.is_some(), held, stop).await;
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        let why = match back {
+            Ok(was_made) => break (since, was_made),
+            Err(why) => why,
+        };
+        tracing::warn!(why, "not put back yet");
+        let message = format!("{}{NOT_YET}: {why}", cause.message);
+        switch.cause = Some(Cause { message, ..cause.clone() });
+        let _ = host.state.put_switch(node_bootstrap, &switch);
+        let wait = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
+        pause = Some(wait);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    };
     if is_first && !was_made {
         let _lock = host.state.lock(|| {}).await.map_err(words)?;
         switch.stage = Stage::Unproven;
@@ -421,7 +460,7 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     if stop.is_cancelled() {
         return Ok(());
     }
-    let is_blamed = is_first || switch.cause.as_ref().is_some_and(|cause| cause.reason == API_AWAY);
+    let is_blamed = is_first || cause.reason == API_AWAY;
     match (&mut switch.cause, &back) {
         (Some(cause), Err(still)) => {
             cause.message = format!("{}; with what was there before, {}", cause.message, still.message);
@@ -439,27 +478,44 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         Err(still) if still.reason == API_AWAY => switch.stage = Stage::Unproven,
         // It may have been an outage; one that comes with every attempt is none.
         Ok(()) if is_blamed && was_away => switch.not_judged(),
+        _ if cause.reason == INTERRUPTED => switch.not_judged(),
         _ => switch.stage = Stage::RolledBack,
     }
     host.state.put_switch(node_bootstrap, &switch).map_err(words)?;
     disarm(host, node_bootstrap).await
 }
 
+/// Puts back all that is open on this host, as [`roll_back`].
+///
+/// # Errors
+/// In words; it is tried again by systemd.
+pub async fn roll_back_all(host: &Host, stop: &CancellationToken) -> Result<(), String> {
+    for node_bootstrap in host.state.known().map_err(|error| error.to_string())? {
+        roll_back(host, &node_bootstrap, stop).await?;
+    }
+    Ok(())
+}
+
 /// Puts back the files of all that a boot interrupted, before the kubelet starts; units are systemd's to start.
 ///
 /// # Errors
-/// In words, if something could not be put back.
+/// In words, if something could not be put back. The kubelet starts then with what is there, so it is for [`roll_back_all`],
+/// which systemd starts after it.
 pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> {
     let words = |error: HostError| error.to_string();
+    let mut open = Vec::new();
     for node_bootstrap in host.state.known().map_err(words)? {
         let lock = host.state.lock(|| {}).await.map_err(words)?;
         let Some(switch) = host.state.switch(&node_bootstrap).map_err(words)? else { continue };
         let mut switch = Rc::unwrap_or_clone(switch);
         match switch.stage {
-            Stage::Armed => {
-                put_back(host, &switch, true, lock, stop).await?;
-                switch.interrupted();
-            }
+            Stage::Armed => match put_back(host, &switch, true, false, lock, stop).await {
+                Ok(_) => switch.interrupted(),
+                Err(why) => {
+                    _ = switch.cause_of_boot();
+                    open.push(why);
+                }
+            },
             // What asked for it asks again.
             Stage::Asked => switch.stage = Stage::Unproven,
             Stage::Confirmed => rollback::finish(host, &node_bootstrap).map_err(words)?,
@@ -467,14 +523,15 @@ pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> 
         }
         host.state.put_switch(&node_bootstrap, &switch).map_err(words)?;
     }
-    units::disarm(host, "", true).await.map_err(words)
+    if open.is_empty() { units::disarm(host, "", true).await.map_err(words) } else { Err(open.join("; ")) }
 }
 
-/// Puts back what was not confirmed; whether there was anything.
+/// Puts back what was not confirmed; whether there was anything. `again`: see [`rollback::run`].
 async fn put_back(
     host: &Host,
     switch: &Switch,
     at_boot: bool,
+    again: bool,
     lock: Lock,
     stop: &CancellationToken,
 ) -> Result<bool, String> {
@@ -482,7 +539,7 @@ async fn put_back(
     let words = |error: HostError| error.to_string();
     let plan = rollback::plan(host, node_bootstrap, &switch.restarts, at_boot).await.map_err(words)?;
     let previous = switch.previous.as_ref();
-    let made = rollback::run(host, node_bootstrap, &plan, previous, lock, &Logged, stop).await;
+    let made = rollback::run(host, node_bootstrap, &plan, previous, again, lock, &Logged, stop).await;
     let made = made.map_err(|failure| failure.message)?;
     for change in made.iter().filter(|change| change.is_left()) {
         tracing::warn!(resource = change.resource, change = change.change, "not put back");

@@ -1,5 +1,6 @@
 //! The units of an attempt: the process that carries it out, the one that rolls it back, the timer that starts that if the
-//! first dies or hangs, and the guard that does it at a boot. All but the guard lie in /run and are gone at a boot.
+//! first dies or hangs, and the guard that does it at a boot, with what goes on after it. All but the last two lie in /run and
+//! are gone at a boot.
 
 use crate::host::state::PROGRAM;
 use crate::host::write::Ids;
@@ -9,6 +10,8 @@ use super::NODE_UNITS;
 
 const RUNTIME: &str = "/run/systemd/system";
 const GUARD: &str = "/etc/systemd/system/nodebootstrap-guard.service";
+/// What goes on where the guard could not put everything back: the kubelet runs by then.
+const AFTER_GUARD: &str = "/etc/systemd/system/nodebootstrap-after-guard.service";
 const GUARD_LINK: &str = "/etc/systemd/system/multi-user.target.wants/nodebootstrap-guard.service";
 
 /// The unit that carries an attempt out.
@@ -42,9 +45,16 @@ pub(super) fn guard(host: &Host) -> Result<(), HostError> {
     let guard = format!(
         "[Unit]\nDescription=nodebootstrap: put back what a restart of the machine interrupted\n\
          RequiresMountsFor=/var/lib/nodebootstrap\nAfter=dbus.service\nBefore={}\n\
+         OnFailure=nodebootstrap-after-guard.service\n\
          [Service]\nType=oneshot\nExecStart={PROGRAM} guard\n[Install]\nWantedBy=multi-user.target\n",
         before.join(" ")
     );
+    let after = format!(
+        "[Unit]\nDescription=nodebootstrap: put back what could not be put back before the kubelet started\n\
+         StartLimitIntervalSec=0\n\
+         [Service]\nType=exec\nExecStart={PROGRAM} rollback\nRestart=on-failure\nRestartSec=10\n"
+    );
+    write(host, AFTER_GUARD, &after)?;
     write(host, GUARD, &guard)?;
     host.root.replace_link(&place_of(host, GUARD_LINK)?, GUARD, (0, 0), Kind::Link)
 }
@@ -87,6 +97,7 @@ pub(super) async fn disarm(host: &Host, node_bootstrap: &str, is_last: bool) -> 
     if is_last {
         remove(host, GUARD_LINK)?;
         remove(host, GUARD)?;
+        remove(host, AFTER_GUARD)?;
     }
     host.systemd.reload().await?;
     // What was killed counts as failed, and is over.

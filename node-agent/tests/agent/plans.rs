@@ -266,10 +266,10 @@ async fn what_cannot_be_kept_to_be_put_back_is_told_before_anything_is_begun() {
 }
 
 /// A file that root cannot change, until this is dropped.
-struct Locked(std::fs::File, IFlags);
+pub(crate) struct Locked(std::fs::File, IFlags);
 
 impl Locked {
-    fn new(machine: &Machine, path: &str, flag: IFlags) -> Self {
+    pub(crate) fn new(machine: &Machine, path: &str, flag: IFlags) -> Self {
         let locked = Self(std::fs::File::open(machine.path(path)).unwrap(), flag);
         locked.set(true);
         locked

@@ -444,7 +444,7 @@ impl Machine {
         let lock = host.state.lock(|| {}).await.expect("a lock");
         let stop = CancellationToken::new();
         let observer = StopAfter { stop: stop.clone(), left: Cell::new(changes) };
-        rollback::run(&host, name, &plan, previous, lock, &observer, &stop).await
+        rollback::run(&host, name, &plan, previous, false, lock, &observer, &stop).await
     }
 
     /// A user's number.

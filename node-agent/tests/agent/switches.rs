@@ -14,13 +14,15 @@ use crds::Timeout;
 use crds::nodebootstrap::Health;
 use crds::report::Disruption;
 use node_agent::engine::{self, Change};
-use node_agent::host::kubelet::Looker;
+use node_agent::host::kubelet::{Kubelet, Looker};
 use node_agent::host::state::Begun;
 use node_agent::switch::{Cause, Stage, Switch, process};
+use rustix::fs::IFlags;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, with_agent};
+use crate::plans::Locked;
 use crate::pods::until;
 use crate::support::{Machine, request};
 
@@ -46,7 +48,11 @@ struct Node {
 impl Node {
     /// A machine on which a kubelet seems to run, and what it answers.
     async fn start() -> (Machine, Self) {
-        let (machine, node) = (Machine::new(), Self::default());
+        Self::start_on(Machine::new()).await
+    }
+
+    async fn start_on(machine: Machine) -> (Machine, Self) {
+        let node = Self::default();
         let port = node.listen().await;
         machine.directory("/proc/42");
         machine.directory("/etc/kubernetes");
@@ -55,6 +61,7 @@ impl Node {
             "/usr/bin/kubelet\0--config=/etc/kubelet\0--kubeconfig=/etc/kubernetes/k\0",
         );
         machine.write("/proc/42/cgroup", "0::/system.slice/kubelet.service\n");
+        machine.write("/proc/42/status", "Name:\tkubelet\nUid:\t0\t0\t0\t0\n");
         machine.write("/etc/kubelet", &format!("healthzPort: {port}\n"));
         kubeconfig(&machine, port);
         (machine, node)
@@ -162,6 +169,131 @@ async fn an_outage_that_ends_while_what_was_there_before_is_looked_at_proves_not
     assert_eq!(roll_back(&machine, &node, "Systemd", 0, 2).await, Stage::RolledBack);
     // It is away still.
     assert_eq!(roll_back(&machine, &node, "ApiAway", 9, 1000).await, Stage::Unproven);
+}
+
+/// A machine on which an attempt was made, has failed, and is to be rolled back; with a file that root cannot change.
+async fn failed_and_locked() -> (Machine, Node, Locked) {
+    let (machine, node) = Node::start_on(Machine::on_disk()).await;
+    let of = |word: &str| {
+        request(json!({
+            "files": [{"path": "/etc/motd", "content": word}],
+            "units": [{"name": "kubelet.service", "content": format!("[Service]\nExecStart=/{word}\n"), "active": true}],
+        }))
+    };
+    machine.apply(&of("first")).await.expect("applied");
+    let host = machine.host();
+    let previous = host.state.begun("workers").unwrap().map(|begun| Begun::clone(&begun));
+    let before = Looker::default().look(&host.root, "n").await;
+    machine.apply_held(&of("second"), usize::MAX).await.expect("applied");
+    let restarts = BTreeSet::from(["kubelet.service".to_owned()]);
+    let armed = Switch { stage: Stage::Armed, previous, before, restarts, ..asked(&of("second")) };
+    host.state.put_switch("workers", &armed).unwrap();
+    machine.systemd.take_asked();
+    let locked = Locked::new(&machine, "/etc/motd", IFlags::IMMUTABLE);
+    (machine, node, locked)
+}
+
+fn restarts(machine: &Machine) -> usize {
+    machine.systemd.take_asked().iter().filter(|asked| *asked == "restart kubelet.service").count()
+}
+
+const UNIT: &str = "/etc/systemd/system/kubelet.service";
+
+#[tokio::test]
+async fn what_cannot_be_put_back_keeps_nothing_else_from_it_and_is_tried_until_it_can() {
+    let (machine, _node, locked) = failed_and_locked().await;
+    let host = machine.host();
+    let stop = CancellationToken::new();
+    let unlocked = async {
+        let says = |word: &str| {
+            let switch = machine.host().state.switch("workers").unwrap();
+            switch
+                .is_some_and(|switch| switch.cause.as_ref().is_some_and(|cause| cause.message.contains(word)))
+        };
+        until(|| says("not put back yet, and tried again until it is: file /etc/motd")).await;
+        assert!(machine.read(UNIT).contains("first"), "the kubelet does not wait for it");
+        assert_eq!((stage(&machine), restarts(&machine)), (Stage::Armed, 1));
+        drop(locked);
+    };
+    let (rolled_back, ()) = tokio::join!(process::roll_back(&host, "workers", &stop), unlocked);
+    rolled_back.expect("rolled back");
+    assert_eq!((stage(&machine), machine.read("/etc/motd").as_str()), (Stage::RolledBack, "first"));
+    let said = cause(&machine).message;
+    assert!(said.starts_with("nothing confirmed it within 1 s") && !said.contains("not put back"), "{said}");
+    assert_eq!(restarts(&machine), 1, "with what is back now");
+}
+
+#[tokio::test]
+async fn what_a_boot_cannot_put_back_is_put_back_after_it() {
+    let (machine, _node, locked) = failed_and_locked().await;
+    let host = machine.host();
+    let stop = CancellationToken::new();
+    let refused = process::guard(&host, &stop).await.expect_err("it is locked");
+    assert!(refused.contains("file /etc/motd"), "{refused}");
+    assert!(machine.read(UNIT).contains("first"));
+    assert_eq!((stage(&machine), restarts(&machine)), (Stage::Armed, 0), "systemd is about to start it");
+    drop(locked);
+    process::roll_back_all(&host, &stop).await.expect("rolled back");
+    assert_eq!((stage(&machine), machine.read("/etc/motd").as_str()), (Stage::Unproven, "first"));
+    assert_eq!(cause(&machine).message, "the machine was restarted in the middle");
+    assert_eq!(restarts(&machine), 1);
+}
+
+#[tokio::test]
+async fn what_does_not_start_with_what_was_there_before_is_told_and_not_restarted_for_ever() {
+    let (machine, node, locked) = failed_and_locked().await;
+    drop(locked);
+    node.words().is_silent = true;
+    *machine.systemd.broken.borrow_mut() = Some("kubelet.service".to_owned());
+    process::roll_back(&machine.host(), "workers", &CancellationToken::new()).await.expect("an end");
+    assert_eq!((stage(&machine), restarts(&machine)), (Stage::RolledBack, 1));
+    let said = cause(&machine).message;
+    assert!(said.contains("with what was there before") && said.contains("does not answer"), "{said}");
+    assert!(machine.read(UNIT).contains("first"));
+}
+
+#[tokio::test]
+async fn what_the_api_server_could_not_be_asked_about_before_must_be_good_afterwards() {
+    let (machine, node) = Node::start().await;
+    machine.systemd.set("kubelet.service", "active");
+    node.words().wrong = usize::MAX;
+    let host = machine.host();
+    host.state.put_switch("workers", &asked(&of_unit("[Service]\nExecStart=/bin/true\n"))).unwrap();
+    process::carry_out(&host, "workers", &CancellationToken::new()).await.expect("an end");
+    assert_eq!((stage(&machine), cause(&machine).reason.as_str()), (Stage::Armed, "ApiAway"));
+    process::roll_back(&host, "workers", &CancellationToken::new()).await.expect("an end");
+    assert_eq!(stage(&machine), Stage::Unproven, "it is away with that, too");
+}
+
+#[tokio::test]
+async fn what_others_have_in_a_directory_of_ours_keeps_nothing_from_being_taken_back() {
+    let (machine, _node) = Node::start().await;
+    let drop_in = json!({"name": "20-ours.conf", "content": "[Service]\nNice=1\n"});
+    let unit = json!({"name": "kubelet.service", "active": true, "dropIns": [drop_in]});
+    machine.write(UNIT, "[Service]\nExecStart=/bin/true\n");
+    machine.systemd.set("kubelet.service", "active");
+    machine.apply(&request(json!({"units": [unit]}))).await.expect("applied");
+    machine.write("/etc/systemd/system/kubelet.service.d/30-theirs.conf", "[Service]\nNice=2\n");
+    let host = machine.host();
+    let revert = engine::revert(&host, "workers", true).unwrap();
+    host.state.put_switch("workers", &Switch { timeout: 30, ..asked(&revert) }).unwrap();
+    process::carry_out(&host, "workers", &CancellationToken::new()).await.expect("an end");
+    assert_eq!(stage(&machine), Stage::Confirmed, "{:?}", host.state.switch("workers"));
+    assert!(!machine.is_there("/etc/systemd/system/kubelet.service.d/20-ours.conf"));
+    assert!(machine.is_there("/etc/systemd/system/kubelet.service.d/30-theirs.conf"));
+}
+
+#[tokio::test]
+async fn a_process_of_any_user_is_not_asked_for_its_kubeconfig() {
+    let (machine, _node) = Node::start().await;
+    let found = || Kubelet::find(&machine.root()).is_some();
+    assert!(found());
+    machine.write("/proc/42/status", "Name:\tkubelet\nUid:\t1000\t1000\t1000\t1000\n");
+    assert!(!found());
+    machine.write("/proc/42/status", "Name:\tkubelet\nUid:\t0\t0\t0\t0\n");
+    machine.directory("/proc/42/ns");
+    machine.link("/proc/42/ns/pid", "pid:[2]");
+    assert!(!found(), "it sees other processes than the host's first");
 }
 
 #[tokio::test]
