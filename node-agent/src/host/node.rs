@@ -27,7 +27,7 @@ use super::{Host, HostError, Kind, Place, Root};
 use crate::anchor;
 use crate::ledger::{Item, Ledger, Provenance, Shape};
 use crate::preset::facts::{CgroupVersion, FoundContainerd, FoundKubelet, OsRelease, System, flag};
-use crate::preset::kubelet::over;
+use crate::preset::kubelet::{DROP_IN, over};
 use crate::preset::owner::{self, KUBELET_UNIT, Marks};
 use crate::preset::service::Service;
 use crate::preset::{self, Facts, containerd, preflight};
@@ -166,7 +166,10 @@ async fn system(host: &Host, revision: &Revision, facts: &Facts) -> Result<Syste
     let turns_swap_off = revision.resources.iter().any(|resource| matches!(resource, Resource::NoSwap(_)));
     let swap = if turns_swap_off { Vec::new() } else { kernel::swaps(root)? };
     let crowded = DISKS.iter().filter(|folder| root.locate(folder).is_ok_and(|place| is_crowded(&place)));
+    let cgroup_driver = kubelet.flag("cgroup-driver");
+    let cgroup_driver = cgroup_driver.or_else(|| kubelet.config.as_ref()?.get("cgroupDriver")?.as_str());
     Ok(System {
+        cgroup_driver: cgroup_driver.map(str::to_owned),
         init: line(root, "/proc/1/comm"),
         host_name: line(root, "/proc/sys/kernel/hostname"),
         machine_id,
@@ -185,10 +188,6 @@ async fn system(host: &Host, revision: &Revision, facts: &Facts) -> Result<Syste
             Some(asked) => now.in_place(asked).await,
             None => None,
         },
-        cgroup_driver: kubelet
-            .config
-            .as_ref()
-            .and_then(|config| Some(config.get("cgroupDriver")?.as_str()?.to_owned())),
     })
 }
 
@@ -342,19 +341,33 @@ impl<'a> Before<'a> {
             unit_file: unit.path().to_owned(),
             version: None,
             config: None,
+            unreadable: None,
+            last_word: None,
             command,
             arguments,
         };
-        kubelet.config = kubelet.flag("config").and_then(|path| self.yaml(path));
-        let drop_ins: Vec<Value> = match kubelet.flag("config-dir") {
-            Some(folder) => {
-                let names = self.names(folder, ".conf");
-                names.iter().filter_map(|name| self.yaml(&format!("{folder}/{name}"))).collect()
+        let last = unit
+            .files
+            .iter()
+            .skip(1)
+            .rev()
+            .find(|(_, text)| !Service::of([text.as_str()]).command.is_empty());
+        let sorts_behind = |path: &&String| path.rsplit('/').next().is_some_and(|name| name > DROP_IN);
+        kubelet.last_word = last.map(|(path, _)| path).filter(sorts_behind).cloned();
+        let in_folder = kubelet.flag("config-dir").map(|folder| {
+            let names = self.names(folder, ".conf").into_iter();
+            names.map(|name| format!("{folder}/{name}")).collect::<Vec<String>>()
+        });
+        let files =
+            kubelet.flag("config").map(str::to_owned).into_iter().chain(in_folder.into_iter().flatten());
+        for path in files.collect::<Vec<String>>() {
+            match self.yaml(&path) {
+                Ok(Some(above)) => {
+                    kubelet.config = Some(over(kubelet.config.take().unwrap_or_default(), &above));
+                }
+                Ok(None) => {}
+                Err(why) => kubelet.unreadable = Some(format!("{path} {why}")),
             }
-            None => Vec::new(),
-        };
-        for above in &drop_ins {
-            kubelet.config = Some(over(kubelet.config.take().unwrap_or_default(), above));
         }
         kubelet
     }
@@ -400,10 +413,18 @@ impl<'a> Before<'a> {
         }
     }
 
-    /// The YAML or JSON at a path.
-    fn yaml(&self, path: &str) -> Option<Value> {
-        let value: Value = serde_saphyr::from_str(&self.text(path)?).ok()?;
-        value.is_object().then_some(value)
+    /// The YAML or JSON at a path, if something is there; why it cannot be read.
+    fn yaml(&self, path: &str) -> Result<Option<Value>, String> {
+        let Some(text) = self.text(path) else {
+            let is_known = path.starts_with('/') && !path.contains(['%', '$']) && !self.had(path);
+            return if is_known { Ok(None) } else { Err("is no path of a text".to_owned()) };
+        };
+        match serde_saphyr::from_str::<Value>(&text) {
+            Ok(Value::Null) => Ok(None),
+            Ok(value) if value.is_object() => Ok(Some(value)),
+            Ok(_) => Err("has no fields".to_owned()),
+            Err(error) => Err(format!("is not one document of YAML: {error}")),
+        }
     }
 
     /// What a program of this name says when it is asked for its version. One of another name is not run, and no script:

@@ -192,6 +192,17 @@ fn configuration(
         generated(version, runtime, driver, &Now { file: document.as_table(), asked: &asked }, out);
     // What is asked for wins, also where it is a table and the other would be a value.
     keys.retain(|key, _| !asked.keys().any(|other| key.starts_with(other) || other.starts_with(key)));
+    for (key, value) in &asked {
+        let is_other =
+            value.as_bool().is_some_and(|is| driver.is_some_and(|driver| is != (driver == "systemd")));
+        if is_other && key.last().is_some_and(|last| last == "SystemdCgroup") {
+            out.warn(format!(
+                "{NAME}: containerRuntime.config says {} = {value}, and the kubelet's cgroupDriver is {}: pods do not start where the two differ; take it out, and it is as the kubelet has it",
+                shown(key),
+                driver.unwrap_or_default()
+            ));
+        }
+    }
     let has_registries = keys.values().any(|value| value == REGISTRIES);
     keys.extend(asked);
     if document.is_empty() {
@@ -349,12 +360,10 @@ fn generated(
             "{NAME}: imports name other files, whose sections count in place of those of this one"
         ));
     }
-    let disabled = now.file.get("disabled_plugins").and_then(Item::as_array);
-    let disabled = disabled.iter().flat_map(|list| list.iter()).filter_map(Value::as_str);
+    let disabled = now.texts(&["disabled_plugins".to_owned()]);
     let of_pods =
         ["cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"];
-    let asked = now.asked.contains_key(["disabled_plugins".to_owned()].as_slice());
-    for plugin in disabled.filter(|plugin| of_pods.contains(plugin) && !asked) {
+    for plugin in disabled.iter().filter(|plugin| of_pods.contains(&plugin.as_str())) {
         out.problem(
             NAME,
             "CriDisabled",
@@ -599,6 +608,11 @@ mod tests {
         );
         let null = expanded(&runtime(json!({"config": {"root": null}})), None, &found("1.6.20", Some(TWO)));
         assert_eq!(reasons(&null), ["BadConfig"]);
+        let [warning] = out.findings.warnings.as_slice() else { panic!("{:?}", out.findings.warnings) };
+        assert!(
+            warning.contains("SystemdCgroup = false, and the kubelet's cgroupDriver is systemd"),
+            "{warning}"
+        );
     }
 
     #[test]

@@ -106,6 +106,10 @@ pub struct FoundKubelet {
     pub arguments: Vec<String>,
     /// Its KubeletConfiguration, the file of `--config` with those of `--config-dir` over it, if it has one that can be read.
     pub config: Option<serde_json::Value>,
+    /// Which of these files is there and cannot be read, and why: the kubelet may be able to.
+    pub unreadable: Option<String>,
+    /// A drop-in of its unit with a command that counts more than one of ours would.
+    pub last_word: Option<String>,
     /// Its program's version, as in v1.36.3, if it can be told.
     pub version: Option<String>,
 }

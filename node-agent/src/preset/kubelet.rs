@@ -5,7 +5,7 @@
 //! the last; its configuration stays as it is, and a file in `--config-dir` lies over it. A node without a kubelet gets all of
 //! it. Or a problem that says who has the kubelet of the node, and then nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::component::{Kubelet, Takeover};
 use crds::kubelet_fields::minor_of;
@@ -17,8 +17,8 @@ use super::facts::FoundKubelet;
 use super::owner::{KUBELET_UNIT, Owner};
 use super::{Expansion, Facts, command};
 
-/// Its unit's drop-in. Of the names that people give to theirs none sorts behind it: the last command counts.
-const DROP_IN: &str = "zz-nodebootstrap-kubelet.conf";
+/// Its unit's drop-in. Hardly a name that people give to theirs sorts behind it: the last command counts.
+pub const DROP_IN: &str = "zz-nodebootstrap-kubelet.conf";
 const URL: &str = "https://dl.k8s.io/release/{version}/bin/linux/{arch}/kubelet";
 const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 /// Its configuration, on a node that has no kubelet.
@@ -31,6 +31,13 @@ const READS_CONFIG_DIR: u32 = 30;
 pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 /// Likewise.
 pub const KIND: &str = "KubeletConfiguration";
+/// Flags of fields that lie in others.
+const NESTED: [(&str, &str); 4] = [
+    ("anonymous-auth", "authentication.anonymous.enabled"),
+    ("authentication-token-webhook", "authentication.webhook.enabled"),
+    ("authorization-mode", "authorization.mode"),
+    ("client-ca-file", "authentication.x509.clientCAFile"),
+];
 /// What a node gets that has no kubelet; the seed's page has the same.
 const DIRECTORIES: [(&str, u32); 4] = [
     ("/etc/kubernetes", 0o755),
@@ -113,20 +120,41 @@ impl Asked<'_> {
             .iter()
             .filter_map(|(name, value)| Some((name.as_str(), differing(found, name, value)?)))
             .collect();
-        let is_other = |program: &String| found.command.first() != Some(&command::literal(program));
+        let is_other = |program: &String| !found.command.contains(&command::literal(program));
         let program = program.filter(is_other);
         if program.is_none() && flags.is_empty() {
             return;
         }
-        let program =
-            program.map(|program| command::literal(&program)).or_else(|| found.command.first().cloned());
-        let arguments = found.command.iter().skip(1).cloned().chain(words(flags));
-        let line: Vec<String> = program.into_iter().chain(arguments).collect();
+        if let Some(path) = &found.last_word {
+            let message = format!(
+                "{path} sorts behind {DROP_IN} and has an ExecStart, which would count more than what is asked for: rename it, or take \
+                 the ExecStart out of it"
+            );
+            return self.out.problem("kubelet", "OtherCommandCounts", message);
+        }
+        // As in `nice -n -5 /usr/bin/kubelet`.
+        let is_kubelet =
+            |word: &String| word.rsplit('/').next() == Some("kubelet") && !word.contains(char::is_whitespace);
+        let Some(place) = found.command.iter().position(is_kubelet) else {
+            let message = format!(
+                "{} starts {}, and it cannot be told what of its own words that hands on to a kubelet: let it start a program of the \
+                 name kubelet, in {}",
+                found.unit,
+                found.command.first().map_or("", String::as_str),
+                found.unit_file
+            );
+            return self.out.problem("kubelet", "NoKubeletCommand", message);
+        };
+        let mut command = found.command.clone();
+        if let Some(program) = program {
+            command[place] = command::literal(&program);
+        }
+        command.extend(words(flags));
         let text = format!(
             "{}# The command of {}, with what differs at its end.\n[Service]\nExecStart=\nExecStart={}\n",
             headline(self.node_bootstrap),
             found.unit_file,
-            command::line(line.iter().map(String::as_str))
+            command::line(command.iter().map(String::as_str))
         );
         let path = DROP_IN.parse().ok().and_then(|drop_in| Unit::drop_in(&unit, &drop_in));
         self.file(path, text, &unit);
@@ -217,6 +245,13 @@ impl Asked<'_> {
         let asked = Value::Object(fields(self.kubelet));
         let has = found.config.clone().unwrap_or_else(|| json!({}));
         if let Some(path) = self.kubelet.config_path.clone() {
+            if let Some(unreadable) = &found.unreadable {
+                let message = format!(
+                    "the kubelet's configuration is to be kept in {path}, and {unreadable}: correct it, or leave kubelet.configPath out, \
+                     so that what is asked for lies over it"
+                );
+                return self.out.problem("kubelet", "ConfigUnreadable", message);
+            }
             return self.whole_file(Some(path), has, unit);
         }
         if over(has.clone(), &asked) == has {
@@ -234,7 +269,7 @@ impl Asked<'_> {
         }
         let given = self.kubelet.extra_args.get("config-dir").map(String::as_str);
         let folder = given.or_else(|| found.flag("config-dir")).unwrap_or(CONFIG_DIR);
-        let path = format!("{folder}/50-nodebootstrap-{}.conf", self.node_bootstrap).parse();
+        let path = format!("{folder}/{}", drop_in_of(self.node_bootstrap)).parse();
         let Ok(path) = path else {
             let message = format!(
                 "its --config-dir={folder} is no folder that a file can be put into: correct it, or give kubelet.configPath"
@@ -258,14 +293,19 @@ impl Asked<'_> {
 
     /// Fields that have no effect, since the kubelet has a flag for the same: that counts more.
     fn check_fields(&mut self, found: &FoundKubelet) {
-        for (field, value) in fields(self.kubelet) {
-            let flag = flag_of(&field);
+        let asked = fields(self.kubelet);
+        let mut pairs: Vec<(String, String, Value)> = Vec::new();
+        for (flag, field) in NESTED {
+            let value = field
+                .split('.')
+                .try_fold(&Value::Object(asked.clone()), |value, key| value.get(key))
+                .cloned();
+            pairs.extend(value.map(|value| (flag.to_owned(), field.to_owned(), value)));
+        }
+        pairs.extend(asked.into_iter().map(|(field, value)| (flag_of(&field), field, value)));
+        for (flag, field, value) in pairs {
             let Some(given) = found.flag(&flag).filter(|_| !self.flags.contains_key(&flag)) else { continue };
-            let as_text = match &value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            if as_text != given {
+            if !is_said_by(given, &value) {
                 let message = format!(
                     "kubelet.config.{field} has no effect: the kubelet is started with --{flag}={given}, which counts more: give \
                      kubelet.extraArgs {flag} instead, or take the flag out of {}",
@@ -293,6 +333,36 @@ impl Asked<'_> {
             restart: vec![unit.clone()],
         }));
     }
+}
+
+/// Whether a flag says the same as a field: lists and maps are written with commas there, and thresholds without a colon.
+fn is_said_by(flag: &str, field: &Value) -> bool {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let said: BTreeSet<&str> = flag.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    match field {
+        Value::Array(list) => list.iter().map(text).eq(flag.split(',').map(str::to_owned)),
+        Value::Object(map) => {
+            let has = |(key, value): (&String, &Value)| {
+                let parts = ['=', '<'].map(|sign| format!("{key}{sign}{}", text(value)));
+                parts.iter().any(|part| said.contains(part.as_str()))
+            };
+            map.len() == said.len() && map.iter().all(has)
+        }
+        other => text(other) == flag,
+    }
+}
+
+/// The name of the drop-in with what a NodeBootstrap asks of the kubelet's configuration.
+fn drop_in_of(node_bootstrap: &str) -> String {
+    format!("50-nodebootstrap-{node_bootstrap}.conf")
+}
+
+/// Whether a file is that.
+pub(super) fn is_drop_in_of(node_bootstrap: &str, path: &str) -> bool {
+    path.rsplit('/').next() == Some(drop_in_of(node_bootstrap).as_str())
 }
 
 /// Flags as words of a command.
@@ -461,6 +531,7 @@ mod tests {
                 arguments: words(arguments),
                 config: Some(json!({"maxPods": 110, "cgroupDriver": "systemd", "evictionHard": {"a": "1"}})),
                 version: Some("v1.36.1".to_owned()),
+                ..FoundKubelet::default()
             }),
             ..Facts::default()
         }
@@ -605,9 +676,57 @@ mod tests {
         assert!(reasons(&with(wanted, json!({"extraArgs": {"max-pods": "200"}})), &flagged).is_empty());
         assert!(reasons(&adopt(json!({"config": {"maxPods": 50}})), &flagged).is_empty(), "it is the same");
 
-        let mut unreadable = packaged();
-        unreadable.kubelet.as_mut().expect("one").command.clear();
+        let changed = |change: &dyn Fn(&mut FoundKubelet)| {
+            let mut facts = packaged();
+            change(facts.kubelet.as_mut().expect("one"));
+            facts
+        };
+        let nested = json!({"authentication": {"anonymous": {"enabled": true}}});
+        let nested = reasons(
+            &adopt(json!({"config": nested})),
+            &changed(&|found| found.arguments.push("--anonymous-auth=false".to_owned())),
+        );
+        assert_eq!(nested, ["FlagCounts"]);
+
+        let unreadable = changed(&|found| found.command.clear());
         assert_eq!(reasons(&adopt(json!({})), &unreadable), ["NoCommand"]);
+        let shell = changed(&|found| {
+            found.command = ["/bin/sh", "-c", "exec /usr/bin/kubelet"].map(str::to_owned).into()
+        });
+        assert_eq!(reasons(&adopt(json!({"config": {"maxPods": 200}})), &shell), ["NoKubeletCommand"]);
+        assert!(reasons(&adopt(json!({})), &shell).is_empty(), "nothing is added");
+        let behind = changed(&|found| {
+            found.last_word = Some("/etc/systemd/system/kubelet.service.d/zzz.conf".to_owned())
+        });
+        assert_eq!(reasons(&adopt(json!({"config": {"maxPods": 200}})), &behind), ["OtherCommandCounts"]);
+        let two = changed(&|found| found.unreadable = Some("/a.yaml is not one document".to_owned()));
+        let whole = adopt(json!({"configPath": "/etc/k.yaml", "config": {"maxPods": 200}}));
+        assert_eq!(reasons(&whole, &two), ["ConfigUnreadable"]);
+        assert!(reasons(&adopt(json!({"config": {"maxPods": 200}})), &two).is_empty(), "it lies over that");
+    }
+
+    #[test]
+    fn a_program_is_put_in_the_place_of_the_kubelet_and_not_of_what_starts_it() {
+        let mut facts = packaged();
+        let found = facts.kubelet.as_mut().expect("one");
+        found.command = ["/usr/bin/nice", "-n", "-5", "/usr/bin/kubelet", "--v=2"].map(str::to_owned).into();
+        let text = shown(adopt(json!({"binaryPath": "/opt/kubelet"})), &facts);
+        assert!(text.contains("ExecStart=/usr/bin/nice -n -5 /opt/kubelet --v=2\n"), "{text}");
+    }
+
+    #[test]
+    fn a_flag_may_say_the_same_as_a_field_of_more_than_one_value() {
+        for (flag, field) in [
+            ("10.96.0.10,10.96.0.11", json!(["10.96.0.10", "10.96.0.11"])),
+            ("cpu=1,memory=1Gi", json!({"memory": "1Gi", "cpu": "1"})),
+            ("memory.available<100Mi", json!({"memory.available": "100Mi"})),
+            ("A=true", json!({"A": true})),
+            ("true", json!(true)),
+        ] {
+            assert!(is_said_by(flag, &field), "{flag}");
+        }
+        assert!(!is_said_by("cpu=1", &json!({"cpu": "1", "memory": "1Gi"})));
+        assert!(!is_said_by("b,a", &json!(["a", "b"])));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crds::revision::{Content, Resource, Revision};
 
+use super::kubelet::is_drop_in_of;
 use crate::host::install::UNIT_DIRECTORY;
 
 /// The unit that a kubelet runs as, wherever it is a program of its own.
@@ -123,7 +124,8 @@ pub fn of(marks: &Marks) -> Option<(Owner, String)> {
     Some((if is_packaged { Owner::Package } else { Owner::Other }, own.clone()))
 }
 
-/// The file by which a revision has a node's kubelet: its unit, or a drop-in with another command; `None`: it has it not.
+/// The file by which a revision has a node's kubelet: its unit, a drop-in with another command, or one of its configuration;
+/// `None`: it has it not.
 pub fn claimed_by(revision: &Revision) -> Option<String> {
     let drop_ins = format!("{UNIT_DIRECTORY}/{KUBELET_UNIT}.d/");
     revision.resources.iter().find_map(|resource| match resource {
@@ -134,6 +136,9 @@ pub fn claimed_by(revision: &Revision) -> Option<String> {
             Content::Text(text) if text.contains("ExecStart=") => Some(file.path.to_string()),
             _ => None,
         },
+        Resource::File(file) if is_drop_in_of(&revision.node_bootstrap, file.path.as_str()) => {
+            Some(file.path.to_string())
+        }
         _ => None,
     })
 }

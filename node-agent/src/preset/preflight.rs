@@ -183,7 +183,11 @@ fn numbers(version: &str) -> Option<Version> {
 
 fn cgroup_driver(asked: &Asked<'_>) -> Option<Found> {
     asked.kubelet()?;
-    let now = asked.facts.system.cgroup_driver.as_deref().filter(|_| asked.facts.system.has_joined)?;
+    // Newer ones of containerd tell the kubelet theirs (KEP-4033); else it is this if nothing says (KubeletConfiguration).
+    let of_older =
+        || asked.facts.containerd.as_ref()?.version.as_deref()?.starts_with("1.").then_some("cgroupfs");
+    let now = asked.facts.system.cgroup_driver.as_deref().or_else(of_older);
+    let now = now.filter(|_| asked.facts.system.has_joined)?;
     let then = asked.value("cgroupDriver", "cgroup-driver").filter(|then| then != now)?;
     Some(Fails(format!(
         "the kubelet's cgroupDriver is {now} and shall be {then}, on a node that has joined, whose pods keep their cgroups and would be lost: join it anew, or leave it as it is"
@@ -238,7 +242,8 @@ fn host_name(asked: &Asked<'_>) -> Option<Found> {
     asked.kubelet()?;
     let own = asked.facts.system.host_name.to_lowercase();
     let name = asked.flag("hostname-override").map_or(own, str::to_owned);
-    if name.is_empty() {
+    // What only systemd fills in is not known here.
+    if name.is_empty() || name.contains(['%', '$']) {
         return None;
     }
     let is_label = |label: &str| {

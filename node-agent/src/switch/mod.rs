@@ -45,6 +45,8 @@ pub const NODE_UNITS: &[&str] = &[
     "rke2-agent",
 ];
 
+/// How it is told in a cause that the node is not as before with what was there before.
+const NOT_AS_BEFORE: &str = "; with what was there before, ";
 /// The cause of one that a boot has interrupted.
 const INTERRUPTED: &str = "Interrupted";
 /// A boot or an outage in the middle says nothing of a revision; after so many of them it is not tried again.
@@ -141,7 +143,8 @@ pub struct Cause {
 impl Switch {
     /// Whether a revision was tried here, did not succeed, and nobody has asked for another attempt since.
     pub fn forbids(&self, revision: &str, retry: &str) -> bool {
-        self.stage == Stage::RolledBack && self.revision.name == revision && self.retry == retry
+        let asks = !retry.is_empty() && self.retry != retry;
+        self.stage == Stage::RolledBack && self.revision.name == revision && !asks
     }
 
     /// Whether it puts right what has drifted from a revision that was there already.
@@ -197,7 +200,10 @@ impl Switch {
             Stage::Refused => failure(reason, message),
             Stage::RolledBack => failure(
                 "RolledBack".to_owned(),
-                format!("rolled back, and what was there before runs again: {message}"),
+                match message.contains(NOT_AS_BEFORE) {
+                    true => format!("rolled back: {message}"),
+                    false => format!("rolled back, and what was there before runs again: {message}"),
+                },
             ),
             Stage::Unproven => failure(
                 "Unproven".to_owned(),
@@ -288,6 +294,7 @@ mod tests {
         assert!(rolled_back.forbids("r1", "a"));
         assert!(!rolled_back.forbids("r2", "a"), "another revision");
         assert!(!rolled_back.forbids("r1", "b"), "another word");
+        assert!(rolled_back.forbids("r1", ""), "who takes the word away asks for nothing");
         assert!(!switch(Stage::Unproven).forbids("r1", "a"), "that was no failure");
     }
 

@@ -9,7 +9,7 @@ use crds::nodebootstrap::Health;
 use crds::report::Disruption;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cause, INTERRUPTED, Stage, Switch, is_node_unit, staged, units, worse};
+use super::{Cause, INTERRUPTED, NOT_AS_BEFORE, Stage, Switch, is_node_unit, staged, units, worse};
 use crate::engine::{self, Failure, Observer, Payload, Plan, Request, rollback};
 use crate::host::kubelet::{self, Looker};
 use crate::host::node::is_there;
@@ -38,6 +38,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const NOT_YET: &str = "; not put back yet, and tried again until it is";
 /// Lines of a unit's journal that are told.
 const LINES: usize = 3;
+/// So many are read for them.
+const READ: usize = 50;
 /// The longest of them, in characters.
 const MAX_LINE: usize = 160;
 
@@ -207,7 +209,13 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         }
     };
     let begun = std::time::Instant::now();
-    let outcome = engine::apply(host, &request, &plan, lock, &Logged, stop).await;
+    let made = engine::apply(host, &request, &plan, lock, &Logged, stop);
+    // A unit that never says that it is up keeps systemd's job open for longer.
+    let outcome = tokio::time::timeout(switch.timeout(), made).await.unwrap_or_else(|_| {
+        let message =
+            format!("not all of it was made within {} s: a unit does not say that it is up", switch.timeout);
+        Err(Failure { reason: "NotStarted".to_owned(), message, made: Vec::new() })
+    });
     if stop.is_cancelled() {
         // Whoever stops this rolls back.
         return Ok(());
@@ -369,12 +377,28 @@ impl Judge {
     }
 }
 
+/// The last lines that tell of an error, without the end of a stack or what systemd says of the end; else the last.
+fn telling(lines: Vec<String>) -> Vec<String> {
+    // E1126 05:47:56.426372 (klog), level=error (logrus), panic: (Go).
+    let is_klog = |line: &str| {
+        line.starts_with(['E', 'F'])
+            && line.get(1..5).is_some_and(|day| day.bytes().all(|sign| sign.is_ascii_digit()))
+    };
+    let tells = |line: &&String| {
+        is_klog(line) || ["level=error", "level=fatal", "panic: "].iter().any(|word| line.contains(word))
+    };
+    let errors: Vec<String> = lines.iter().filter(tells).cloned().collect();
+    let mut lines = if errors.is_empty() { lines } else { errors };
+    lines.drain(..lines.len().saturating_sub(LINES));
+    lines
+}
+
 /// The cause, with what the units wrote last, but for what is secret.
 async fn with_journal(cause: Cause, switch: &Switch, payload: &Payload) -> Cause {
     let mut message = payload.hide(&cause.message);
     for unit in switch.restarts.iter().filter(|unit| is_node_unit(unit)) {
         let since = clock_at(Duration::from_secs(switch.begun)).as_second();
-        let lines = journal::last_lines(unit, since, LINES).await;
+        let lines = telling(journal::last_lines(unit, since, READ).await);
         if !lines.is_empty() {
             let lines = lines.iter().map(|line| payload.hide(line).chars().take(MAX_LINE).collect());
             let lines: Vec<String> = lines.collect();
@@ -408,10 +432,15 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     }
     let is_first = switch.cause.is_none();
     // None: the process that was to judge did not.
-    let mut cause = switch.cause.clone().unwrap_or_else(|| Cause {
-        reason: "NotConfirmed".to_owned(),
-        message: format!("nothing confirmed it within {} s", switch.timeout),
-    });
+    let mut cause = match switch.cause.clone() {
+        Some(cause) => cause,
+        None => {
+            let message = format!("nothing confirmed it within {} s", switch.timeout);
+            let cause = Cause { reason: "NotConfirmed".to_owned(), message };
+            // What waits for a unit that never says that it is up is ended before it could tell.
+            with_journal(cause, &switch, &host.state.payload(node_bootstrap).unwrap_or_default()).await
+        }
+    };
     // Of a roll-back that was ended.
     cause.message.truncate(cause.message.find(NOT_YET).unwrap_or(cause.message.len()));
     let (mut lock, mut pause) = (Some(lock), None);
@@ -463,7 +492,7 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     let is_blamed = is_first || cause.reason == API_AWAY;
     match (&mut switch.cause, &back) {
         (Some(cause), Err(still)) => {
-            cause.message = format!("{}; with what was there before, {}", cause.message, still.message);
+            cause.message = format!("{}{NOT_AS_BEFORE}{}", cause.message, still.message);
         }
         (Some(cause), Ok(())) if is_blamed && was_away => {
             cause.message = format!(
@@ -560,4 +589,25 @@ fn is_last(host: &Host, node_bootstrap: &str) -> bool {
     let is_open =
         |name: &String| host.state.switch(name).ok().flatten().is_some_and(|switch| switch.stage.is_open());
     !others.iter().filter(|name| *name != node_bootstrap).any(is_open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_unit_s_journal_those_lines_are_told_that_tell_something() {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        let wrote = lines(&[
+            "E1126 05:47:56.426372    6779 run.go:72] \"command failed\" err=\"no\"",
+            "panic: unrecognized feature gate: NoSuchGate",
+            "goroutine 1 [running]:",
+            "main.main()",
+            "kubelet.go:37 +0x2a",
+            "kubelet.service: Failed with result 'exit-code'.",
+        ]);
+        assert_eq!(telling(wrote.clone()), wrote[..2]);
+        assert_eq!(telling(lines(&["a", "b", "c", "d"])), ["b", "c", "d"]);
+        assert!(telling(Vec::new()).is_empty());
+    }
 }

@@ -317,6 +317,36 @@ async fn what_the_nodebootstrap_made_is_left_out() {
     assert_eq!(node::look(&machine.host(), &spec.revision).await.unwrap(), before);
 }
 
+#[tokio::test]
+async fn a_configuration_that_is_there_and_cannot_be_read_is_not_none() {
+    let unit = |arguments: &str| format!("[Service]\nExecStart=/usr/bin/kubelet {arguments}\n");
+    let unreadable = async |files: &[(&str, &str)]| {
+        let machine = machine(&[]);
+        lay(&machine, files);
+        look(&machine).await.kubelet.unwrap().unreadable
+    };
+    let of = async |config: &str| {
+        unreadable(&[(UNIT, &unit("--config=/etc/k.yaml")), ("/etc/k.yaml", config)]).await
+    };
+    assert_eq!(of("maxPods: 1\n").await, None);
+    for text in ["maxPods: 1\nmaxPods: 2\n", "maxPods: 1\n---\nmaxPods: 2\n", "- a\n"] {
+        assert!(of(text).await.is_some_and(|why| why.starts_with("/etc/k.yaml ")), "{text}");
+    }
+    assert_eq!(unreadable(&[(UNIT, &unit("--config=/etc/k.yaml"))]).await, None, "there is none");
+    let specifier = unreadable(&[(UNIT, &unit("--config=%S/kubelet/config.yaml"))]).await;
+    assert!(specifier.is_some_and(|why| why.contains("%S")));
+
+    let machine = machine(&[(UNIT, &unit(""))]);
+    lay(
+        &machine,
+        &[("/etc/systemd/system/kubelet.service.d/zzz.conf", "[Service]\nExecStart=\nExecStart=/x\n")],
+    );
+    let found = look(&machine).await.kubelet.unwrap();
+    assert_eq!(found.last_word.as_deref(), Some("/etc/systemd/system/kubelet.service.d/zzz.conf"));
+    lay(&machine, &[("/etc/systemd/system/kubelet.service.d/zzz.conf", "[Service]\nNice=1\n")]);
+    assert_eq!(look(&machine).await.kubelet.unwrap().last_word, None);
+}
+
 async fn look_as(machine: &Machine, name: &str) -> Facts {
     let revision = try_request(name, json!({"kubelet": {}}), &Default::default()).unwrap().revision;
     node::look(&machine.host(), &revision).await.expect("facts")
