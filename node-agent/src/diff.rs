@@ -1,7 +1,8 @@
 //! How content would change, for whoever stands before the host: no Report and no log has it.
 //!
 //! In: a plan and its host. Out: for each file that is written a unified diff, or why there is none; for an archive what is
-//! made of it. A secret value is never shown, neither the new one nor one that may have been there before.
+//! made of it. A secret value is never shown, neither the new one nor one that may have been there before; nor is what not
+//! everybody may read, now or then: what a plan prints goes into logs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use similar::TextDiff;
 
 use crate::anchor;
 use crate::engine::{Plan, Request, Step};
-use crate::host::Host;
+use crate::host::{Host, Kind};
 use crate::ledger::Item;
-use crate::resource::Action;
+use crate::resource::{Action, is_below};
 
 /// The most lines that are shown of one file.
 const MAX_LINES: usize = 100;
@@ -28,15 +29,19 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub fn of_plan(host: &Host, request: &Request, plan: &Plan) -> Vec<Option<String>> {
     let secrets = secrets(host, request);
     let known = known(host);
+    let closed = closed(plan);
     let of_step = |step: &Step| {
         let is_secret =
             |path: &String| secrets.contains(&step.change.resource) || known.contains(path.as_str());
         match &step.action {
-            Action::WriteFile { path, content, .. } => of_file(host, path, &content.0, is_secret(path)),
+            Action::WriteFile { path, content, ids } => {
+                let is_private = ids.mode & 0o004 == 0 || closed.iter().any(|above| is_below(path, above));
+                of_file(host, path, &content.0, is_secret(path), is_private)
+            }
             Action::EditPart { path, anchor, text } => {
                 let (old, _) = host.root.locate(path).and_then(|place| place.read(MAX_BYTES)).ok()??;
                 let new = anchor::edit(&old, anchor, text.as_ref().map(|text| &*text.0)).ok()?;
-                of_file(host, path, &new, is_secret(path))
+                of_file(host, path, &new, is_secret(path), false)
             }
             Action::Unpack { parts: Some(parts), .. } => Some(of_parts(parts)),
             _ => None,
@@ -64,6 +69,18 @@ fn known(host: &Host) -> BTreeSet<String> {
     entries.filter_map(|(item, _)| path(item)).collect()
 }
 
+/// The directories, by real path, to which a plan gives a mode that keeps others out.
+fn closed(plan: &Plan) -> Vec<&str> {
+    let actions = plan.steps.iter().flat_map(|step| step.action.parts());
+    let closed = actions.filter_map(|action| match action {
+        Action::MakeDirectory { path, ids } | Action::SetAccess { path, kind: Kind::Directory, ids } => {
+            (ids.mode & 0o001 == 0).then_some(path.as_str())
+        }
+        _ => None,
+    });
+    closed.collect()
+}
+
 /// What is made of an archive, each in a line.
 fn of_parts(parts: &[Action]) -> String {
     let line = |part: &Action| match part {
@@ -87,19 +104,23 @@ fn cut(lines: &mut Vec<String>) {
     }
 }
 
-fn of_file(host: &Host, path: &str, new: &[u8], is_secret: bool) -> Option<String> {
+/// `is_private`: what will be there is not for everybody to read.
+fn of_file(host: &Host, path: &str, new: &[u8], is_secret: bool, is_private: bool) -> Option<String> {
     if is_secret {
         return Some("(secret: not shown)".to_owned());
     }
-    let read = host.root.locate(path).and_then(|place| place.read(MAX_BYTES));
-    match read {
-        Ok(Some((old, _))) if old == new => None,
-        Ok(Some((_, meta))) if meta.mode & 0o004 == 0 => {
-            Some("(what is there is not for everybody to read: not shown)".to_owned())
+    let read = host.root.locate(path).and_then(|place| Ok((place.read(MAX_BYTES)?, place.is_closed())));
+    let (old, is_closed) = match read {
+        Ok((old, is_closed)) => (old, is_closed),
+        Err(error) => return Some(format!("(not shown: {error})")),
+    };
+    let was_private = old.as_ref().is_some_and(|(_, meta)| meta.mode & 0o004 == 0);
+    match old {
+        Some((old, _)) if old == new => None,
+        _ if is_private || is_closed || was_private => {
+            Some("(not for everybody to read: not shown)".to_owned())
         }
-        Ok(Some((old, _))) => Some(unified(path, Some(&old), new)),
-        Ok(None) => Some(unified(path, None, new)),
-        Err(error) => Some(format!("(not shown: {error})")),
+        old => Some(unified(path, old.as_ref().map(|(old, _)| old.as_slice()), new)),
     }
 }
 
