@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::diff;
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
 use crate::host::state::Lock;
-use crate::host::{Host, HostError, is_root, local, raise_open_files, timestamp};
+use crate::host::{Host, HostError, accounts, is_root, local, raise_open_files, timestamp};
 use crate::output::{self, Format, ResourceState};
 use crate::pod;
 use crate::preset::{self, Findings};
@@ -302,9 +302,11 @@ async fn open(args: &FileArgs) -> Result<Session, String> {
 /// In words, if there is none, there are more, or it is none that could be applied.
 pub fn parse(text: &[u8]) -> Result<NodeBootstrap, String> {
     let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8 text".to_owned())?;
-    // As plain values first, so that a wrong kind is told as that and not as an unknown field.
-    let documents: Vec<serde_json::Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| format!("is no YAML: {error}"))?;
+    // As plain values first, so that a wrong kind is told as that and not as an unknown field. And as kubectl reads the same
+    // file: 010 is 8, and yes without quotes is true, for a text too.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| format!("is no YAML: {error}"))?;
     let field = |document: &serde_json::Value, name: &str| {
         document.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
     };
@@ -333,7 +335,12 @@ pub fn parse(text: &[u8]) -> Result<NodeBootstrap, String> {
         Ok(node_bootstrap) => node_bootstrap,
         // Once more from the text, where errors know their line; a leading `---` or other documents have no place there.
         Err(error) => {
-            let with_line = serde_saphyr::from_str::<NodeBootstrap>(text).err().filter(|_| is_alone);
+            let read = |no_schema| {
+                let options = serde_saphyr::options! { legacy_octal_numbers: true, no_schema: no_schema };
+                serde_saphyr::from_str_with_options::<NodeBootstrap>(text, options).err()
+            };
+            // What should be text, and has no quotes, is the second's to tell.
+            let with_line = read(false).or_else(|| read(true)).filter(|_| is_alone);
             return Err(with_line.map_or_else(|| error.to_string(), |error| error.to_string()));
         }
     };
@@ -371,8 +378,8 @@ fn values(node_bootstrap: &NodeBootstrap, refs: Option<&str>) -> Result<Values, 
         if [&reference.name, &reference.key].iter().any(|part| part.contains('/') || part.starts_with("..")) {
             return Err(format!("{reference}: neither name nor key may have / in it"));
         }
-        let path = format!("{directory}/{}/{}", reference.name, reference.key);
-        let value = local::read(&path).map_err(|error| format!("the spec refers to {reference}: {error}"))?;
+        let value = local::read_below(directory, &format!("{}/{}", reference.name, reference.key))
+            .map_err(|error| format!("the spec refers to {reference}: {error}"))?;
         values.insert(reference, value);
     }
     Ok(values)
@@ -387,6 +394,13 @@ async fn observe_to_show(session: &Session) -> Result<Plan, String> {
     let mut plan = observe(session).await?;
     if let Some(name) = session.host.state.switching().map_err(|error| error.to_string())? {
         plan.warnings.insert(0, switching(&session.host, &name));
+    }
+    // No error: it may be free a moment later.
+    if plan.changes_accounts() && accounts::are_locked(&session.host.root) {
+        plan.warnings.push(
+            "/etc/.pwd.lock is held by another program: users and groups are changed when it is free; see whether useradd or passwd hangs"
+                .to_owned(),
+        );
     }
     Ok(plan)
 }
@@ -505,7 +519,7 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
     // What goes at the next boot by itself needs nobody.
     let is_left = made.iter().any(Change::is_left);
     if text {
-        output::print(&output::reverted_text(&made));
+        output::print(&output::done_text(&made, "put back"));
     } else {
         let word = if is_left { "left" } else { "done" };
         let json = output::apply_json(&session.request, &args.root, word, &made, &plan.warnings, &[]);
@@ -570,7 +584,7 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
     let starts = host.systemd.is_running()
         || !request.revision.resources.iter().any(|resource| resource.kind() == "unit");
     match (outcome, text) {
-        (Ok(made), true) => output::print(&output::applied_text(made.len(), &args.root, starts)),
+        (Ok(made), true) => output::print(&output::applied_text(&made, &args.root, starts)),
         (Ok(made), false) => {
             let word = if made.is_empty() { "nothing to do" } else { "done" };
             let json = output::apply_json(request, &args.root, word, &made, &plan.warnings, &[]);
@@ -626,7 +640,8 @@ async fn through_switch(
 fn failed(session: &Session, root: &str, text: bool, plan: &Plan, failure: Failure) -> Result<u8, String> {
     let Failure { reason, message, made } = failure;
     if text {
-        return Err(format!("{message}; {} made before", output::changes(made.len())));
+        let made = made.iter().map(|change| change.change.as_str());
+        return Err(format!("{message}; {} made before", output::changes(made)));
     }
     let mut json = output::apply_json(&session.request, root, "failed", &made, &plan.warnings, &[]);
     // Problem has its reason from a fixed list; here it is one of many.
@@ -760,6 +775,21 @@ mod tests {
         ] {
             let error = parse(bad.as_bytes()).map(drop).unwrap_err();
             assert!(error.contains(says), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_means_what_it_means_to_kubectl() {
+        let with = |entry: &str| parse(GOOD.replace("name: kubernetes", entry).as_bytes());
+        let read = with("name: \"y\", gid: 0620, system: no").expect("as kubectl takes it");
+        let group = &read.spec.groups[0];
+        assert_eq!((group.name.as_str(), group.gid, group.system), ("y", Some(400), Some(false)));
+        for text in ["y", "No", "on", "5", "0620"] {
+            let file = GOOD
+                .replace("groups: [{name: kubernetes}]", &format!("files: [{{path: /x, content: {text}}}]"));
+            let error = parse(file.as_bytes()).map(drop).unwrap_err();
+            let says = format!("line 4 column 52: The string value [{text}] must be quoted");
+            assert!(error.contains(&says), "{error}");
         }
     }
 

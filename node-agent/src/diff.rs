@@ -1,18 +1,21 @@
 //! How content would change, for whoever stands before the host: no Report and no log has it.
 //!
 //! In: a plan and its host. Out: for each file that is written a unified diff, or why there is none; for an archive what is
-//! made of it. A secret value is never shown, neither the new one nor one that may have been there before.
+//! made of it. A secret value is never shown, neither the new one nor one that may have been there before; nor is what
+//! somebody else has written that not everybody may read: what a plan prints goes into logs. What a spec has inline everybody
+//! may read who may read the spec.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crds::Sha256;
 use crds::revision::{Content, Resource, Revision};
 use similar::TextDiff;
 
 use crate::anchor;
 use crate::engine::{Plan, Request, Step};
 use crate::host::Host;
-use crate::ledger::Item;
+use crate::ledger::{Entry, Item, Ledger, Provenance, Shape};
 use crate::resource::Action;
 
 /// The most lines that are shown of one file.
@@ -27,16 +30,19 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// One for each step of a plan; `None` where no content changes.
 pub fn of_plan(host: &Host, request: &Request, plan: &Plan) -> Vec<Option<String>> {
     let secrets = secrets(host, request);
-    let known = known(host);
+    let ledgers = host.state.other_ledgers("").unwrap_or_default();
+    let known = known(&ledgers);
     let of_step = |step: &Step| {
         let is_secret =
             |path: &String| secrets.contains(&step.change.resource) || known.contains(path.as_str());
         match &step.action {
-            Action::WriteFile { path, content, .. } => of_file(host, path, &content.0, is_secret(path)),
+            Action::WriteFile { path, content, .. } => {
+                of_file(host, &ledgers, path, &content.0, is_secret(path))
+            }
             Action::EditPart { path, anchor, text } => {
                 let (old, _) = host.root.locate(path).and_then(|place| place.read(MAX_BYTES)).ok()??;
                 let new = anchor::edit(&old, anchor, text.as_ref().map(|text| &*text.0)).ok()?;
-                of_file(host, path, &new, is_secret(path))
+                of_file(host, &ledgers, path, &new, is_secret(path))
             }
             Action::Unpack { parts: Some(parts), .. } => Some(of_parts(parts)),
             _ => None,
@@ -57,11 +63,21 @@ fn secrets(host: &Host, request: &Request) -> BTreeSet<String> {
 }
 
 /// The paths that hold a secret value, or held one, as far as any ledger of this host has it in writing.
-fn known(host: &Host) -> BTreeSet<String> {
-    let ledgers = host.state.other_ledgers("").unwrap_or_default();
+fn known(ledgers: &[Ledger]) -> BTreeSet<String> {
     let entries = ledgers.iter().flat_map(|ledger| ledger.entries()).filter(|(_, entry)| entry.secret);
     let path = |item: &Item| if let Item::Path(path) = item { Some(path.clone()) } else { None };
     entries.filter_map(|(item, _)| path(item)).collect()
+}
+
+/// Whether a content is one that a spec had.
+fn is_ours(ledgers: &[Ledger], path: &str, content: &[u8]) -> bool {
+    let item = Item::Path(path.to_owned());
+    let of_spec = |entry: &Entry| match (&entry.provenance, &entry.made) {
+        (Provenance::Adopted, _) => false,
+        (_, Shape::File { digest, .. }) => *digest == Sha256::of(content),
+        _ => false,
+    };
+    ledgers.iter().filter_map(|ledger| ledger.get(&item)).any(of_spec)
 }
 
 /// What is made of an archive, each in a line.
@@ -87,19 +103,22 @@ fn cut(lines: &mut Vec<String>) {
     }
 }
 
-fn of_file(host: &Host, path: &str, new: &[u8], is_secret: bool) -> Option<String> {
+fn of_file(host: &Host, ledgers: &[Ledger], path: &str, new: &[u8], is_secret: bool) -> Option<String> {
     if is_secret {
         return Some("(secret: not shown)".to_owned());
     }
-    let read = host.root.locate(path).and_then(|place| place.read(MAX_BYTES));
-    match read {
-        Ok(Some((old, _))) if old == new => None,
-        Ok(Some((_, meta))) if meta.mode & 0o004 == 0 => {
+    let read = host.root.locate(path).and_then(|place| Ok((place.read(MAX_BYTES)?, place.is_closed())));
+    let (old, is_closed) = match read {
+        Ok((old, is_closed)) => (old, is_closed),
+        Err(error) => return Some(format!("(not shown: {error})")),
+    };
+    let is_private = |mode: u32| is_closed || mode & 0o004 == 0;
+    match old {
+        Some((old, _)) if old == new => None,
+        Some((old, meta)) if is_private(meta.mode) && !is_ours(ledgers, path, &old) => {
             Some("(what is there is not for everybody to read: not shown)".to_owned())
         }
-        Ok(Some((old, _))) => Some(unified(path, Some(&old), new)),
-        Ok(None) => Some(unified(path, None, new)),
-        Err(error) => Some(format!("(not shown: {error})")),
+        old => Some(unified(path, old.as_ref().map(|(old, _)| old.as_slice()), new)),
     }
 }
 

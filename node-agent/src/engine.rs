@@ -150,6 +150,11 @@ impl Plan {
         self.steps.iter().any(|step| step.unit().is_some())
     }
 
+    /// Whether it changes users or groups.
+    pub fn changes_accounts(&self) -> bool {
+        self.steps.iter().any(|step| step.action.is_of_accounts())
+    }
+
     /// What of it may be made while another run of the same revision waits for units: neither what that run changes, nor
     /// what takes something back.
     #[must_use]
@@ -307,6 +312,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let revision = &request.revision;
     // What cannot be seen is told beside what else is wrong.
     let mut unseen = Vec::new();
+    or_none("state", host.state.check(&revision.node_bootstrap), &mut unseen);
     let owed = or_none("state", host.state.owed(&revision.node_bootstrap), &mut unseen);
     let resources = &revision.resources;
     let others = host.state.others(&revision.node_bootstrap);
@@ -1065,6 +1071,21 @@ impl Action {
     /// Whether it has systemd start something.
     fn starts(&self) -> bool {
         matches!(self, Self::Start { .. } | Self::Restart { .. })
+    }
+
+    /// Whether it changes an account file.
+    fn is_of_accounts(&self) -> bool {
+        matches!(
+            self,
+            Self::AddGroup { .. }
+                | Self::AddUser(_)
+                | Self::ChangeUser(_)
+                | Self::SetMember { .. }
+                | Self::SetComment { .. }
+                | Self::SetLocked { .. }
+                | Self::RemoveGroup { .. }
+                | Self::RemoveUser(_)
+        )
     }
 
     /// Whether it makes what files need: accounts and directories.

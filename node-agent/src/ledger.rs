@@ -301,6 +301,13 @@ struct Body {
     entries: Vec<(Item, Entry)>,
 }
 
+/// Why a ledger cannot be used, and what to do.
+pub(crate) fn unusable(cause: &str) -> String {
+    format!(
+        "{cause}: restore it from a backup, or remove it, and all that is on this host now counts as having been there before"
+    )
+}
+
 impl Ledger {
     /// One that knows nothing yet.
     pub fn of(cluster: &str) -> Self {
@@ -314,9 +321,7 @@ impl Ledger {
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         Self::parse(bytes).map_err(|(cause, is_newer)| match is_newer {
             true => format!("{cause}: use the agent that wrote it"),
-            false => format!(
-                "{cause}: restore it from a backup, or remove it, and all that is on this host now counts as having been there before"
-            ),
+            false => unusable(&cause),
         })
     }
 

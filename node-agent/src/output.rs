@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{Change, Plan, Problem, Request};
 use crate::host::state::LastResult;
+use crate::resource::stays;
 
 const BOLD: Style = Style::new().bold();
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -105,12 +106,11 @@ pub fn plan_json(request: &Request, root: &str, plan: &Plan, diffs: &[Option<Str
     )
 }
 
-/// What was put back, for a person, and what of it was not.
-pub fn reverted_text(made: &[Change]) -> String {
-    let stays: Vec<&Change> =
-        made.iter().filter(|change| change.is_left() || change.is_until_boot()).collect();
-    let mut text = format!("{GOOD}done{GOOD:#}: {} put back\n", changes(made.len() - stays.len()));
-    for change in stays {
+/// The end of a run, for a person, and what of it was left as it is. `done`: what became of the rest.
+pub fn done_text(made: &[Change], done: &str) -> String {
+    let count = changes(made.iter().map(|change| change.change.as_str()));
+    let mut text = format!("{GOOD}done{GOOD:#}: {count} {done}\n");
+    for change in made.iter().filter(|change| stays(&change.change)) {
         let _ = writeln!(text, "{NOTE}{} {}{NOTE:#}", change.resource, change.change);
     }
     text
@@ -200,16 +200,16 @@ pub fn plan_text(request: &Request, root: &str, plan: &Plan, diffs: &[Option<Str
     }
     text.push_str(&warnings(&plan.warnings));
     text.push_str(&problems(&plan.problems));
+    let count = changes(plan.changes().map(|change| change.change.as_str()));
     let last = match (plan.problems.len(), plan.steps.len(), plan.disruption()) {
         (0, 0, _) => format!("{GOOD}nothing to do{GOOD:#}"),
-        (0, count, Disruption::None) => format!("{}, nothing that runs is disturbed", changes(count)),
-        (0, count, Disruption::Restart) => {
-            format!("{}; those marked {NOTE}!{NOTE:#} stop or restart a service that runs", changes(count))
+        (0, _, Disruption::None) => format!("{count}, nothing that runs is disturbed"),
+        (0, _, Disruption::Restart) => {
+            format!("{count}; those marked {NOTE}!{NOTE:#} stop or restart a service that runs")
         }
-        (0, count, Disruption::Drain) => {
+        (0, _, Disruption::Drain) => {
             format!(
-                "{}; those marked {NOTE}!{NOTE:#} stop, restart or replace a service that runs: drain the node first",
-                changes(count)
+                "{count}; those marked {NOTE}!{NOTE:#} stop, restart or replace a service that runs: drain the node first"
             )
         }
         (1, _, _) => format!("{BAD}1 error{BAD:#}, nothing would be changed"),
@@ -219,16 +219,19 @@ pub fn plan_text(request: &Request, root: &str, plan: &Plan, diffs: &[Option<Str
     text
 }
 
-/// The number of changes in words.
-pub fn changes(count: usize) -> String {
-    if count == 1 { "1 change".to_owned() } else { format!("{count} changes") }
+/// The number of changes in words; what is left as it is counts as none.
+pub fn changes<'a>(changes: impl Iterator<Item = &'a str>) -> String {
+    match changes.filter(|change| !stays(change)).count() {
+        1 => "1 change".to_owned(),
+        count => format!("{count} changes"),
+    }
 }
 
 /// The end of an apply, for a person.
-pub fn applied_text(made: usize, root: &str, starts: bool) -> String {
+pub fn applied_text(made: &[Change], root: &str, starts: bool) -> String {
     let mut text = match made {
-        0 => format!("{GOOD}nothing to do{GOOD:#}\n"),
-        count => format!("{GOOD}done{GOOD:#}: {} made and verified\n", changes(count)),
+        [] => format!("{GOOD}nothing to do{GOOD:#}\n"),
+        made => done_text(made, "made and verified"),
     };
     if !starts {
         let _ = writeln!(
@@ -254,7 +257,7 @@ pub fn status_text(
             text,
             "  last applied {}: {} made for revision {}",
             last.at,
-            changes(last.changes.len()),
+            changes(last.changes.iter().map(|change| change.change.as_str())),
             last.revision
         ),
         Some(last) => {

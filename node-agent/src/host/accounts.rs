@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Flock, FlockType};
 use serde::{Deserialize, Serialize};
 
 use super::write::Ids;
-use super::{HostError, Root};
+use super::{HostError, Place, Root};
 
 const PASSWD: &str = "/etc/passwd";
 const SHADOW: &str = "/etc/shadow";
@@ -330,6 +331,16 @@ impl Lock {
     }
 }
 
+/// Whether another program holds the lock of the account files now. Takes and makes nothing.
+pub fn are_locked(root: &Root) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let open = |place: Place| {
+        let file = rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::empty()).ok()?;
+        rustix::process::fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).ok()?
+    };
+    root.locate(LOCK).ok().and_then(open).is_some()
+}
+
 /// Adds a group with no members. The shadow comes first, so that a group that is seen is complete.
 ///
 /// # Errors
@@ -495,12 +506,16 @@ pub fn locked_password(old: &[u8], locked: bool) -> Vec<u8> {
     }
 }
 
-/// A list of members with a user in it, or without.
+/// A list of members with a user in it, or without. All else in it stays, so that the one undoes the other.
 pub fn with_member(members: &[u8], user: &[u8], is_member: bool) -> Vec<u8> {
-    let all: Vec<&[u8]> = members.split(|byte| *byte == b',').filter(|member| !member.is_empty()).collect();
+    let mut all: Vec<&[u8]> = members.split(|byte| *byte == b',').collect();
     match (is_member, all.contains(&user)) {
-        (true, false) => [&all[..], &[user]].concat().join(&b','),
-        (false, true) => all.into_iter().filter(|member| *member != user).collect::<Vec<_>>().join(&b','),
+        (true, false) if members.is_empty() => user.to_vec(),
+        (true, false) => [members, b",", user].concat(),
+        (false, true) => {
+            all.retain(|member| *member != user);
+            all.join(&b',')
+        }
         _ => members.to_vec(),
     }
 }
@@ -519,11 +534,15 @@ pub fn field(line: &[u8], index: usize) -> &[u8] {
     line.split(|byte| *byte == b':').nth(index).unwrap_or_default()
 }
 
-/// The text without the line of this name; `None` if there is none.
+/// The text without the line of this name; `None` if there is none. A last line with no end stays one.
 pub fn without_line(text: &[u8], name: &str) -> Option<Vec<u8>> {
     let (start, line) = find_line(text, name)?;
-    let end = (start + line.len() + 1).min(text.len());
-    Some([&text[..start], &text[end..]].concat())
+    let (above, below) = (&text[..start], &text[start + line.len()..]);
+    if let Some(below) = below.strip_prefix(b"\n") {
+        return Some([above, below].concat());
+    }
+    let last = above.strip_suffix(b"\n").filter(|last| !last.is_empty() && !last.ends_with(b"\n"));
+    Some(last.unwrap_or(above).to_vec())
 }
 
 fn passwd_line(user: &User, password: &[u8], comment: &[u8]) -> Vec<u8> {
@@ -576,7 +595,8 @@ pub fn find_line<'a>(text: &'a [u8], name: &str) -> Option<(usize, &'a [u8])> {
 }
 
 /// The text with the line of this name replaced, or added: before lines of the name service (`+`, `-`), which end the
-/// file. `None` if nothing changes. Bytes, not text: a comment may be in any encoding.
+/// file. `None` if nothing changes. Bytes, not text: a comment may be in any encoding. Where the last line has no end, the
+/// one that is added has none either: [`without_line`] undoes it.
 pub fn put_line(text: &[u8], name: &str, line: &[u8]) -> Option<Vec<u8>> {
     if let Some((start, old)) = find_line(text, name) {
         return (old != line).then(|| [&text[..start], line, &text[start + old.len()..]].concat());
@@ -589,8 +609,8 @@ pub fn put_line(text: &[u8], name: &str, line: &[u8]) -> Option<Vec<u8>> {
         end += line.len();
     }
     let (above, below) = text.split_at(end);
-    let missing_end: &[u8] = if above.is_empty() || above.ends_with(b"\n") { b"" } else { b"\n" };
-    Some([above, missing_end, line, b"\n", below].concat())
+    let has_end = above.is_empty() || above.ends_with(b"\n");
+    Some(if has_end { [above, line, b"\n", below].concat() } else { [above, b"\n", line].concat() })
 }
 
 #[cfg(test)]
@@ -649,7 +669,7 @@ mod tests {
                 .map(|text| String::from_utf8(text).unwrap())
         };
         assert_eq!(added("").as_deref(), Some("kubernetes:x:1:\n"));
-        assert_eq!(added("a:x:2:").as_deref(), Some("a:x:2:\nkubernetes:x:1:\n"));
+        assert_eq!(added("a:x:2:").as_deref(), Some("a:x:2:\nkubernetes:x:1:"));
         assert_eq!(
             added("a:x:2:\r\n# note\n\n+:::\nz\n").as_deref(),
             Some("a:x:2:\r\n# note\n\nkubernetes:x:1:\n+:::\nz\n")
@@ -663,9 +683,14 @@ mod tests {
         assert_eq!((member(b"", true), member(b"a,b", true)), ("k".to_owned(), "a,b,k".to_owned()));
         assert_eq!((member(b"k", false), member(b"a,k,kk", false)), (String::new(), "a,kk".to_owned()));
         assert_eq!((member(b"a,,k", true), member(b"kk", false)), ("a,,k".to_owned(), "kk".to_owned()));
+        assert_eq!(
+            (member(b"a,,a", true), member(b"a,,a,k", false)),
+            ("a,,a,k".to_owned(), "a,,a".to_owned())
+        );
         let without = |text: &[u8]| without_line(text, "b").map(|text| String::from_utf8(text).unwrap());
         assert_eq!(without(b"a:x:1:\nb:x:2:\nbb:x:3:\n").as_deref(), Some("a:x:1:\nbb:x:3:\n"));
-        assert_eq!(without(b"a:x:1:\nb:x:2:").as_deref(), Some("a:x:1:\n"));
+        assert_eq!(without(b"a:x:1:\nb:x:2:").as_deref(), Some("a:x:1:"));
+        assert_eq!(without(b"b:x:2:").as_deref(), Some(""));
         assert_eq!(without(b"a:x:1:\nbb:x:2:\n"), None);
         let latin = b"m:x:1:1:M\xfcller:/:/bin/sh\n";
         assert!(put_line(latin, "n", b"n").is_some_and(|text| text.starts_with(latin)));

@@ -26,7 +26,7 @@ impl<T> Kept<T> {
     /// What a file holds; `None` if it is not there.
     ///
     /// # Errors
-    /// If it cannot be reached, is larger than `max`, or `parse` refuses it.
+    /// If it cannot be reached, is no file, is larger than `max`, or `parse` refuses it.
     pub(super) fn of(
         &self,
         root: &Root,
@@ -34,8 +34,7 @@ impl<T> Kept<T> {
         max: u64,
         parse: impl FnOnce(&[u8]) -> Result<T, HostError>,
     ) -> Result<Option<Rc<T>>, HostError> {
-        let place = root.locate_through_links(path)?;
-        let meta = place.look()?;
+        let (place, meta) = root.own_file(path)?;
         if let Some(meta) = meta
             && let Some((key, value)) = self.0.borrow().get(path)
             && *key == key_of(&meta)

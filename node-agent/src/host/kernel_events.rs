@@ -4,7 +4,6 @@
 //! nothing is open, so that nothing wakes the agent.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
@@ -84,7 +83,7 @@ fn of_swaps(root: &Root) -> Result<Option<AsyncFd<OwnedFd>>, HostError> {
     let place = root.locate(SWAPS)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     match rustix::fs::openat(place.fd(), place.name.as_str(), flags, Mode::empty()) {
-        Ok(fd) => listen(fd, Interest::PRIORITY).map(Some).map_err(failed(SWAPS)),
+        Ok(fd) => listen(fd, Interest::PRIORITY, SWAPS).map(Some),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(HostError::io(SWAPS, "open")(errno)),
     }
@@ -98,17 +97,15 @@ fn of_uevents() -> Result<Option<AsyncFd<OwnedFd>>, HostError> {
         .map_err(HostError::io(SOCKET, "open a socket of"))?;
     rustix::net::bind(&fd, &SocketAddrNetlink::new(0, OF_KERNEL))
         .map_err(HostError::io(SOCKET, "listen to"))?;
-    listen(fd, Interest::READABLE).map(Some).map_err(failed(SOCKET))
+    listen(fd, Interest::READABLE, SOCKET).map(Some)
 }
 
-fn listen(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // As for `Notify`: an OwnedFd's descriptor never changes.
+/// Has the runtime wait for a descriptor. `what`: what messages call it.
+pub(super) fn listen(fd: OwnedFd, interest: Interest, what: &str) -> Result<AsyncFd<OwnedFd>, HostError> {
+    // Its replacement needs `unsafe`, for types whose descriptor may change; an OwnedFd's never does.
     #[expect(deprecated)]
-    AsyncFd::with_interest(fd, interest)
-}
-
-fn failed(what: &str) -> impl FnOnce(io::Error) -> HostError {
-    move |error| HostError::io(what, "wait for")(errno_of(&error))
+    let listening = AsyncFd::with_interest(fd, interest);
+    listening.map_err(|error| HostError::io(what, "wait for")(errno_of(&error)))
 }
 
 /// Waits until the kernel says of its list that it has changed: once for each who has it open.

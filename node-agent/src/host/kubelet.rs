@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Root, runtime};
-use crate::preset::facts::flag;
-use crate::preset::preflight::HEALTHZ_PORT;
 
+/// Where kubelets answer their health check, unless their configuration has another port.
+pub const HEALTHZ_PORT: u16 = 10248;
 /// How long each question may take.
 const ANSWER: Duration = Duration::from_secs(3);
 /// The largest command line or configuration that is read, in bytes.
@@ -165,6 +165,22 @@ fn is_in_service(cgroups: &str) -> bool {
 fn namespace(root: &Root, process: &str) -> Option<String> {
     let place = root.locate(&format!("/proc/{process}/ns/pid")).ok()?;
     root.read_link(&place).ok().flatten()
+}
+
+/// The value of a flag among the words that a kubelet gets, written with = or as the next word; the last counts. One without
+/// a value is "true".
+pub fn flag<'a>(words: &'a [String], name: &str) -> Option<&'a str> {
+    let mut words = words.iter().map(String::as_str).peekable();
+    let mut found = None;
+    while let Some(word) = words.next() {
+        let Some(flag) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else { continue };
+        found = match flag.split_once('=') {
+            Some((this, value)) if this == name => Some(value),
+            None if flag == name => Some(words.next_if(|next| !next.starts_with('-')).unwrap_or("true")),
+            _ => found,
+        };
+    }
+    found
 }
 
 /// Looks at a node again and again: what the clients are made of is read each time, and they are made anew only when it is

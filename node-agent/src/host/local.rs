@@ -2,8 +2,22 @@
 
 use std::io::Read;
 
+use super::{Kind, Meta};
+
 /// The largest file that is read.
 const MAX_FILE: u64 = 4 << 20;
+
+/// Reads a file below a folder that a user named. A pipe there would be waited for, and a device never ends.
+///
+/// # Errors
+/// See [`read`], and if it is something else.
+pub fn read_below(folder: &str, path: &str) -> Result<Vec<u8>, String> {
+    let path = format!("{folder}/{path}");
+    match rustix::fs::stat(path.as_str()).map(|stat| Meta::from(stat).kind) {
+        Ok(Kind::File) | Err(_) => read(&path),
+        Ok(other) => Err(format!("{path} is {}, expected a file with the value", other.words())),
+    }
+}
 
 /// Reads a file that a user named; `-` is standard input.
 ///

@@ -9,8 +9,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::kernel_events::listen;
 use super::{HostError, Root};
 
 /// More directories than this are left to the interval.
@@ -32,11 +34,7 @@ impl Notify {
     pub fn new() -> Result<Self, HostError> {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
             .map_err(HostError::io("inotify", "make an instance (see fs.inotify.max_user_instances)"))?;
-        // Its replacement needs `unsafe`, for types whose descriptor may change; an OwnedFd's never does.
-        #[expect(deprecated)]
-        let fd = AsyncFd::new(fd)
-            .map_err(|error| HostError::io("inotify", "watch it")(super::root::errno_of(&error)))?;
-        Ok(Self { fd, names: BTreeMap::new() })
+        Ok(Self { fd: listen(fd, Interest::READABLE, "inotify")?, names: BTreeMap::new() })
     }
 
     /// Watches these paths; what was watched before is not any more.

@@ -202,6 +202,11 @@ impl Place {
         self.way.below.iter().map(|step| (step.path.as_str(), step.meta.uid))
     }
 
+    /// Whether a directory above it, not the root, keeps out everybody but its owner and group.
+    pub fn is_closed(&self) -> bool {
+        self.way.below.iter().any(|step| step.meta.mode & 0o001 == 0)
+    }
+
     /// The links that were followed.
     pub fn links(&self) -> &[Followed] {
         &self.way.links
@@ -532,6 +537,22 @@ impl Root {
     /// If it cannot be reached or read, or is larger than `max`.
     pub fn read(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, HostError> {
         Ok(self.locate_through_links(path)?.read(max)?.map(|(content, _)| content))
+    }
+
+    /// Where a file of the agent's own lies, and what is there. It is never a link: one that leads nowhere must not pass for
+    /// a file that is not there.
+    ///
+    /// # Errors
+    /// If something else is there.
+    pub(super) fn own_file(&self, path: &str) -> Result<(Place, Option<Meta>), HostError> {
+        let place = self.locate(path)?;
+        match place.look()? {
+            Some(meta) if meta.kind != Kind::File => Err(HostError::State {
+                path: path.to_owned(),
+                cause: format!("it is {}, expected a file", meta.kind.words()),
+            }),
+            meta => Ok((place, meta)),
+        }
     }
 
     /// What the symbolic link at a place leads to, as it is written into it; `None` if that is no text.

@@ -34,7 +34,7 @@ use super::kept::Kept;
 use super::root::{Kind, Place};
 use super::write::{Ids, Staged};
 use super::{HostError, Root};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, unusable};
 use crate::resource::Payload;
 use crate::switch::Switch;
 
@@ -139,6 +139,21 @@ impl State {
         Self { root: root.clone(), ledgers: Rc::default(), begun: Rc::default(), switches: Rc::default() }
     }
 
+    /// Whether a run could write here: nobody but root has a hand in it, and what is only written is no directory or link.
+    /// Makes nothing.
+    ///
+    /// # Errors
+    /// If it could not.
+    pub fn check(&self, node_bootstrap: &str) -> Result<(), HostError> {
+        let own = format!("{STATE_DIR}/{node_bootstrap}");
+        self.root.check_own_directory(STATE_DIR)?;
+        self.root.check_own_directory(&own)?;
+        for file in ["revision.json", "result.json"] {
+            self.root.own_file(&format!("{own}/{file}"))?;
+        }
+        Ok(())
+    }
+
     /// Takes the lock, if it is free.
     ///
     /// # Errors
@@ -179,7 +194,8 @@ impl State {
             return Ok(Some("an unknown time".to_owned()));
         }
         let text = place.read(MAX_PAUSED)?.map(|(text, _)| text).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        // Whoever wrote it by hand writes nothing to the terminal of who reads it.
+        let text = String::from_utf8_lossy(&text).trim().escape_debug().to_string();
         Ok(Some(if text.is_empty() { "an unknown time".to_owned() } else { text }))
     }
 
@@ -384,10 +400,13 @@ impl State {
     /// If it is damaged, or of a newer format.
     pub fn ledger(&self, node_bootstrap: &str, cluster: Option<&str>) -> Result<Rc<Ledger>, HostError> {
         let path = ledger_path(node_bootstrap);
-        let decode = |bytes: &[u8]| {
-            Ledger::decode(bytes).map_err(|cause| HostError::Ledger { path: path.clone(), cause })
-        };
-        let Some(mut ledger) = self.ledgers.of(&self.root, &path, MAX_LEDGER, decode)? else {
+        let refused = |cause| HostError::Ledger { path: path.clone(), cause };
+        let decode = |bytes: &[u8]| Ledger::decode(bytes).map_err(refused);
+        let found = self.ledgers.of(&self.root, &path, MAX_LEDGER, decode).map_err(|error| match error {
+            HostError::State { cause, .. } => refused(unusable(&cause)),
+            error => error,
+        });
+        let Some(mut ledger) = found? else {
             return Ok(Rc::new(Ledger::of(cluster.unwrap_or_default())));
         };
         match cluster {
@@ -408,7 +427,7 @@ impl State {
     /// If it does not get to the disk.
     pub fn write_ledger(&self, node_bootstrap: &str, ledger: &Ledger) -> Result<(), HostError> {
         self.root.make_own_directory(&format!("{STATE_DIR}/{node_bootstrap}"))?;
-        let place = self.root.locate(&ledger_path(node_bootstrap))?;
+        let (place, _) = self.root.own_file(&ledger_path(node_bootstrap))?;
         let bytes = ledger.encode();
         if bytes.len() as u64 > MAX_LEDGER {
             let size = bytes.len() as u64;
@@ -606,7 +625,7 @@ impl State {
 
     fn read<T: DeserializeOwned>(&self, node_bootstrap: &str, file: &str) -> Result<Option<T>, HostError> {
         let path = format!("{STATE_DIR}/{node_bootstrap}/{file}");
-        let Some(bytes) = self.root.read(&path, MAX_FILE)? else { return Ok(None) };
+        let Some((bytes, _)) = self.root.own_file(&path)?.0.read(MAX_FILE)? else { return Ok(None) };
         from_json(&bytes, &path).map(Some)
     }
 
@@ -614,7 +633,7 @@ impl State {
         let path = format!("{STATE_DIR}/{node_bootstrap}/{file}");
         let json = serde_json::to_vec(value)
             .map_err(|error| HostError::State { path: path.clone(), cause: error.to_string() })?;
-        let place = self.root.locate(&path)?;
+        let (place, _) = self.root.own_file(&path)?;
         if place.read(MAX_FILE).is_ok_and(|old| old.is_some_and(|(old, _)| old == json)) {
             return Ok(());
         }

@@ -431,13 +431,13 @@ async fn settled(
     }
 }
 
-/// Whether a service is started anew by systemd again and again: its program ended lately, not for the first time.
+/// Whether a service that runs is started anew by systemd again and again: its program ended lately, not for the first time.
 /// `restarts`: how often it was, `since`: when it last was, in microseconds of the monotonic clock.
 fn loops(state: &UnitState, restarts: u32, since: u64) -> bool {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0));
     let is_new = || now.saturating_sub(Duration::from_micros(since)) < STABLE;
-    state.is_running() && restarts > 0 && (state.active == "activating" || is_new())
+    restarts > 0 && (state.active == "activating" || is_new())
 }
 
 /// As [`loops`], asked now.

@@ -683,12 +683,19 @@ impl Root {
                     step: path.to_owned(),
                     found: meta.kind.words(),
                 }),
-                Some(meta) if meta.writer(None).is_some() => {
-                    Err(HostError::Exposed { path: path.to_owned(), uid: meta.uid, mode: meta.mode })
-                }
-                _ => Ok(()),
+                _ => self.check_own_directory(path),
             },
             Err(errno) => Err(HostError::io(path, "make the directory")(errno)),
+        }
+    }
+
+    /// Refuses a directory of the agent's own that others can write to.
+    pub(super) fn check_own_directory(&self, path: &str) -> Result<(), HostError> {
+        match self.locate(path)?.look()? {
+            Some(meta) if meta.kind == Kind::Directory && meta.writer(None).is_some() => {
+                Err(HostError::Exposed { path: path.to_owned(), uid: meta.uid, mode: meta.mode })
+            }
+            _ => Ok(()),
         }
     }
 

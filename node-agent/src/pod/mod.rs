@@ -1039,19 +1039,25 @@ impl<'a> Agent<'a> {
             let _ = notify.watch(&self.host.root, &self.to_listen(target).1);
             notify.drain();
         }
-        let seen = engine::plan(&self.host, target).await.map_err(refused)?;
+        let mut plan = engine::plan(&self.host, target).await.map_err(refused)?;
         let now = self.now();
+        let disturbing = plan.changes().filter(|change| change.disruption > Disruption::None);
+        let named: BTreeSet<&str> =
+            other.changes().chain(disturbing).map(|change| change.resource.as_str()).collect();
         let is_left = |resource: &&str| {
-            drift::policy_of(spec.drift.as_ref(), resource) != DriftPolicy::Enforce
+            named.contains(resource)
+                || drift::policy_of(spec.drift.as_ref(), resource) != DriftPolicy::Enforce
                 || self.damping.waits(resource, now).is_some()
                 || find(&target.revision, resource).is_some_and(|resource| !resource.restart().is_empty())
         };
-        let disturbing = seen.changes().filter(|change| change.disruption > Disruption::None);
-        let of_other = other.changes().map(|change| change.resource.as_str());
-        let leave = seen.differing().filter(is_left).chain(of_other);
-        let leave = leave.chain(disturbing.map(|change| change.resource.as_str())).map(str::to_owned);
-        let target = Request { leave: leave.chain(target.leave.iter().cloned()).collect(), ..target.clone() };
-        let plan = engine::plan(&self.host, &target).await.map_err(refused)?.besides(other);
+        let mut leave: BTreeSet<String> = plan.differing().filter(is_left).map(str::to_owned).collect();
+        // What is left may be why something else differs.
+        if !leave.is_empty() {
+            leave.extend(target.leave.iter().cloned());
+            let target = Request { leave, ..target.clone() };
+            plan = engine::plan(&self.host, &target).await.map_err(refused)?;
+        }
+        let plan = plan.besides(other);
         if plan.steps.is_empty()
             || plan.disruption() > Disruption::None
             || switch::touches(&self.host, &plan)
@@ -1059,7 +1065,7 @@ impl<'a> Agent<'a> {
         {
             return Ok(Vec::new());
         }
-        engine::mend(&self.host, &target, &plan, lock, &Logged::new(self.pulse), stop).await
+        engine::mend(&self.host, target, &plan, lock, &Logged::new(self.pulse), stop).await
     }
 
     fn applying(

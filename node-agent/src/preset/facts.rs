@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::owner::Owner;
+use crate::host::kubelet::flag;
 
 /// A node, as far as presets ask.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -119,22 +120,6 @@ impl FoundKubelet {
     pub fn flag(&self, name: &str) -> Option<&str> {
         flag(&self.arguments, name)
     }
-}
-
-/// The value of a flag among the words that a kubelet gets, written with = or as the next word; the last counts. One without
-/// a value is "true".
-pub fn flag<'a>(words: &'a [String], name: &str) -> Option<&'a str> {
-    let mut words = words.iter().map(String::as_str).peekable();
-    let mut found = None;
-    while let Some(word) = words.next() {
-        let Some(flag) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else { continue };
-        found = match flag.split_once('=') {
-            Some((this, value)) if this == name => Some(value),
-            None if flag == name => Some(words.next_if(|next| !next.starts_with('-')).unwrap_or("true")),
-            _ => found,
-        };
-    }
-    found
 }
 
 /// A containerd that a node has.

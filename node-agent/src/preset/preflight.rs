@@ -13,9 +13,8 @@ use serde_json::Value;
 use super::facts::{CgroupVersion, FoundKubelet};
 use super::kubelet::refusal;
 use super::{Expansion, Facts};
+use crate::host::kubelet::HEALTHZ_PORT;
 
-/// Where kubelets answer their health check, unless their configuration has another port.
-pub const HEALTHZ_PORT: u16 = 10248;
 /// Where kubelets answer: the field, the flag, and the port without either.
 const PORTS: [(&str, &str, u16); 2] =
     [("port", "port", 10250), ("healthzPort", "healthz-port", HEALTHZ_PORT)];

@@ -69,6 +69,11 @@ const LEFT: &str = "left as it is: ";
 /// As that, of what is as before once the machine has booted.
 const UNTIL_BOOT: &str = "stays until the next boot: ";
 
+/// Whether a change, in words, leaves a thing of an earlier revision as it is, for ever or until a boot.
+pub(crate) fn stays(change: &str) -> bool {
+    change.starts_with(LEFT) || change.starts_with(UNTIL_BOOT)
+}
+
 impl Change {
     /// That a thing which an earlier revision made is left as it is.
     pub(crate) fn left(resource: &str, why: &str) -> Self {

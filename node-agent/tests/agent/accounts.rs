@@ -269,3 +269,19 @@ async fn a_user_that_was_made_a_member_goes_with_its_memberships() {
     let spec = request(json!({"users": [{"name": "daemon", "groups": ["ghosts"]}]}));
     assert_eq!(reasons(&machine.plan(&spec).await), ["user daemon: NoSuchGroup"]);
 }
+
+#[tokio::test]
+async fn account_files_are_byte_for_byte_as_before_when_all_is_taken_back() {
+    let machine = Machine::new();
+    machine.write("/etc/passwd", PASSWD.trim_end());
+    machine.write("/etc/shadow", machine.read("/etc/shadow").trim_end());
+    machine.write("/etc/group", &format!("{GROUP}docker:x:700:ann,,ann"));
+    machine.write("/etc/gshadow", "root:*::\ndocker:!:,:ann,");
+    let before = machine.tree();
+    let users =
+        json!([{"name": "k", "group": "k", "groups": ["docker"]}, {"name": "daemon", "groups": ["docker"]}]);
+    machine.apply(&request(json!({"groups": [{"name": "k"}, {"name": "l"}], "users": users}))).await.unwrap();
+    assert!(machine.read("/etc/group").contains("\ndocker:x:700:ann,,ann,daemon,k\n"));
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}

@@ -98,7 +98,7 @@ fn a_plan_shows_how_content_changes_and_never_a_secret() {
         format!(
             "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {{name: workers}}\nspec:\n  allNodes: true\n  \
              files:\n  - {{path: /etc/conf, content: \"a\\nnew\\n\"}}\n  - {{path: /etc/private, content: \"shown\\n\"}}\n  \
-             - {{path: /etc/token, mode: \"0644\", {token}}}\n  \
+             - {{path: /etc/token, mode: \"0644\", {token}}}\n  - {{path: /root/open, mode: \"0600\", content: first}}\n  \
              units: [{{name: x.service, content: \"[Service]\\nExecStart=/x\\n\"}}]\n"
         )
     };
@@ -111,17 +111,21 @@ fn a_plan_shows_how_content_changes_and_never_a_secret() {
     machine.write("/etc/conf", "a\nold\n");
     machine.write("/etc/private", "pass phrase\n");
     machine.set("/etc/private", 0, 0, 0o600);
+    machine.directory("/root");
+    machine.set("/root", 0, 0, 0o700);
+    machine.write("/root/open", "pass phrase\n");
     let (code, text, error) = run("plan", "text");
     assert_eq!(code, 2, "{text}{error}");
     for shown in [
         "  + file /etc/conf: content\n      --- /etc/conf\n      +++ /etc/conf\n      @@ -1,2 +1,2 @@\n       a\n      -old\n      +new\n",
         "file /etc/private: content, mode 0600 to 0644\n      (what is there is not for everybody to read: not shown)\n",
+        "file /root/open: content, mode 0644 to 0600\n      (what is there is not for everybody to read: not shown)\n",
         "file /etc/token: create, root:root 0644\n      (secret: not shown)\n",
         "      --- /dev/null\n      +++ /etc/systemd/system/x.service\n      @@ -0,0 +1,2 @@\n      +[Service]\n",
     ] {
         assert!(text.contains(shown), "no {shown:?} in:\n{text}");
     }
-    assert!(!text.contains("pass phrase") && !text.contains("hunter2"), "{text}");
+    assert!(["pass phrase", "hunter2"].iter().all(|secret| !text.contains(secret)), "{text}");
     let (_, text, _) = run("plan", "json");
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let diffs: Vec<_> = json["changes"].as_array().unwrap().iter().map(|change| &change["diff"]).collect();
@@ -130,8 +134,9 @@ fn a_plan_shows_how_content_changes_and_never_a_secret() {
 
     // What was a secret is none to be shown when something else takes its place.
     assert_eq!(run("apply", "text").0, 0);
-    std::fs::write(at("nb.yaml"), spec("content: public")).unwrap();
+    std::fs::write(at("nb.yaml"), spec("content: public").replace("first", "second")).unwrap();
     let (_, text, _) = run("plan", "text");
+    assert!(text.contains("-first") && text.contains("+second"), "a spec had it: {text}");
     assert!(text.contains("file /etc/token: content\n      (secret: not shown)\n"), "{text}");
     // Nothing of it stays on the host.
     let state = machine.untouched();
@@ -190,6 +195,13 @@ fn a_paused_host_is_planned_for_and_not_changed() {
     let again = agent(&machine, &["pause"]);
     assert_eq!((again.0, again.1), (0, text), "since when it was paused first");
     let before = machine.tree();
+    // Whoever writes the reason by hand has no hold on the terminal of who reads it.
+    let since = machine.read("/var/lib/nodebootstrap/.paused");
+    machine.write("/var/lib/nodebootstrap/.paused", "\u{1b}[31mlunch");
+    let (_, text, _) = agent(&machine, &["pause"]);
+    assert!(text.starts_with("paused since \\u{1b}[31mlunch: "), "{text}");
+    machine.write("/var/lib/nodebootstrap/.paused", &since);
+    machine.set("/var/lib/nodebootstrap/.paused", 0, 0, 0o600);
     for command in [&["apply", "--file", &file][..], &["revert", "workers"]] {
         std::fs::create_dir_all(machine.path("/var/lib/nodebootstrap/workers")).unwrap();
         let (code, _, error) = agent(&machine, command);
@@ -219,4 +231,73 @@ fn what_the_host_itself_changes_just_now_is_told() {
     assert!(code == 1 && error.contains(says), "{error}");
     let (code, text, note) = agent(&machine, &["pause"]);
     assert!(code == 0 && text.contains("paused since") && note.contains(says), "{text} {note}");
+}
+
+#[test]
+fn a_value_that_is_no_file_is_refused_and_not_waited_for() {
+    let machine = Machine::new();
+    let files = tempfile::tempdir().unwrap();
+    let at = |name: &str| files.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(at("nb.yaml"), SPEC).unwrap();
+    std::fs::create_dir(at("texts")).unwrap();
+    assert!(Command::new("mkfifo").arg(at("texts/motd")).status().unwrap().success());
+    let (code, _, error) = agent(&machine, &["plan", "--file", &at("nb.yaml"), "--refs", &at("")]);
+    assert!(
+        code == 1 && error.contains("/texts/motd is a device, socket or pipe, expected a file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_left_is_told_apart_from_what_was_changed() {
+    let machine = Machine::new();
+    let file = machine.path("/nb.yaml").to_string_lossy().into_owned();
+    let spec = |paths: &[&str]| {
+        let files: Vec<_> = paths.iter().map(|path| format!("{{path: {path}, content: x}}")).collect();
+        let head = SPEC.lines().take(5).collect::<Vec<_>>().join("\n");
+        std::fs::write(&file, format!("{head}\n  files: [{}]\n", files.join(", "))).unwrap();
+    };
+    spec(&["/etc/a", "/etc/b", "/etc/c"]);
+    assert_eq!(agent(&machine, &["apply", "--file", &file]).0, 0);
+    machine.write("/etc/a", "somebody's");
+    spec(&["/etc/c"]);
+    let (_, text, _) = agent(&machine, &["plan", "--file", &file]);
+    assert!(text.contains("\n1 change, nothing"), "{text}");
+    let (code, text, _) = agent(&machine, &["apply", "--file", &file]);
+    let end =
+        "done: 1 change made and verified\nfile /etc/a left as it is: something else has changed it since\n";
+    assert!(code == 0 && text.ends_with(end), "{text}");
+    let (_, text, _) = agent(&machine, &["status", "--file", &file]);
+    assert!(text.contains(": 1 change made for"), "{text}");
+}
+
+#[test]
+fn a_plan_says_what_would_stop_an_apply() {
+    let machine = Machine::new();
+    let file = machine.path("/nb.yaml").to_string_lossy().into_owned();
+    let spec = SPEC.lines().take(6).collect::<Vec<_>>().join("\n");
+    std::fs::write(&file, spec).unwrap();
+    let run = |command: &str| agent(&machine, &[command, "--file", &file]);
+    // A lock of this kind does not count for who holds it: this process, and not the program.
+    let lock = std::fs::File::create(machine.path("/etc/.pwd.lock")).unwrap();
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let before = machine.tree();
+    let (code, text, _) = run("plan");
+    assert!(code == 2 && text.contains("warning: /etc/.pwd.lock is held by another program"), "{text}");
+    assert_eq!(machine.tree(), before);
+    drop(lock);
+    let (code, text, _) = run("plan");
+    assert!(code == 2 && !text.contains("warning"), "{text}");
+
+    assert_eq!(run("apply").0, 0);
+    for (path, mode) in [("/var/lib/nodebootstrap", 0o777), ("/var/lib/nodebootstrap/workers", 0o702)] {
+        machine.set(path, 0, 0, mode);
+        for command in ["plan", "status", "apply"] {
+            let (code, text, _) = run(command);
+            let says = format!("{path} belongs to the user 0, with mode {mode:04o}: see that");
+            assert!(code == 1 && text.contains(&says), "{command}: {text}");
+        }
+        machine.set(path, 0, 0, 0o700);
+    }
+    assert_eq!(run("plan").0, 0);
 }

@@ -86,4 +86,18 @@ async fn a_damaged_state_file_says_what_to_do() {
     assert_eq!(reasons(&plan), ["state: StateDamaged"]);
     let message = &plan.problems[0].message;
     assert!(message.contains("owed.json is damaged") && message.contains("remove it"), "{message}");
+    machine.write("/var/lib/nodebootstrap/workers/owed.json", "{}");
+    for file in ["revision.json", "result.json", "owed.json"] {
+        let path = machine.path(&format!("/var/lib/nodebootstrap/workers/{file}"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let plan = machine.plan(&spec).await;
+        assert_eq!(reasons(&plan), ["state: StateDamaged"]);
+        let message = &plan.problems[0].message;
+        assert!(
+            message.contains(&format!("{file} is damaged: it is a directory, expected a file")),
+            "{message}"
+        );
+        std::fs::remove_dir(&path).unwrap();
+    }
 }

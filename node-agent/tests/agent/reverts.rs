@@ -277,6 +277,26 @@ async fn a_damaged_ledger_stops_everything_and_says_what_to_do() {
         assert!(node_agent::engine::revert(&machine.host(), "workers", true).is_err());
         assert_eq!(machine.tree(), tree);
     }
+    // What is no file is not one that is not there.
+    std::fs::remove_file(machine.path(path)).unwrap();
+    for (make, says) in
+        [("mkdir", "it is a directory"), ("mkfifo", "socket or pipe"), ("ln", "symbolic link")]
+    {
+        match make {
+            "ln" => machine.link(path, "/nowhere"),
+            make => {
+                assert!(std::process::Command::new(make).arg(machine.path(path)).status().unwrap().success())
+            }
+        }
+        let plan = machine.plan(&spec).await;
+        assert_eq!(crate::support::reasons(&plan), ["state: LedgerDamaged"]);
+        let message = &plan.problems[0].message;
+        assert!(message.contains(says) && message.contains("restore it from a backup"), "{message}");
+        assert!(node_agent::engine::revert(&machine.host(), "workers", true).is_err());
+        assert!(
+            std::process::Command::new("rm").arg("-d").arg(machine.path(path)).status().unwrap().success()
+        );
+    }
 }
 
 #[tokio::test]

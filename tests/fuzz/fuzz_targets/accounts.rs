@@ -55,6 +55,9 @@ fn edit(text: &[u8]) {
         assert_eq!(find_line(&put, NAME).map(|(_, line)| line), Some(&line[..]));
         assert_eq!(others(&put), others(text));
         assert_eq!(put_line(&put, NAME, line), None, "it is there");
+        if find_line(text, NAME).is_none() {
+            assert_eq!(without_line(&put, NAME).as_deref(), Some(text), "byte for byte");
+        }
     }
     if let Some(without) = without_line(text, NAME) {
         assert_eq!(others(text), {
@@ -76,6 +79,7 @@ fn edit(text: &[u8]) {
     assert!(joined.split(|byte| *byte == b',').any(|member| member == b"me"));
     let left = with_member(&joined, b"me", false);
     assert!(!left.split(|byte| *byte == b',').any(|member| member == b"me"));
+    assert!(joined == members || left == members, "byte for byte");
     let with = with_field(line, 3, &joined);
     assert!(field(&with, 0) == field(line, 0) && field(&with, 1) == password);
 }
