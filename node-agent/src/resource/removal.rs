@@ -265,6 +265,9 @@ fn fate(
         let change = Change::until_boot(&name, "it came with a kernel module, and goes with it");
         return Fate::Undone(When::Files, change, Action::Leave);
     }
+    if is_covered(item, prior, &found, planner) {
+        return left("something is mounted on it");
+    }
     match put_back(item, entry, prior, &found, planner, handed) {
         Ok((when, step, action)) => {
             let disruption = match action {
@@ -275,6 +278,17 @@ fn fate(
         }
         Err(why) => left(why),
     }
+}
+
+/// Whether something is mounted on what would have to be removed or replaced.
+fn is_covered(item: &Item, prior: &Shape, found: &Shape, planner: &Planner<'_>) -> bool {
+    let (Item::Path(path) | Item::Part(path, _)) = item else { return false };
+    let stays = match (prior, found) {
+        (Shape::Directory(_), Shape::Directory(_)) => true,
+        (Shape::File { digest, .. }, Shape::File { digest: now, .. }) => digest == now,
+        _ => false,
+    };
+    !stays && planner.host.root.locate(path).is_ok_and(|place| place.is_mount_point())
 }
 
 /// How a thing is put back: when, in words, and how; or why it cannot be.

@@ -647,3 +647,32 @@ async fn a_directory_that_was_moved_behind_a_link_keeps_what_the_spec_names() {
     machine.revert("workers").await.unwrap();
     assert_eq!(machine.read("/data/app/f"), "theirs");
 }
+
+#[tokio::test]
+async fn what_something_is_mounted_on_is_left_and_the_rest_goes() {
+    let machine = Machine::new();
+    machine.write("/etc/motd", "theirs");
+    let before = machine.tree();
+    let file = |path: &str| json!({"path": path, "content": "ours"});
+    let spec = json!({
+        "directories": [{"path": "/opt/d"}, {"path": "/opt/e"}],
+        "files": [file("/etc/motd"), file("/opt/f"), file("/opt/e/g")],
+    });
+    machine.apply(&request(spec)).await.unwrap();
+    let mounted = ["/etc/motd", "/opt/d", "/opt/f"].map(|path| machine.bind(path));
+    let made = machine.revert("workers").await.unwrap();
+    let mut left: Vec<String> = lines(made.iter().filter(|change| change.is_left()));
+    left.sort();
+    assert_eq!(
+        left,
+        [
+            "directory /opt/d: left as it is: something is mounted on it",
+            "file /etc/motd: left as it is: something is mounted on it",
+            "file /opt/f: left as it is: something is mounted on it",
+        ]
+    );
+    assert!(!machine.is_there("/opt/e"));
+    drop(mounted);
+    machine.revert_by_hand("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
