@@ -421,6 +421,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         restarts,
         recursive,
         settled: removal.settled,
+        passed_on: removal.passed_on,
         handed: removal.handed,
         moved: removal.moved,
         secrets,

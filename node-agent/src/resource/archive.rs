@@ -211,7 +211,8 @@ impl Located {
     ) {
         let is_ours = |real: &str| {
             let entry = ledger.get(&Item::Path(real.to_owned()));
-            entry.is_some_and(|entry| entry.provenance == Provenance::Created) && !others.contains(real)
+            entry.is_some_and(|entry| entry.provenance == Provenance::Created && !entry.shared)
+                && !others.contains(real)
         };
         self.placed.iter_mut().for_each(|placed| {
             placed.retain(|one| {
