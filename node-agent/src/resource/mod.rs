@@ -338,6 +338,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) payload: &'a Payload,
     /// The NodeBootstrap's name.
     node_bootstrap: &'a str,
+    /// What it has made here so far.
+    ledger: &'a Ledger,
     /// The states of all units that the revision or an earlier run speaks of.
     pub(crate) units: &'a BTreeMap<String, UnitState>,
     /// With those that steps add.
@@ -377,12 +379,14 @@ impl<'a> Planner<'a> {
     pub(crate) fn new(
         host: &'a Host,
         request: &'a Request,
+        ledger: &'a Ledger,
         units: &'a BTreeMap<String, UnitState>,
     ) -> Result<Self, HostError> {
         Ok(Self {
             host,
             payload: &request.payload,
             node_bootstrap: &request.revision.node_bootstrap,
+            ledger,
             units,
             accounts: Accounts::load(&host.root)?,
             steps: Vec::new(),
@@ -717,6 +721,11 @@ impl<'a> Planner<'a> {
 
     pub(crate) fn refused(&mut self, resource: impl fmt::Display, error: &HostError) {
         self.problem(resource, error.reason(), error.to_string());
+    }
+
+    /// Whether this NodeBootstrap has once made a thing other than it was.
+    pub(crate) fn has_changed(&self, item: &Item) -> bool {
+        self.ledger.get(item).is_some_and(|entry| entry.prior().is_some())
     }
 
     pub(crate) fn warn(&mut self, warning: String) {

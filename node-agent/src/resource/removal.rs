@@ -256,8 +256,14 @@ fn fate(
         Ok(found) => found,
         Err(error) => return left(&error.to_string()),
     };
-    // Of an account that was not wholly made there may be a line in the shadow already.
-    let is_half = !entry.done && matches!(item, Item::Group(_) | Item::User(_) | Item::Member(..));
+    let is_half = match item {
+        // Of an account that was not wholly made there may be a line in the shadow already.
+        Item::Group(_) | Item::User(_) | Item::Member(..) => !entry.done,
+        Item::Enabled(unit) => {
+            *prior == Shape::Is(false) && planner.units.get(unit).is_some_and(|state| state.has_empty_folder)
+        }
+        _ => false,
+    };
     if found == *prior && !is_half {
         return Fate::Settled;
     }
