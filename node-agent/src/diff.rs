@@ -11,7 +11,7 @@ use similar::TextDiff;
 
 use crate::anchor;
 use crate::engine::{Plan, Request, Step};
-use crate::host::Host;
+use crate::host::{Host, Kind};
 use crate::ledger::Item;
 use crate::resource::Action;
 
@@ -91,7 +91,11 @@ fn of_file(host: &Host, path: &str, new: &[u8], is_secret: bool) -> Option<Strin
     if is_secret {
         return Some("(secret: not shown)".to_owned());
     }
-    let read = host.root.locate(path).and_then(|place| place.read(MAX_BYTES));
+    let read = host.root.locate(path).and_then(|place| match place.look()? {
+        // What it leads to stays.
+        Some(meta) if meta.kind == Kind::Link => Ok(None),
+        _ => place.read(MAX_BYTES),
+    });
     match read {
         Ok(Some((old, _))) if old == new => None,
         Ok(Some((_, meta))) if meta.mode & 0o004 == 0 => {

@@ -14,7 +14,7 @@ use crds::report::Disruption;
 use crds::revision::{Access, Archive};
 use crds::{HostPath, Mode};
 
-use super::file::{missing_parent, occupied};
+use super::file::missing_parent;
 use super::{Action, Change, Planner};
 use crate::drift;
 use crate::host::archive::{Entry, Index, Refused, refused};
@@ -417,7 +417,10 @@ fn try_compare(
                     found.other.push(name());
                     found.parts.push(unpack);
                 }
-                (_, Some(kind)) => return Err(("PathOccupied", format!("{path} {}", occupied(kind)))),
+                (_, Some(kind)) => {
+                    let message = format!("{path} {}", planner.occupied(place, kind, Kind::File));
+                    return Err(("PathOccupied", message));
+                }
                 (_, None) => {}
             }
         }
