@@ -14,7 +14,7 @@ use similar::TextDiff;
 
 use crate::anchor;
 use crate::engine::{Plan, Request, Step};
-use crate::host::Host;
+use crate::host::{Host, Kind};
 use crate::ledger::{Entry, Item, Ledger, Provenance, Shape};
 use crate::resource::Action;
 
@@ -107,7 +107,11 @@ fn of_file(host: &Host, ledgers: &[Ledger], path: &str, new: &[u8], is_secret: b
     if is_secret {
         return Some("(secret: not shown)".to_owned());
     }
-    let read = host.root.locate(path).and_then(|place| Ok((place.read(MAX_BYTES)?, place.is_closed())));
+    let read = host.root.locate(path).and_then(|place| match place.look()? {
+        // What it leads to stays.
+        Some(meta) if meta.kind == Kind::Link => Ok((None, false)),
+        _ => Ok((place.read(MAX_BYTES)?, place.is_closed())),
+    });
     let (old, is_closed) = match read {
         Ok((old, is_closed)) => (old, is_closed),
         Err(error) => return Some(format!("(not shown: {error})")),

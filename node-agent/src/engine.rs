@@ -334,7 +334,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     let units = host.systemd.observe(&to_observe).await;
     let answers = units.is_ok();
     let units = or_none("systemd", units, &mut unseen);
-    let mut planner = Planner::new(host, request, &units)?;
+    let mut planner = Planner::new(host, request, &ledger, &units)?;
     planner.take_in(&request.findings);
     for name in unreadable {
         planner.warn(format!(
@@ -438,6 +438,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         restarts,
         recursive,
         settled: removal.settled,
+        passed_on: removal.passed_on,
         handed: removal.handed,
         moved: removal.moved,
         secrets,

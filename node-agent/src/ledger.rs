@@ -216,6 +216,10 @@ pub struct Entry {
     /// Given up: what was made stays, unless it is claimed again or put back by hand.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub given_up: bool,
+    /// A directory that another NodeBootstrap made, and something of this one lies below: whoever is taken off last removes
+    /// it. All else about it is the other's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
     /// Units that were restarted when its content changed; they run with what is put back only after another restart.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub restart: BTreeSet<String>,
@@ -235,6 +239,11 @@ impl Entry {
     pub fn shape(&self) -> &Shape {
         let was = self.was.as_ref().filter(|_| self.made == Shape::Absent);
         was.unwrap_or(&self.made)
+    }
+
+    /// Whether it is a directory that was not there before.
+    pub fn is_new_directory(&self) -> bool {
+        self.provenance == Provenance::Created && matches!(self.made, Shape::Directory(_))
     }
 
     /// Whether what is found is what a run of ours left: as it was before, as it was made, or, where that takes more than
@@ -454,8 +463,10 @@ impl Ledger {
                 found => Provenance::Modified(found),
             },
         };
-        self.entries
-            .insert(item, Entry { provenance, made, done: false, was, secret, given_up: false, restart });
+        self.entries.insert(
+            item,
+            Entry { provenance, made, done: false, was, secret, given_up: false, shared: false, restart },
+        );
     }
 
     /// What is found, with the owner and mode that it had before a recursive change gave it others; from here on it has an
@@ -512,7 +523,7 @@ impl Ledger {
             earlier.is_some_and(|earlier| earlier.mode(kind).is_none()) && inside.mode(kind).is_some()
         };
         for (path, (kind, mut before)) in found {
-            match self.entries.get_mut(&Item::Path(path.clone())) {
+            match self.entries.get_mut(&Item::Path(path.clone())).filter(|entry| !entry.shared) {
                 Some(entry) => {
                     entry.was = Some(entry.made.clone());
                     let mode = entry.made.ids().map_or(before.ids.mode, |ids| ids.mode);
@@ -539,9 +550,16 @@ impl Ledger {
             was,
             secret: false,
             given_up: false,
+            shared: false,
             restart: BTreeSet::new(),
         };
         self.entries.insert(item, entry);
+    }
+
+    /// Notes a directory that another NodeBootstrap made, as its `entry` says, and that this one needs.
+    pub fn share(&mut self, item: &Item, entry: &Entry) {
+        let shared = Entry { done: true, was: None, shared: true, restart: BTreeSet::new(), ..entry.clone() };
+        self.entries.entry(item.clone()).or_insert(shared);
     }
 
     /// What a path had before a recursive directory gave it what it has now; of owner and mode what nobody has changed

@@ -13,6 +13,7 @@ use crate::host::systemd::UnitState;
 use crate::host::write::{Ids, Inside};
 use crate::host::{Host, HostError, Kind, items};
 use crate::ledger::{Before, Item, Ledger, Provenance, Shape};
+use crate::resource::removal::is_above;
 use crate::resource::{Action, Step};
 
 /// What a plan knows for the ledger.
@@ -30,6 +31,8 @@ pub(crate) struct Notes {
     pub(crate) restarts: Vec<(Item, Vec<String>)>,
     /// Entries that are done with.
     pub(crate) settled: Vec<Item>,
+    /// Directories that another NodeBootstrap removes when it is taken off. Ours too, until nothing of ours lies below.
+    pub(crate) passed_on: Vec<Item>,
     /// Owners that a recursive directory is answerable for from now on.
     pub(crate) handed: Vec<(String, String, Before)>,
     /// What lies elsewhere now: from, to.
@@ -43,7 +46,7 @@ pub(crate) struct Notes {
 impl Notes {
     /// Whether the ledger knows all that the revision claims.
     pub(crate) fn is_complete(&self) -> bool {
-        self.claimed.iter().all(|item| self.ledger.get(item).is_some_and(|entry| entry.done))
+        self.claimed.iter().all(|item| self.ledger.get(item).is_some_and(|entry| entry.done && !entry.shared))
     }
 }
 
@@ -62,6 +65,12 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         ledger.moved(from, to);
     }
     let others = host.state.other_ledgers(node_bootstrap)?;
+    // What is named is no longer only needed.
+    for item in &notes.claimed {
+        if ledger.get(item).is_some_and(|entry| entry.shared) {
+            ledger.release(item);
+        }
+    }
     for (directory, inside) in &notes.recursive {
         ledger.intend_inside(directory, BTreeMap::new(), *inside);
     }
@@ -137,10 +146,21 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
     for (item, units) in &notes.restarts {
         ledger.restarts(item, units.iter().cloned());
     }
+    share(&mut ledger, &others, &notes.claimed);
     if plan.steps.is_empty() {
         ledger.settle();
     }
     host.state.write_ledger(node_bootstrap, &ledger)
+}
+
+/// Notes the directories above what is claimed that other NodeBootstraps made.
+fn share(ledger: &mut Ledger, others: &[Ledger], claimed: &BTreeSet<Item>) {
+    for (item, entry) in others.iter().flat_map(Ledger::entries) {
+        let Item::Path(path) = item else { continue };
+        if entry.is_new_directory() && !entry.given_up && !claimed.contains(item) && is_above(path, claimed) {
+            ledger.share(item, entry);
+        }
+    }
 }
 
 /// Refuses to replace or remove what is not as this run found it: somebody has written to it since, and that is kept
@@ -187,6 +207,7 @@ pub(super) fn close(host: &Host, request: &Request, plan: &Plan, made: &[Change]
     for item in plan.notes.settled.iter().filter(|item| plan.held && !made.contains(*item)) {
         ledger.release(item);
     }
+    plan.notes.passed_on.iter().for_each(|item| ledger.release(item));
     for step in &plan.steps {
         match &step.undoes {
             Some(item) if left.contains(step.change.resource.as_str()) => ledger.leave(item),
@@ -194,6 +215,8 @@ pub(super) fn close(host: &Host, request: &Request, plan: &Plan, made: &[Change]
             None => {}
         }
     }
+    // What was claimed itself so far may be needed still.
+    share(&mut ledger, &host.state.other_ledgers(&revision.node_bootstrap)?, &plan.notes.claimed);
     host.state.write_ledger(&revision.node_bootstrap, &ledger)
 }
 

@@ -60,7 +60,7 @@ pub async fn plan(
     } else {
         None
     };
-    let mut planner = Planner::new(host, &request, &units)?;
+    let mut planner = Planner::new(host, &request, &ledger, &units)?;
     let removal = removal::plan(&ledger, &BTreeSet::new(), &BTreeSet::new(), false, &mut planner);
     planner.steps.extend(removal.first);
     trust::plan(store, node_bootstrap, &[], owed.trust_store, &mut planner);

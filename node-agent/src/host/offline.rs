@@ -3,10 +3,10 @@
 //! In: the files below the root. Out: units enabled and disabled by the links that systemd itself would make. Nothing
 //! can be started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::install::{self, Link, MASK, UNIT_DIRECTORY, UNIT_PATH};
-use super::root::Kind;
+use super::root::{Kind, Place};
 use super::systemd::{Answer, Job, Systemd, UnitState};
 use super::{HostError, Root};
 
@@ -53,20 +53,37 @@ impl Offline {
         Ok(self.file(unit)?.map(|(path, text)| install::links(unit, &path, &text)).unwrap_or_default())
     }
 
-    /// Removes the links that enabled a unit when its file said something else.
-    fn unlink_others(&self, unit: &str, links: &[Link]) -> Result<(), HostError> {
-        for path in install::link_paths(&self.root, unit)? {
-            let place = self.root.locate(&path)?;
-            let is_link = place.look()?.is_some_and(|meta| meta.kind == Kind::Link);
-            if is_link && !links.iter().any(|link| link.path == path) {
-                self.root.unlink(&place)?;
+    /// The links that enable a unit: as its file says, or as it said before.
+    fn there(&self, unit: &str, links: &[Link]) -> Result<BTreeSet<String>, HostError> {
+        let mut there = BTreeSet::new();
+        for path in links.iter().map(|link| link.path.clone()).chain(install::link_paths(&self.root, unit)?) {
+            if self.root.locate(&path)?.look()?.is_some_and(|meta| meta.kind == Kind::Link) {
+                there.insert(path);
             }
         }
-        Ok(())
+        Ok(there)
     }
 
-    fn is_there(&self, link: &Link) -> Result<bool, HostError> {
-        Ok(self.root.locate(&link.path)?.look()?.is_some_and(|meta| meta.kind == Kind::Link))
+    /// The folder that a link lies in; `None`: an alias lies among the units themselves.
+    fn folder(&self, path: &str) -> Result<Option<Place>, HostError> {
+        let folder = self.root.locate(self.root.locate(path)?.parent())?;
+        Ok(install::is_link_folder(&folder.name).then_some(folder))
+    }
+
+    /// Removes a link, and its folder if that is empty then, as systemctl does.
+    fn unlink(&self, path: &str) -> Result<(), HostError> {
+        self.root.unlink(&self.root.locate(path)?)?;
+        self.remove_folder(path)
+    }
+
+    fn remove_folder(&self, path: &str) -> Result<(), HostError> {
+        self.folder(path)?.map_or(Ok(()), |folder| self.root.remove_directory(&folder).map(drop))
+    }
+
+    fn is_empty(&self, folder: &Place) -> Result<bool, HostError> {
+        let is_there = folder.look()?.is_some_and(|meta| meta.kind == Kind::Directory);
+        let path = &folder.real;
+        Ok(is_there && self.root.names_in(path)?.is_empty() && self.root.directories_in(path)?.is_empty())
     }
 
     fn state(&self, unit: &str) -> Result<UnitState, HostError> {
@@ -78,16 +95,18 @@ impl Offline {
             return Ok(UnitState { load: "not-found".to_owned(), ..UnitState::default() });
         };
         let links = install::links(unit, &path, &text);
-        let mut there = 0;
-        for link in &links {
-            there += usize::from(self.is_there(link)?);
-        }
-        let file = match (links.len(), there) {
-            (0, _) => "static",
-            (_, 0) => "disabled",
-            (_, _) => "enabled",
+        let file = match (links.is_empty(), self.there(unit, &links)?.is_empty()) {
+            (_, false) => "enabled",
+            (false, true) => "disabled",
+            (true, true) => "static",
         };
-        Ok(UnitState { load: "loaded".to_owned(), file: file.to_owned(), ..UnitState::default() })
+        let mut has_empty_folder = false;
+        for link in &links {
+            has_empty_folder |=
+                self.folder(&link.path)?.map_or(Ok(false), |folder| self.is_empty(&folder))?;
+        }
+        let (load, file) = ("loaded".to_owned(), file.to_owned());
+        Ok(UnitState { load, file, has_empty_folder, ..UnitState::default() })
     }
 
     fn cannot<'a, T: 'a>(&'a self, unit: &str) -> Answer<'a, T> {
@@ -115,13 +134,12 @@ impl Systemd for Offline {
     fn enable<'a>(&'a self, unit: &'a str, again: bool) -> Answer<'a, ()> {
         Box::pin(async move {
             let links = self.links(unit)?;
-            if again {
-                self.unlink_others(unit, &links)?;
+            let there = self.there(unit, &links)?;
+            let is_wanted = |path: &String| links.iter().any(|link| link.path == *path);
+            for other in there.iter().filter(|path| again && !is_wanted(path)) {
+                self.unlink(other)?;
             }
-            for link in links {
-                if self.is_there(&link)? {
-                    continue;
-                }
+            for link in links.iter().filter(|link| !there.contains(&link.path)) {
                 for parent in self.root.locate(&link.path)?.missing_paths() {
                     self.root.make_plain_directory(&self.root.locate(&parent)?)?;
                 }
@@ -133,18 +151,12 @@ impl Systemd for Offline {
 
     fn disable<'a>(&'a self, unit: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            for link in self.links(unit)? {
-                let place = self.root.locate(&link.path)?;
-                if self.is_there(&link)? {
-                    self.root.unlink(&place)?;
-                    // As systemctl does; an alias lies among the units themselves.
-                    let folder = self.root.locate(place.parent())?;
-                    if install::is_link_folder(&folder.name) {
-                        self.root.remove_directory(&folder)?;
-                    }
-                }
+            let links = self.links(unit)?;
+            for path in self.there(unit, &links)? {
+                self.unlink(&path)?;
             }
-            Ok(())
+            // Those too that a run which was killed has left empty.
+            links.iter().try_for_each(|link| self.remove_folder(&link.path))
         })
     }
 

@@ -68,6 +68,9 @@ pub struct UnitState {
     pub need_reload: bool,
     /// Whether its program ends again and again, and systemd starts it anew each time.
     pub loops: bool,
+    /// Whether a folder for a link that enables it is there with nothing in it: a run was killed there. Told of a system
+    /// that does not run; systemd itself is not killed with us.
+    pub has_empty_folder: bool,
 }
 
 impl UnitState {

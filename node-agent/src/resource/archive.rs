@@ -14,7 +14,7 @@ use crds::report::Disruption;
 use crds::revision::{Access, Archive};
 use crds::{HostPath, Mode};
 
-use super::file::{missing_parent, occupied};
+use super::file::missing_parent;
 use super::{Action, Change, Planner};
 use crate::drift;
 use crate::host::archive::{Entry, Index, Refused, refused};
@@ -211,7 +211,8 @@ impl Located {
     ) {
         let is_ours = |real: &str| {
             let entry = ledger.get(&Item::Path(real.to_owned()));
-            entry.is_some_and(|entry| entry.provenance == Provenance::Created) && !others.contains(real)
+            entry.is_some_and(|entry| entry.provenance == Provenance::Created && !entry.shared)
+                && !others.contains(real)
         };
         self.placed.iter_mut().for_each(|placed| {
             placed.retain(|one| {
@@ -416,7 +417,10 @@ fn try_compare(
                     found.other.push(name());
                     found.parts.push(unpack);
                 }
-                (_, Some(kind)) => return Err(("PathOccupied", format!("{path} {}", occupied(kind)))),
+                (_, Some(kind)) => {
+                    let message = format!("{path} {}", planner.occupied(place, kind, Kind::File));
+                    return Err(("PathOccupied", message));
+                }
                 (_, None) => {}
             }
         }

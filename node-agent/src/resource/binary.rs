@@ -4,11 +4,11 @@ use crds::report::Disruption;
 use crds::revision::{Binary, Resource};
 use crds::{Sha256, UnitName};
 
-use super::file::{missing_parent, occupied};
+use super::file::missing_parent;
 use super::{Action, Change, Differences, Planner, elf, unit};
-use crate::host::Kind;
 use crate::host::download::MAX_BYTES;
 use crate::host::write::check_links;
+use crate::host::{Kind, Meta};
 use crate::switch::is_node_unit;
 
 pub(crate) fn plan(binary: &Binary, resources: &[Resource], planner: &mut Planner<'_>) {
@@ -31,16 +31,18 @@ pub(crate) fn plan(binary: &Binary, resources: &[Resource], planner: &mut Planne
     let urls: Vec<String> = binary.urls.iter().map(|url| url.for_arch(arch)).collect();
     let from = urls.first().cloned().unwrap_or_default();
     let download = Action::Download { path: place.real.clone(), urls, digest, ids };
+    let is_new = |meta: &Meta, planner: &Planner<'_>| meta.kind == Kind::Link && planner.is_own(&place);
     let meta = match place.look() {
-        Ok(Some(meta)) => meta,
-        Ok(None) => {
+        Ok(Some(meta)) if !is_new(&meta, planner) => meta,
+        Ok(there) => {
             if is_unfit(binary, resources, digest, planner) {
                 return;
             }
+            let found = if there.is_some() { "was a symbolic link" } else { "was missing" };
             let change = Change {
                 resource: resource.clone(),
                 change: format!("download {from}, {}", planner.shown(ids)),
-                found: "was missing".to_owned(),
+                found: found.to_owned(),
                 disruption: Disruption::None,
             };
             if planner.step(change, download) {
@@ -51,7 +53,8 @@ pub(crate) fn plan(binary: &Binary, resources: &[Resource], planner: &mut Planne
         Err(error) => return planner.refused(resource, &error),
     };
     if meta.kind != Kind::File {
-        return planner.problem(resource, "PathOccupied", occupied(meta.kind));
+        let message = planner.occupied(&place, meta.kind, Kind::File);
+        return planner.problem(resource, "PathOccupied", message);
     }
     // Of another size it is another program, however long it would take to read: whoever owns its directory may have put
     // anything there.

@@ -78,10 +78,7 @@ fn plan_one(directory: &Directory, place: &Place, ids: Ids, planner: &mut Planne
             }
         }
         Ok(Some(meta)) => {
-            let message = format!(
-                "is {}, expected a directory: move it away, or name the path that is meant; nothing is deleted",
-                meta.kind.words()
-            );
+            let message = planner.occupied(place, meta.kind, Kind::Directory);
             planner.problem(resource, "PathOccupied", message);
         }
         Err(error) => planner.refused(resource, &error),

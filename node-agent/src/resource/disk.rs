@@ -1,5 +1,5 @@
-//! Whether the disks take what the steps bring: file systems that are read-only, files that are locked, room; also for what
-//! was there before.
+//! Whether the disks take what the steps bring: file systems that are read-only, files that are locked or mounted, room; also
+//! for what was there before.
 //!
 //! In: the planner with all steps, and the ledger. Out: problems beside the others. What nobody can tell in advance (a quota, a download
 //! that was not fetched yet) is an error when it comes, with every file whole.
@@ -42,6 +42,9 @@ enum Touch {
     Inside,
 }
 
+/// A reason and its message.
+type Why = (&'static str, String);
+
 /// What shall be written to one disk.
 #[derive(Default)]
 struct Load<'a> {
@@ -75,14 +78,14 @@ pub(crate) fn check(ledger: &Ledger, planner: &mut Planner<'_>) {
         let problem = match look(&place, touch) {
             Err(error) => Some((error.reason(), error.to_string())),
             Ok((disk, _)) if disk.is_read_only => Some(("ReadOnly", read_only(root, &place))),
-            Ok((disk, locked)) => {
+            Ok((disk, in_the_way)) => {
                 let load = loads.entry(disk.device).or_default();
                 load.disk = Some(disk);
                 // The account files are replaced again and again, and so is a file with several parts.
                 if counted.insert(path) {
                     load.add(resource, touch, &place);
                 }
-                locked.map(|message| ("Locked", message))
+                in_the_way
             }
         };
         if let Some((reason, message)) = problem
@@ -215,9 +218,16 @@ fn touches<'a>(
     step.action.parts().iter().flat_map(&mut touched).collect()
 }
 
-/// The disk of a place, and what is locked there against such a touch.
-fn look(place: &Place, touch: Touch) -> Result<(Disk, Option<String>), HostError> {
+/// The disk of a place, and the reason and message of what is in the way of such a touch there.
+fn look(place: &Place, touch: Touch) -> Result<(Disk, Option<Why>), HostError> {
     let disk = Disk::of(place)?;
+    if matches!(touch, Touch::Replace(_)) && place.is_mount_point() {
+        let path = place.real.as_str();
+        let message = format!(
+            "something is mounted on {path} itself, so that nothing can take its place: run umount {path} on the host, or take it out of the spec"
+        );
+        return Ok((disk, Some(("MountPoint", message))));
+    }
     let entry = place.locked().map(|locked| (locked, place.real.as_str()));
     let nearest = place.ancestors().next_back().map_or("/", |(path, _)| path);
     let directory = place.directory_locked().map(|locked| (locked, nearest));
@@ -231,7 +241,7 @@ fn look(place: &Place, touch: Touch) -> Result<(Disk, Option<String>), HostError
     };
     let message = locked.map(|(locked, path)| {
         let (what, remedy) = locked.words();
-        format!("{path} {what}: run {remedy} {path} on the host, or take it out of the spec")
+        ("Locked", format!("{path} {what}: run {remedy} {path} on the host, or take it out of the spec"))
     });
     Ok((disk, message))
 }

@@ -1,7 +1,6 @@
 //! Files with content of ours.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::rc::Rc;
 
 use crds::Sha256;
@@ -81,8 +80,17 @@ pub(crate) fn plan_content(
             return false;
         }
     };
+    if meta.kind == Kind::Link && planner.is_own(place) {
+        let change = Change {
+            resource: resource.to_owned(),
+            change: format!("create in place of the symbolic link, {}", planner.shown(ids)),
+            found: "was a symbolic link".to_owned(),
+            disruption: Disruption::None,
+        };
+        return write(planner, change);
+    }
     if meta.kind != Kind::File {
-        planner.problem(resource, "PathOccupied", occupied(meta.kind));
+        planner.problem(resource, "PathOccupied", planner.occupied(place, meta.kind, Kind::File));
         return false;
     }
     let same = meta.size == content.len() as u64
@@ -150,13 +158,4 @@ pub(crate) fn tell_attributes(planner: &mut Planner<'_>) {
             step.change.change.push_str(&format!(", without extended attributes: {}", lost.join(", ")));
         }
     }
-}
-
-/// What is said of a path that shall be a file and is something else.
-pub(crate) fn occupied(kind: Kind) -> String {
-    let remedy: &dyn fmt::Display = match kind {
-        Kind::Link => &"remove the link, or name the path that it leads to",
-        Kind::Directory | Kind::Special | Kind::File => &"move it away, or choose another path",
-    };
-    format!("is {}, expected a file: {remedy}; nothing is deleted", kind.words())
 }

@@ -37,7 +37,7 @@ use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
 use crate::host::trust::{ANCHORS, Store};
 use crate::host::write::{Ids, Inside, Skip};
-use crate::host::{Host, HostError, Kind, Meta, Place};
+use crate::host::{Host, HostError, Kind, Meta, Place, items};
 use crate::ledger::{Before, Entry, Item, Ledger};
 use crate::preset::Findings;
 use crate::preset::kubelet::CONFIG_DIR;
@@ -60,6 +60,10 @@ pub struct Change {
 
 /// The mode of directories that are made above an entry.
 pub(crate) const PARENT_MODE: u32 = 0o755;
+
+/// What to do about something in the way that was made by an earlier revision.
+const MADE_EARLIER: &str =
+    "an earlier revision made it so: apply the spec once without this entry, and then with it";
 
 /// Folders that systemd reads at boot.
 const READ_AT_BOOT: [&str; 3] = [UNIT_DIRECTORY, "/etc/modules-load.d", "/etc/sysctl.d"];
@@ -353,6 +357,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) payload: &'a Payload,
     /// The NodeBootstrap's name.
     node_bootstrap: &'a str,
+    /// What it has made here so far.
+    ledger: &'a Ledger,
     /// The states of all units that the revision or an earlier run speaks of.
     pub(crate) units: &'a BTreeMap<String, UnitState>,
     /// With those that steps add.
@@ -392,12 +398,14 @@ impl<'a> Planner<'a> {
     pub(crate) fn new(
         host: &'a Host,
         request: &'a Request,
+        ledger: &'a Ledger,
         units: &'a BTreeMap<String, UnitState>,
     ) -> Result<Self, HostError> {
         Ok(Self {
             host,
             payload: &request.payload,
             node_bootstrap: &request.revision.node_bootstrap,
+            ledger,
             units,
             accounts: Accounts::load(&host.root)?,
             steps: Vec::new(),
@@ -731,7 +739,43 @@ impl<'a> Planner<'a> {
     }
 
     pub(crate) fn refused(&mut self, resource: impl fmt::Display, error: &HostError) {
-        self.problem(resource, error.reason(), error.to_string());
+        let message = match error {
+            HostError::NotADirectory { path, step, found }
+                if self.host.root.locate(step).is_ok_and(|place| self.is_own(&place)) =>
+            {
+                format!("{step} is {found}, but {path} needs a directory there: {MADE_EARLIER}")
+            }
+            error => error.to_string(),
+        };
+        self.problem(resource, error.reason(), message);
+    }
+
+    /// Whether this NodeBootstrap has once made a thing other than it was.
+    pub(crate) fn has_changed(&self, item: &Item) -> bool {
+        self.ledger.get(item).is_some_and(|entry| entry.prior().is_some())
+    }
+
+    /// Whether an earlier revision put there what lies at a place, and nobody has changed it since.
+    pub(crate) fn is_own(&self, place: &Place) -> bool {
+        let item = Item::Path(place.real.clone());
+        let Some(entry) = self.ledger.get(&item).filter(|entry| !entry.given_up && !entry.shared) else {
+            return false;
+        };
+        let found = items::look(self.host, &self.accounts, self.units, &item);
+        found.is_ok_and(|now| entry.is_ours(&now) && entry.prior().is_some_and(|prior| !prior.is_alike(&now)))
+    }
+
+    /// What is said of a place that has something else than what shall be there.
+    pub(crate) fn occupied(&self, place: &Place, found: Kind, wanted: Kind) -> String {
+        let remedy = match (found, wanted) {
+            _ if self.is_own(place) => MADE_EARLIER,
+            (Kind::Link, Kind::File) => {
+                "remove the link, or name the path that it leads to; nothing is deleted"
+            }
+            (_, Kind::Directory) => "move it away, or name the path that is meant; nothing is deleted",
+            _ => "move it away, or choose another path; nothing is deleted",
+        };
+        format!("is {}, expected {}: {remedy}", found.words(), wanted.words())
     }
 
     pub(crate) fn warn(&mut self, warning: String) {

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use crds::report::Disruption;
 use crds::revision::{Anchor, Part, Resource};
 
-use super::file::occupied;
 use super::{Action, Change, Hidden, Planner, Step};
 use crate::anchor::{self, Found};
 use crate::host::error::HARD_LINKED;
@@ -22,26 +21,26 @@ pub(crate) fn plan(resources: &[Resource], planner: &mut Planner<'_>) {
     for resource in resources {
         let Resource::Part(part) = resource else { continue };
         let Some(place) = planner.place(part.path.as_str()) else { continue };
-        match contents.entry(place.real.clone()).or_insert_with(|| content(&place, &planner.steps)) {
+        match contents.entry(place.real.clone()).or_insert_with(|| content(&place, planner)) {
             Ok(content) => plan_one(part, &place, content, planner),
             Err((reason, message)) => planner.problem(part, reason, message.clone()),
         }
     }
 }
 
-fn content(place: &Place, steps: &[Step]) -> Content {
+fn content(place: &Place, planner: &Planner<'_>) -> Content {
     let leaves = |step: &Step| match &step.action {
         Action::RemoveFile { path } | Action::PutBack { path, .. } => *path == place.real,
         _ => false,
     };
-    if steps.iter().any(leaves) {
+    if planner.steps.iter().any(leaves) {
         let message = "an earlier revision has its file as a whole, which is put back first: apply the spec once without this part";
         return Err(("FileLeaves", message.to_owned()));
     }
     let refused = |error: HostError| (error.reason(), error.to_string());
     let meta = place.look().map_err(refused)?.ok_or_else(missing)?;
     if meta.kind != Kind::File {
-        return Err(("PathOccupied", occupied(meta.kind)));
+        return Err(("PathOccupied", planner.occupied(place, meta.kind, Kind::File)));
     }
     if meta.links > 1 {
         let message = format!(

@@ -35,6 +35,8 @@ pub(crate) struct Removal {
     pub(crate) kept: Vec<Item>,
     /// Entries that are done with: what they speak of is as it was before.
     pub(crate) settled: Vec<Item>,
+    /// Directories that another NodeBootstrap removes when it is taken off.
+    pub(crate) passed_on: Vec<Item>,
     /// Owners that a recursive directory of the revision is answerable for from now on: directory, path, before.
     pub(crate) handed: Vec<(String, String, Before)>,
     /// What lies elsewhere now, with what the revision names: from, to.
@@ -164,10 +166,19 @@ pub(crate) fn plan(
         // It may be in an archive; that is known when this is planned again, before anything is changed.
         .filter(|(item, _)| !planner.is_unread(item))
         .filter(|(item, _)| !matches!(item, Item::Group(name) | Item::User(name) if named.contains(name)))
+        // Another one made it, and says how it is.
+        .filter(|(item, entry)| {
+            !(entry.shared && matches!(item, Item::Path(path) if is_above(path, claimed)))
+        })
         .collect();
+    let held = held_by_others(&unclaimed, claimed, planner);
     let spared = spared(&unclaimed, from_pod, planner);
     let (mut undone, mut kept) = (Vec::new(), Vec::new());
     for (item, entry) in unclaimed {
+        if held.contains(item) {
+            removal.passed_on.push(item.clone());
+            continue;
+        }
         match fate(item, entry, claimed, &spared, planner, &mut removal.handed) {
             Fate::Settled => removal.settled.push(item.clone()),
             Fate::Moved(to) => removal.moved.push((item.clone(), to)),
@@ -199,6 +210,23 @@ pub(crate) fn plan(
     removal
 }
 
+/// The directories among these that another NodeBootstrap has made, or needs, too: it removes them when it is taken off.
+fn held_by_others(
+    unclaimed: &[(&Item, &Entry)],
+    claimed: &BTreeSet<Item>,
+    planner: &Planner<'_>,
+) -> BTreeSet<Item> {
+    let goes = |item: &Item| matches!(item, Item::Path(path) if !is_above(path, claimed));
+    let going = unclaimed.iter().filter(|(item, entry)| entry.is_new_directory() && goes(item));
+    let going: BTreeSet<&Item> = going.map(|(item, _)| *item).collect();
+    if going.is_empty() {
+        return BTreeSet::new();
+    }
+    let others = planner.host.state.other_ledgers(planner.node_bootstrap).unwrap_or_default();
+    let of_others = others.iter().flat_map(Ledger::entries).filter(|(_, entry)| entry.is_new_directory());
+    of_others.filter(|(item, _)| going.contains(item)).map(|(item, _)| item.clone()).collect()
+}
+
 /// What becomes of one entry.
 fn fate(
     item: &Item,
@@ -228,12 +256,19 @@ fn fate(
         Ok(found) => found,
         Err(error) => return left(&error.to_string()),
     };
-    // Of an account that was not wholly made there may be a line in the shadow already.
-    let is_half = !entry.done && matches!(item, Item::Group(_) | Item::User(_) | Item::Member(..));
+    let is_half = match item {
+        // Of an account that was not wholly made there may be a line in the shadow already.
+        Item::Group(_) | Item::User(_) | Item::Member(..) => !entry.done,
+        Item::Enabled(unit) => {
+            *prior == Shape::Is(false) && planner.units.get(unit).is_some_and(|state| state.has_empty_folder)
+        }
+        _ => false,
+    };
     if found == *prior && !is_half {
         return Fate::Settled;
     }
-    if !entry.is_ours(&found) || elsewhere.is_some() {
+    let is_ours = if entry.shared { found.kind() == Some(Kind::Directory) } else { entry.is_ours(&found) };
+    if !is_ours || elsewhere.is_some() {
         return left("something else has changed it since");
     }
     if planner.is_of_others(item) {
@@ -265,6 +300,9 @@ fn fate(
         let change = Change::until_boot(&name, "it came with a kernel module, and goes with it");
         return Fate::Undone(When::Files, change, Action::Leave);
     }
+    if is_covered(item, prior, &found, planner) {
+        return left("something is mounted on it");
+    }
     match put_back(item, entry, prior, &found, planner, handed) {
         Ok((when, step, action)) => {
             let disruption = match action {
@@ -275,6 +313,17 @@ fn fate(
         }
         Err(why) => left(why),
     }
+}
+
+/// Whether something is mounted on what would have to be removed or replaced.
+fn is_covered(item: &Item, prior: &Shape, found: &Shape, planner: &Planner<'_>) -> bool {
+    let (Item::Path(path) | Item::Part(path, _)) = item else { return false };
+    let stays = match (prior, found) {
+        (Shape::Directory(_), Shape::Directory(_)) => true,
+        (Shape::File { digest, .. }, Shape::File { digest: now, .. }) => digest == now,
+        _ => false,
+    };
+    !stays && planner.host.root.locate(path).is_ok_and(|place| place.is_mount_point())
 }
 
 /// How a thing is put back: when, in words, and how; or why it cannot be.
@@ -442,7 +491,7 @@ fn name_of(item: &Item, made: &Shape) -> String {
 }
 
 /// Whether something that the revision claims lies below a path.
-fn is_above(path: &str, claimed: &BTreeSet<Item>) -> bool {
+pub(crate) fn is_above(path: &str, claimed: &BTreeSet<Item>) -> bool {
     let next = claimed.range(Item::Path(format!("{path}/"))..).next();
     next.is_some_and(|next| matches!(next, Item::Path(next) if is_below(next, path)))
 }

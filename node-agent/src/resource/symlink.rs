@@ -1,4 +1,5 @@
-//! Symbolic links. They belong to root; one that leads elsewhere is replaced, anything else at the path is a problem.
+//! Symbolic links. They belong to root; one that leads elsewhere is replaced, as is a file that an earlier revision has put
+//! there. Anything else at the path is a problem.
 
 use crds::report::Disruption;
 use crds::revision::Symlink;
@@ -17,11 +18,11 @@ pub(crate) fn plan(symlink: &Symlink, planner: &mut Planner<'_>) {
     }
     planner.note_exposure(&resource, &place, Ids::root(0o777));
     let target = symlink.target.as_str();
-    let action = Action::Link {
+    let action = |replaces| Action::Link {
         path: place.real.clone(),
         target: target.to_owned(),
         owner: (0, 0),
-        replaces: Kind::Link,
+        replaces,
     };
     let meta = match place.look() {
         Ok(Some(meta)) => meta,
@@ -32,16 +33,23 @@ pub(crate) fn plan(symlink: &Symlink, planner: &mut Planner<'_>) {
                 found: "was missing".to_owned(),
                 disruption: Disruption::None,
             };
-            planner.step(change, action);
+            planner.step(change, action(Kind::Link));
             return;
         }
         Err(error) => return planner.refused(resource, &error),
     };
+    if meta.kind == Kind::File && planner.is_own(&place) {
+        let change = Change {
+            resource,
+            change: format!("create in place of the file, to {target}"),
+            found: "was a file".to_owned(),
+            disruption: Disruption::None,
+        };
+        planner.step(change, action(Kind::File));
+        return;
+    }
     if meta.kind != Kind::Link {
-        let message = format!(
-            "is {}, expected a symbolic link: move it away, or choose another path; nothing is deleted",
-            meta.kind.words()
-        );
+        let message = planner.occupied(&place, meta.kind, Kind::Link);
         return planner.problem(resource, "PathOccupied", message);
     }
     let old = match planner.host.root.read_link(&place) {
@@ -63,6 +71,6 @@ pub(crate) fn plan(symlink: &Symlink, planner: &mut Planner<'_>) {
         differences.add(format!("owner {owner} to root:root"), format!("belonged to {owner}"));
     }
     if !differences.is_empty() {
-        planner.step(differences.change(resource), action);
+        planner.step(differences.change(resource), action(Kind::Link));
     }
 }

@@ -12,6 +12,7 @@ use crate::host::install::{self, Link, UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
 use crate::host::{Kind, Root};
+use crate::ledger::Item;
 use crate::preset::owner::KUBELET_UNIT;
 use crate::switch::{NODE_UNITS, is_node_unit};
 
@@ -344,6 +345,10 @@ fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
         }
         Some(false) if state.file.starts_with("enabled") => {
             planner.step(change("disable", "was enabled"), Action::Disable { unit: name });
+        }
+        // Killed in the middle of that. An empty folder that is none of ours stays.
+        Some(false) if state.has_empty_folder && planner.has_changed(&Item::Enabled(name.clone())) => {
+            planner.step(change("disable", "was half disabled"), Action::Disable { unit: name });
         }
         Some(false) | None => {}
     }

@@ -98,10 +98,9 @@ fn run(machine: &Machine, arguments: &[&str], kill_at: Option<usize>) -> bool {
     output.status.success()
 }
 
-/// All but the agent's own, and the folders of units' links: one that is empty means nothing, and systemctl too may leave it.
+/// All but the agent's own.
 fn tree(machine: &Machine) -> BTreeMap<String, String> {
-    let is_own = |path: &str| path.ends_with(".wants") || path.starts_with("var/lib/.nodebootstrap");
-    machine.tree().into_iter().filter(|(path, _)| !is_own(path)).collect()
+    machine.tree().into_iter().filter(|(path, _)| !path.starts_with("var/lib/.nodebootstrap")).collect()
 }
 
 /// That two are the same, with the differences as an error.

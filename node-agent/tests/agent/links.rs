@@ -92,3 +92,78 @@ async fn what_is_no_link_is_left_and_so_is_a_link_that_somebody_made_lead_elsewh
     assert!(made.len() == 1 && made[0].is_left(), "{made:?}");
     assert_eq!(target(&machine, "/opt/app"), "theirs");
 }
+
+#[tokio::test]
+async fn a_link_and_a_file_take_each_other_s_place_where_an_earlier_revision_made_it() {
+    let file = json!({"files": [{"path": "/opt/x", "content": "ours"}]});
+    let (file, link) = (request(file), request(link("/opt/x", "/etc/passwd")));
+    for theirs in [false, true] {
+        for (first, second, change) in [
+            (&file, &link, "symlink /opt/x: create in place of the file, to /etc/passwd"),
+            (&link, &file, "file /opt/x: create in place of the symbolic link, root:root 0644"),
+        ] {
+            let machine = Machine::new();
+            match theirs {
+                true if first.name == file.name => machine.write("/opt/x", "theirs"),
+                true => machine.link("/opt/x", "theirs"),
+                false => {}
+            }
+            let before = machine.tree();
+            assert_eq!(machine.plan(second).await.problems.len(), usize::from(theirs));
+            machine.apply(first).await.unwrap();
+            // What is not confirmed is rolled back.
+            let (made, previous) = (machine.tree(), machine.host().state.begun("workers").unwrap());
+            machine.apply_held(second, usize::MAX).await.unwrap();
+            machine.roll_back("workers", previous.as_deref(), usize::MAX).await.unwrap();
+            assert_eq!(machine.tree(), made);
+            // Nor does a run that was stopped before it, or a way back, make it somebody else's.
+            machine.apply_until(second, 0).await.unwrap_err();
+            assert_eq!(lines(&machine.apply(second).await.unwrap()), [change]);
+            machine.apply(first).await.unwrap();
+            machine.apply(second).await.unwrap();
+            assert_eq!(machine.leftovers(), Vec::<String>::new());
+            machine.revert("workers").await.unwrap();
+            assert_eq!(machine.tree(), before, "{change}, {theirs}");
+
+            // What somebody has changed since is theirs.
+            machine.apply(first).await.unwrap();
+            std::fs::remove_file(machine.path("/opt/x")).unwrap();
+            match first.name == file.name {
+                true => machine.write("/opt/x", "changed"),
+                false => machine.link("/opt/x", "changed"),
+            }
+            let plan = machine.plan(second).await;
+            assert!(plan.problems[0].message.ends_with("nothing is deleted"), "{plan:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_in_place_of_what_an_earlier_revision_made_is_had_in_two_steps_as_it_says() {
+    let directory = request(
+        json!({"directories": [{"path": "/opt/x"}], "files": [{"path": "/opt/x/f", "content": "ours"}]}),
+    );
+    let file = request(json!({"files": [{"path": "/opt/x", "content": "ours"}]}));
+    let (link, none) = (request(link("/opt/x", "/etc")), request(json!({"groups": [{"name": "k"}]})));
+    for (first, second) in
+        [(&file, &directory), (&directory, &file), (&link, &directory), (&directory, &link)]
+    {
+        let machine = Machine::new();
+        let before = machine.tree();
+        machine.apply(first).await.unwrap();
+        let plan = machine.plan(second).await;
+        assert!(!plan.problems.is_empty());
+        for problem in &plan.problems {
+            assert!(
+                problem.message.ends_with(
+                    "an earlier revision made it so: apply the spec once without this entry, and then with it"
+                ),
+                "{problem:?}"
+            );
+        }
+        machine.apply(&none).await.unwrap();
+        machine.apply(second).await.unwrap();
+        machine.revert("workers").await.unwrap();
+        assert_eq!(machine.tree(), before);
+    }
+}

@@ -327,6 +327,36 @@ async fn what_is_locked_against_root_is_told_with_what_unlocks_it() {
 }
 
 #[tokio::test]
+async fn what_is_a_mount_point_by_itself_is_told_before_anything_is_begun() {
+    let machine = Machine::new();
+    machine.write("/etc/hosts", "127.0.0.1 localhost\n");
+    machine.write("/etc/environment", "A=b\n");
+    machine.write("/opt/mode", "ours");
+    let mounted: Vec<_> = ["/etc/passwd", "/etc/hosts", "/etc/environment", "/opt/mode"]
+        .iter()
+        .map(|path| machine.bind(path))
+        .collect();
+    let spec = json!({
+        "users": [{"name": "new", "group": "daemon"}],
+        "files": [
+            {"path": "/etc/hosts", "content": "ours"}, {"path": "/opt/f", "content": "x"},
+            // What stays in its place is no matter.
+            {"path": "/opt/mode", "content": "ours", "mode": "0600"},
+        ],
+        "fileParts": [{"path": "/etc/environment", "name": "c", "line": "C=d"}],
+    });
+    let expected =
+        ["user new: MountPoint", "file /etc/hosts: MountPoint", "part /etc/environment#c: MountPoint"];
+    let told = refused(&machine, spec.clone(), &expected).await;
+    assert_eq!(
+        told[1],
+        "something is mounted on /etc/hosts itself, so that nothing can take its place: run umount /etc/hosts on the host, or take it out of the spec"
+    );
+    drop(mounted);
+    machine.apply(&request(spec)).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_locked_inside_a_recursive_directory_is_told_before_anything_is_begun() {
     let machine = Machine::on_disk();
     machine.directory("/srv/app");

@@ -412,14 +412,15 @@ fn an_entry_that_leaves_the_spec_leaves_the_host_as_if_it_had_never_been_there()
     });
 }
 
-/// What comes back of a list stands behind the others: a block of lines in a file, or a member of a group.
+/// What comes back of a list stands behind the others: a block of lines in a file, or a member of a group. Of lines with CRLF
+/// the last may be without.
 fn unordered(text: &str) -> String {
     let of_line = |line: &str| {
         let Some((group, members)) = line.rsplit_once(':') else { return line.to_owned() };
         let members: BTreeSet<&str> = members.split(',').collect();
         format!("{group}:{}", members.into_iter().collect::<Vec<_>>().join(","))
     };
-    let lines = text.split('"').flat_map(|part| part.split("\\n"));
+    let lines = text.split('"').flat_map(|part| part.split("\\n")).map(|line| line.trim_end_matches("\\r"));
     let mut lines: Vec<String> = lines.map(of_line).collect();
     lines.sort_unstable();
     lines.join("\n")
@@ -471,6 +472,60 @@ fn what_is_not_confirmed_is_rolled_back_from_anywhere() {
             machine.revert("workers").await.map_err(|failure| TestCaseError::fail(format!("{failure:?}")))?;
             prop_assert_eq!(machine.tree(), untouched);
             Ok(is_changed)
+        })
+    });
+}
+
+/// Paths of directories above each other, few of which are there.
+const SHARED: &[&str] = &["/s", "/s/a", "/s/a/b", "/s/a/b/c", "/s/a/d", "/opt/t/a", "/opt/t/b/c"];
+
+prop_compose! {
+    /// Directories with a file in each; their names are one NodeBootstrap's own, unless it is the `first`: what another one
+    /// names is left, and said.
+    fn beside(own: &'static str, first: bool)(
+        entries in proptest::collection::vec((pick(SHARED), any::<bool>(), pick(&["root", "daemon"]), pick(MODES)), 1..4),
+    ) -> Value {
+        let (mut directories, mut files) = (Vec::new(), Vec::new());
+        for (path, is_named, owner, mode) in entries {
+            let path = if first && is_named { path.to_owned() } else { format!("{path}/{own}") };
+            files.push(json!({"path": format!("{path}/{own}.f"), "content": own}));
+            directories.push(json!({"path": path, "owner": owner, "mode": mode}));
+        }
+        json!({"directories": without_doubles(directories, "path"), "files": without_doubles(files, "path")})
+    }
+}
+
+#[test]
+fn two_that_have_directories_in_common_leave_the_host_as_it_was_in_whatever_order_they_go() {
+    let strategy = (
+        beside("one", true),
+        beside("two", false),
+        beside("two", false),
+        any::<bool>(),
+        0_usize..6,
+        0_usize..6,
+    );
+    check(strategy, |(one, two, edited, first, after, back)| {
+        let of = |name, spec| try_request(name, spec, &Default::default());
+        let (Ok(one), Ok(two), Ok(edited)) = (of("one", one), of("two", two), of("two", edited)) else {
+            return Ok(false);
+        };
+        let machine = Machine::new();
+        run(async {
+            let tree = machine.tree();
+            let failed = |failure| TestCaseError::fail(format!("{failure:?}"));
+            machine.apply(&one).await.map_err(failed)?;
+            machine.apply(&two).await.map_err(failed)?;
+            let _ = machine.apply_until(&edited, after).await;
+            let (first, last) = if first { ("one", "two") } else { ("two", "one") };
+            let _ = machine.revert_until(first, back).await;
+            let made = machine.revert(first).await.map_err(failed)?;
+            prop_assert!(!made.iter().any(|change| change.is_left()), "{:?}", made);
+            let _ = machine.revert_until(last, back).await;
+            let made = machine.revert(last).await.map_err(failed)?;
+            prop_assert!(!made.iter().any(|change| change.is_left()), "{:?}", made);
+            prop_assert_eq!(machine.tree(), tree);
+            Ok(true)
         })
     });
 }

@@ -667,3 +667,87 @@ async fn a_directory_that_was_moved_behind_a_link_keeps_what_the_spec_names() {
     machine.revert("workers").await.unwrap();
     assert_eq!(machine.read("/data/app/f"), "theirs");
 }
+
+#[tokio::test]
+async fn what_something_is_mounted_on_is_left_and_the_rest_goes() {
+    let machine = Machine::new();
+    machine.write("/etc/motd", "theirs");
+    let before = machine.tree();
+    let file = |path: &str| json!({"path": path, "content": "ours"});
+    let spec = json!({
+        "directories": [{"path": "/opt/d"}, {"path": "/opt/e"}],
+        "files": [file("/etc/motd"), file("/opt/f"), file("/opt/e/g")],
+    });
+    machine.apply(&request(spec)).await.unwrap();
+    let mounted = ["/etc/motd", "/opt/d", "/opt/f"].map(|path| machine.bind(path));
+    let made = machine.revert("workers").await.unwrap();
+    let mut left: Vec<String> = lines(made.iter().filter(|change| change.is_left()));
+    left.sort();
+    assert_eq!(
+        left,
+        [
+            "directory /opt/d: left as it is: something is mounted on it",
+            "file /etc/motd: left as it is: something is mounted on it",
+            "file /opt/f: left as it is: something is mounted on it",
+        ]
+    );
+    assert!(!machine.is_there("/opt/e"));
+    drop(mounted);
+    machine.revert_by_hand("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn a_directory_that_one_made_and_another_needs_goes_with_whoever_is_taken_off_last() {
+    let of = |name: &str, spec: Value| crate::support::try_request(name, spec, &Default::default()).unwrap();
+    let unnamed = json!({"directories": [{"path": "/opt/x/y/a"}]});
+    let named =
+        json!({"directories": [{"path": "/opt/x", "owner": "daemon", "mode": "0700"}, {"path": "/opt/x/y"}]});
+    let drop_in = |name: &str| json!([{"path": format!("/etc/systemd/system/u.service.d/{name}"), "content": "[Service]\n"}]);
+    for (first, order) in
+        [(&unnamed, ["a", "b"]), (&unnamed, ["b", "a"]), (&named, ["a", "b"]), (&named, ["b", "a"])]
+    {
+        let machine = Machine::new();
+        machine.directory("/usr/lib/systemd/system");
+        machine.write("/usr/lib/systemd/system/u.service", "[Service]\n");
+        let before = machine.tree();
+        let (mut a, mut b) = (first.clone(), json!({"directories": [{"path": "/opt/x/y/b/c"}]}));
+        (a["files"], b["files"]) = (drop_in("a.conf"), drop_in("b.conf"));
+        machine.apply(&of("a", a.clone())).await.unwrap();
+        machine.apply(&of("b", b.clone())).await.unwrap();
+        let tree = machine.tree();
+        // Neither changes what the other one has.
+        for spec in [of("a", a), of("b", b.clone())] {
+            assert_eq!(lines(&machine.apply(&spec).await.unwrap()), Vec::<String>::new());
+        }
+        // One names it for a while: then it has what that says, and again what it had.
+        let mut with = b.clone();
+        with["directories"].as_array_mut().unwrap().push(json!({"path": "/opt/x/y", "mode": "0711"}));
+        if *first == unnamed {
+            machine.apply(&of("b", with)).await.unwrap();
+            assert_eq!(machine.access("/opt/x/y").2, 0o711);
+            machine.apply(&of("b", b)).await.unwrap();
+        }
+        assert_eq!(machine.tree(), tree);
+        for name in order {
+            let made = machine.revert(name).await.unwrap();
+            assert!(!made.iter().any(|change| change.is_left()), "{order:?}: {made:?}");
+            assert!(
+                !machine.is_there(&format!("/var/lib/nodebootstrap/{name}")),
+                "nothing more is known of it"
+            );
+        }
+        assert_eq!(machine.tree(), before, "{order:?}");
+    }
+    // What somebody else has put there is left and said, by the last.
+    let machine = Machine::new();
+    machine.apply(&of("a", unnamed)).await.unwrap();
+    machine.apply(&of("b", json!({"directories": [{"path": "/opt/x/b"}]}))).await.unwrap();
+    machine.write("/opt/x/theirs", "x");
+    assert!(!machine.revert("a").await.unwrap().iter().any(|change| change.is_left()));
+    let made = machine.revert("b").await.unwrap();
+    assert!(
+        lines(&made).contains(&"directory /opt/x: left as it is: something else is in it".to_owned()),
+        "{made:?}"
+    );
+}

@@ -363,6 +363,14 @@ impl Machine {
         Mounted(self.path(path))
     }
 
+    /// Mounts something on itself, as container runtimes do it with single files.
+    pub(crate) fn bind(&self, path: &str) -> Mounted {
+        let path = self.path(path);
+        let mount = Command::new("mount").arg("--bind").args([&path, &path]).status();
+        assert!(mount.expect("mount").success(), "{path:?}");
+        Mounted(path)
+    }
+
     pub(crate) fn link(&self, path: &str, target: &str) {
         symlink(target, self.path(path)).expect("a link");
     }
