@@ -870,12 +870,9 @@ async fn step_by<'a>(
                 .map_err(refused)?;
         }
         Action::WriteFile { path, content, ids } => {
-            let write = |place: Place| {
-                let mut staged = Staged::begin(&place)?;
-                staged.append(&content.0)?;
-                staged.install_if(*ids, &BTreeMap::new(), &still)
-            };
-            root.locate(path).and_then(write).map_err(refused)?;
+            root.locate(path)
+                .and_then(|place| root.write_if(&place, &content.0, *ids, &BTreeMap::new(), &still))
+                .map_err(refused)?;
         }
         Action::Download { path, digest, ids, .. } => {
             if let Some(staged) = staged {

@@ -263,23 +263,24 @@ impl Root {
     /// # Errors
     /// If any step fails; what was there before is then untouched.
     pub fn write(&self, place: &Place, content: &[u8], ids: Ids) -> Result<Meta, HostError> {
-        self.write_with(place, content, ids, &BTreeMap::new())
+        self.write_if(place, content, ids, &BTreeMap::new(), &|_| Ok(()))
     }
 
-    /// As [`Root::write`], with extended attributes.
+    /// As [`Root::write`], with extended attributes, and if `may` does not refuse it (see [`Staged::install_if`]).
     ///
     /// # Errors
-    /// See [`Root::write`].
-    pub(super) fn write_with(
+    /// See [`Root::write`], and what `may` says.
+    pub fn write_if(
         &self,
         place: &Place,
         content: &[u8],
         ids: Ids,
         attributes: &BTreeMap<String, String>,
+        may: &dyn Fn(&str) -> Result<(), HostError>,
     ) -> Result<Meta, HostError> {
         let mut staged = Staged::begin(place)?;
         staged.append(content)?;
-        staged.install_if(ids, attributes, &|_| Ok(()))
+        staged.install_if(ids, attributes, may)
     }
 
     /// Writes a file that others own anew, atomically, with what `edit` makes of its content. Owner, group, mode and extended
