@@ -36,7 +36,7 @@ use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::trust::Store;
 use crate::host::write::{Staged, leftover_of};
-use crate::host::{Host, HostError, Place, Root, timestamp};
+use crate::host::{Host, HostError, Kind, Place, Root, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::{Item, Ledger};
 use crate::preset::Findings;
@@ -947,14 +947,14 @@ async fn step_by<'a>(
                 left = Some("something else is in it".to_owned());
                 if let (Some(inside), Ok(Some(meta))) = (otherwise, place.look()) {
                     let ids = inside.ids(meta.kind, meta.mode);
-                    root.set_access(&place, crate::host::Kind::Directory, ids).map_err(refused)?;
+                    root.set_access(&place, Kind::Directory, ids).map_err(refused)?;
                 }
             }
         }
         Action::PutBack { path, content, ids, attributes } => {
             let put = || {
                 let place = root.locate(path)?;
-                let Some(digest) = content else { return root.put_access_back(&place, *ids, attributes) };
+                let Some(digest) = content else { return root.set_file_access(&place, *ids, attributes) };
                 let mut staged = Staged::begin(&place)?;
                 staged.append_file(host.state.open_prior(node_bootstrap, *digest)?)?;
                 staged.install_if(*ids, attributes, &still).map(drop)
@@ -965,12 +965,8 @@ async fn step_by<'a>(
             let mut kept = Vec::new();
             for (path, before) in owners {
                 let give = |place: Place| {
-                    let is_same = || {
-                        let now = host.digests.of(&place).ok().flatten();
-                        before.digest.is_some() && now == before.digest
-                    };
                     let gave_mode = |kind, mode| entry.gave_mode(kind, mode);
-                    root.give_back(&place, &|owner| entry.gave(owner), &gave_mode, before.ids, &is_same)
+                    root.give_back(&place, &|owner| entry.gave(owner), &gave_mode, before)
                 };
                 if !root.locate(path).and_then(give).unwrap_or(false) {
                     kept.push(path.as_str());
@@ -1064,7 +1060,7 @@ impl Action {
             | Self::SetLocked { .. }
             | Self::MakeDirectory { .. }
             | Self::OwnBelow { .. } => true,
-            Self::SetAccess { kind, .. } => *kind == crate::host::Kind::Directory,
+            Self::SetAccess { kind, .. } => *kind == Kind::Directory,
             Self::WriteFile { .. }
             | Self::Download { .. }
             | Self::Unpack { .. }

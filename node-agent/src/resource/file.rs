@@ -11,11 +11,11 @@ use crds::revision::{Content, File};
 use super::unit::{MAX_UNIT, means_the_same};
 use super::{Action, Change, Differences, Hidden, Planner, is_below};
 use crate::host::install::UNIT_DIRECTORY;
-use crate::host::write::Ids;
+use crate::host::write::{CAPABILITY, Ids};
 use crate::host::{Kind, Place};
 
-/// What a program may do that is not started by root.
-const CAPABILITY: &str = "security.capability";
+/// How it is said that extended attributes go.
+pub(crate) const WITHOUT: &str = "without extended attributes";
 
 pub(crate) fn plan(file: &File, planner: &mut Planner<'_>) {
     let resource = format!("file {}", file.path);
@@ -147,7 +147,7 @@ pub(crate) fn tell_attributes(planner: &mut Planner<'_>) {
         let lost: BTreeSet<String> = step.action.parts().iter().flat_map(&lost).collect();
         if !lost.is_empty() {
             let lost: Vec<String> = lost.into_iter().collect();
-            step.change.change.push_str(&format!(", without extended attributes: {}", lost.join(", ")));
+            step.change.change.push_str(&format!(", {WITHOUT}: {}", lost.join(", ")));
         }
     }
 }

@@ -9,7 +9,7 @@ use node_agent::host::failpoint::KILL_AT;
 use sha2::Digest;
 
 use crate::archives::Tar;
-use crate::support::{Machine, Served};
+use crate::support::{CAPABILITY, Machine, Served};
 
 const SPEC: &str = r#"apiVersion: nodebootstrap.io/v1alpha1
 kind: NodeBootstrap
@@ -74,6 +74,10 @@ fn used() -> Machine {
     machine.directory("/etc/k/old");
     machine.write("/etc/k/old/data", "data");
     machine.set("/etc/k/old/data", 77, 77, 0o4755);
+    machine.grant("/etc/k/old/data", CAPABILITY);
+    machine.write("/etc/k/old/tool", "tool");
+    machine.set("/etc/k/old/tool", 0, 0, 0o640);
+    machine.grant("/etc/k/old/tool", CAPABILITY);
     machine.write(
         "/etc/systemd/system/there.service",
         "[Service]\nExecStart=/x\n[Install]\nWantedBy=b.target\n",
