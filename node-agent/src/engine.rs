@@ -35,7 +35,7 @@ use crate::host::root::shown;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::trust::Store;
-use crate::host::write::{Staged, leftover_of};
+use crate::host::write::{Ids, Staged, leftover_of};
 use crate::host::{Host, HostError, Kind, Place, Root, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::{Item, Ledger};
@@ -387,7 +387,6 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         unit::plan(resources, written, &owed.restarts, &mut planner);
     }
     planner.steps.extend(removal.last);
-    file::tell_attributes(&mut planner);
     disk::check(&ledger, &mut planner);
     for (what, error) in &unseen {
         planner.refused(what, error);
@@ -862,7 +861,7 @@ async fn step_by<'a>(
             root.locate(path).and_then(|place| root.make_directory(&place, *ids)).map_err(refused)?;
         }
         Action::SetAccess { path, kind, ids } => {
-            root.locate(path).and_then(|place| root.set_access(&place, *kind, *ids)).map_err(refused)?;
+            set_access(root, path, *kind, *ids).map_err(refused)?;
         }
         Action::OwnBelow { path, inside, skip } => {
             root.locate(path)
@@ -989,6 +988,16 @@ async fn step_by<'a>(
     Ok(())
 }
 
+/// Gives a file or directory what the revision says; a file gives nobody more than that. To a directory others may add rights:
+/// systemd itself does.
+fn set_access(root: &Root, path: &str, kind: Kind, ids: Ids) -> Result<(), HostError> {
+    let place = root.locate(path)?;
+    match kind {
+        Kind::File => root.set_file_access(&place, ids, &BTreeMap::new()),
+        _ => root.set_access(&place, kind, ids),
+    }
+}
+
 /// Makes an archive's parts: folders first, and files as they come out of it.
 async fn unpack(
     host: &Host,
@@ -1001,7 +1010,7 @@ async fn unpack(
     for part in parts {
         match part {
             Action::MakeDirectory { path, ids } => root.make_directory(&root.locate(path)?, *ids)?,
-            Action::SetAccess { path, kind, ids } => root.set_access(&root.locate(path)?, *kind, *ids)?,
+            Action::SetAccess { path, kind, ids } => set_access(root, path, *kind, *ids)?,
             Action::Link { path, target, owner, replaces } => {
                 still(path)?;
                 root.replace_link(&root.locate(path)?, target, *owner, *replaces)?;
