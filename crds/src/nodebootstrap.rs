@@ -482,7 +482,7 @@ pub struct Directory {
     pub mode: Option<Mode>,
     /// true: owner and group also of everything inside, as chown -R does; links are not followed, other file
     /// systems not entered, and an entry of its own in this spec wins. Modes of what is inside stay, unless inside gives
-    /// others; but a file that gets another owner loses its set-uid and set-gid bits. Default: false.
+    /// others; but a file that gets another owner loses its set-uid and set-gid bits and its capabilities. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recursive: Option<bool>,
     /// The modes of what is inside, if recursive. Default: they stay. Example: {fileMode: "0640", directoryMode: "0750"}.

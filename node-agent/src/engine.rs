@@ -35,8 +35,8 @@ use crate::host::root::shown;
 use crate::host::state::{Begun, LastResult, Lock, Owed};
 use crate::host::systemd::{Answer, Job};
 use crate::host::trust::Store;
-use crate::host::write::{Staged, leftover_of};
-use crate::host::{Host, HostError, Place, Root, timestamp};
+use crate::host::write::{Ids, Staged, leftover_of};
+use crate::host::{Host, HostError, Kind, Place, Root, timestamp};
 use crate::host::{accounts, write};
 use crate::ledger::{Item, Ledger};
 use crate::preset::Findings;
@@ -404,7 +404,6 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
         unit::plan(resources, written, &owed.restarts, &mut planner);
     }
     planner.steps.extend(removal.last);
-    file::tell_attributes(&mut planner);
     disk::check(&ledger, &mut planner);
     for (what, error) in &unseen {
         planner.refused(what, error);
@@ -880,7 +879,7 @@ async fn step_by<'a>(
             root.locate(path).and_then(|place| root.make_directory(&place, *ids)).map_err(refused)?;
         }
         Action::SetAccess { path, kind, ids } => {
-            root.locate(path).and_then(|place| root.set_access(&place, *kind, *ids)).map_err(refused)?;
+            set_access(root, path, *kind, *ids).map_err(refused)?;
         }
         Action::OwnBelow { path, inside, skip } => {
             root.locate(path)
@@ -888,12 +887,9 @@ async fn step_by<'a>(
                 .map_err(refused)?;
         }
         Action::WriteFile { path, content, ids } => {
-            let write = |place: Place| {
-                let mut staged = Staged::begin(&place)?;
-                staged.append(&content.0)?;
-                staged.install_if(*ids, &BTreeMap::new(), &still)
-            };
-            root.locate(path).and_then(write).map_err(refused)?;
+            root.locate(path)
+                .and_then(|place| root.write_if(&place, &content.0, *ids, &BTreeMap::new(), &still))
+                .map_err(refused)?;
         }
         Action::Download { path, digest, ids, .. } => {
             if let Some(staged) = staged {
@@ -968,14 +964,14 @@ async fn step_by<'a>(
                 left = Some("something else is in it".to_owned());
                 if let (Some(inside), Ok(Some(meta))) = (otherwise, place.look()) {
                     let ids = inside.ids(meta.kind, meta.mode);
-                    root.set_access(&place, crate::host::Kind::Directory, ids).map_err(refused)?;
+                    root.set_access(&place, Kind::Directory, ids).map_err(refused)?;
                 }
             }
         }
         Action::PutBack { path, content, ids, attributes } => {
             let put = || {
                 let place = root.locate(path)?;
-                let Some(digest) = content else { return root.put_access_back(&place, *ids, attributes) };
+                let Some(digest) = content else { return root.set_file_access(&place, *ids, attributes) };
                 let mut staged = Staged::begin(&place)?;
                 staged.append_file(host.state.open_prior(node_bootstrap, *digest)?)?;
                 staged.install_if(*ids, attributes, &still).map(drop)
@@ -986,12 +982,8 @@ async fn step_by<'a>(
             let mut kept = Vec::new();
             for (path, before) in owners {
                 let give = |place: Place| {
-                    let is_same = || {
-                        let now = host.digests.of(&place).ok().flatten();
-                        before.digest.is_some() && now == before.digest
-                    };
                     let gave_mode = |kind, mode| entry.gave_mode(kind, mode);
-                    root.give_back(&place, &|owner| entry.gave(owner), &gave_mode, before.ids, &is_same)
+                    root.give_back(&place, &|owner| entry.gave(owner), &gave_mode, before)
                 };
                 if !root.locate(path).and_then(give).unwrap_or(false) {
                     kept.push(path.as_str());
@@ -1014,6 +1006,16 @@ async fn step_by<'a>(
     Ok(())
 }
 
+/// Gives a file or directory what the revision says; a file gives nobody more than that. To a directory others may add rights:
+/// systemd itself does.
+fn set_access(root: &Root, path: &str, kind: Kind, ids: Ids) -> Result<(), HostError> {
+    let place = root.locate(path)?;
+    match kind {
+        Kind::File => root.set_file_access(&place, ids, &BTreeMap::new()),
+        _ => root.set_access(&place, kind, ids),
+    }
+}
+
 /// Makes an archive's parts: folders first, and files as they come out of it.
 async fn unpack(
     host: &Host,
@@ -1026,7 +1028,7 @@ async fn unpack(
     for part in parts {
         match part {
             Action::MakeDirectory { path, ids } => root.make_directory(&root.locate(path)?, *ids)?,
-            Action::SetAccess { path, kind, ids } => root.set_access(&root.locate(path)?, *kind, *ids)?,
+            Action::SetAccess { path, kind, ids } => set_access(root, path, *kind, *ids)?,
             Action::Link { path, target, owner, replaces } => {
                 still(path)?;
                 root.replace_link(&root.locate(path)?, target, *owner, *replaces)?;
@@ -1100,7 +1102,7 @@ impl Action {
             | Self::SetLocked { .. }
             | Self::MakeDirectory { .. }
             | Self::OwnBelow { .. } => true,
-            Self::SetAccess { kind, .. } => *kind == crate::host::Kind::Directory,
+            Self::SetAccess { kind, .. } => *kind == Kind::Directory,
             Self::WriteFile { .. }
             | Self::Download { .. }
             | Self::Unpack { .. }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Kind;
 use crate::host::accounts::User;
-use crate::host::write::{Ids, Inside};
+use crate::host::write::{GRANTS, Ids, Inside};
 
 /// The format that this build writes. One with a higher number is refused, not misread.
 pub const FORMAT: u32 = 1;
@@ -91,16 +91,19 @@ pub enum Shape {
 }
 
 /// How an entry inside a directory was before it got another owner or mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Before {
     /// Owner, group, mode.
     #[serde(flatten)]
     pub ids: Ids,
-    /// Of a file with set-uid or set-gid bits the digest of its content: only with that content it gets them back, since
-    /// its owner between may have written anything.
+    /// Of a file with set-uid or set-gid bits, or capabilities, the digest of its content: only with that content it gets
+    /// them back, since its owner between may have written anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Sha256>,
+    /// Its capabilities, as hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capability: Option<String>,
 }
 
 impl Shape {
@@ -148,6 +151,15 @@ impl Shape {
             }
             _ => self == other,
         }
+    }
+
+    /// Whether both are alike, and give others the same.
+    fn is_as(&self, other: &Self) -> bool {
+        let grants = |shape: &Self, name| match shape {
+            Self::File { attributes, .. } => attributes.get(name).cloned(),
+            _ => None,
+        };
+        self.is_alike(other) && GRANTS.iter().all(|name| grants(self, *name) == grants(other, *name))
     }
 
     /// Whether it is what a run leaves that is killed while it makes one of another: owner, group and mode come one after
@@ -423,7 +435,7 @@ impl Ledger {
             let was = entry.was.take().filter(|_| is_new && !matches!(item, Item::Inside(_)));
             // What that run only found as it was to be is nothing of ours any more.
             let Some(was) = was else { return !is_new || entry.provenance != Provenance::Adopted };
-            let is_as_before_all = entry.prior().is_some_and(|prior| prior.is_alike(&was));
+            let is_as_before_all = entry.prior().is_some_and(|prior| prior.is_as(&was));
             entry.made = was;
             !is_as_before_all
         });
@@ -452,14 +464,14 @@ impl Ledger {
         let was = (found != made).then(|| found.clone());
         let provenance = match old {
             Some(Entry { provenance: Provenance::Adopted, made: adopted, .. })
-                if !adopted.is_alike(&made) && found != Shape::Absent =>
+                if !adopted.is_as(&made) && found != Shape::Absent =>
             {
                 Provenance::Modified(self.before_recursion(&item, found))
             }
             Some(old) => old.provenance,
             None => match self.before_recursion(&item, found) {
                 Shape::Absent => Provenance::Created,
-                found if found.is_alike(&made) => Provenance::Adopted,
+                found if found.is_as(&made) => Provenance::Adopted,
                 found => Provenance::Modified(found),
             },
         };
@@ -533,11 +545,15 @@ impl Ledger {
                     if let Some(first) = self.take_before(&path, kind, before.ids) {
                         before.ids = first;
                     }
-                    let known = owners.entry(path).or_insert(before);
+                    let known = owners.entry(path).or_insert_with(|| before.clone());
                     // So far it was answered for its owner alone, and whoever changed its mode did so rightly.
                     let lost = before.ids.mode == known.ids.mode & !0o6000;
                     if had_no_mode(kind) && !lost {
-                        (known.ids.mode, known.digest) = (before.ids.mode, before.digest);
+                        known.ids.mode = before.ids.mode;
+                        // That of its capabilities stays.
+                        if known.capability.is_none() {
+                            known.digest = before.digest;
+                        }
                     }
                 }
             }
@@ -695,7 +711,7 @@ mod tests {
 
     #[test]
     fn each_path_has_one_memory_of_its_owner() {
-        let ids = |uid| Before { ids: Ids { uid, gid: uid, mode: 0o644 }, digest: None };
+        let ids = |uid| Before { ids: Ids { uid, gid: uid, mode: 0o644 }, digest: None, capability: None };
         let owners = |ledger: &Ledger| match provenance(ledger, &Item::Inside("/d".to_owned())) {
             Provenance::Modified(Shape::Owners(owners)) => owners,
             other => panic!("{other:?}"),

@@ -75,17 +75,20 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         ledger.intend_inside(directory, BTreeMap::new(), *inside);
     }
     for (directory, path, before) in &notes.handed {
-        ledger.remember_inside(directory, path, *before);
+        ledger.remember_inside(directory, path, before.clone());
     }
     let steps = plan.steps.iter().filter(|step| step.undoes.is_none());
     for action in steps.flat_map(|step| step.action.parts()) {
         if let Action::OwnBelow { path, inside, skip } = action {
             let place = host.root.locate(path)?;
             let swept = host.root.sweep(&place, *inside, &|path| skip.of(path), false)?;
+            let mut capabilities = swept.capabilities;
             let differ = swept.differ.into_iter().map(|(path, meta)| {
-                let digest = digest_before(host, &path, meta.into())?;
+                let capability = capabilities.remove(&path);
+                let loses = capability.is_some() || meta.mode & 0o6000 != 0;
+                let digest = if loses { digest_before(host, &path)? } else { None };
                 let ids = before(&others, &path, meta.kind, meta.into()).unwrap_or(meta.into());
-                Ok((path, (meta.kind, Before { ids, digest })))
+                Ok((path, (meta.kind, Before { ids, digest, capability })))
             });
             ledger.intend_inside(path, differ.collect::<Result<_, HostError>>()?, *inside);
             continue;
@@ -220,11 +223,8 @@ pub(super) fn close(host: &Host, request: &Request, plan: &Plan, made: &[Change]
     host.state.write_ledger(&revision.node_bootstrap, &ledger)
 }
 
-/// The digest of a file that has set-uid or set-gid bits to lose.
-fn digest_before(host: &Host, path: &str, ids: Ids) -> Result<Option<Sha256>, HostError> {
-    if ids.mode & 0o6000 == 0 {
-        return Ok(None);
-    }
+/// The digest of a file that has set-uid or set-gid bits, or capabilities, to lose.
+fn digest_before(host: &Host, path: &str) -> Result<Option<Sha256>, HostError> {
     let place = host.root.locate(path)?;
     match place.look()? {
         Some(meta) if meta.kind == Kind::File && meta.size <= MAX_PRIORS => host.digests.of(&place),

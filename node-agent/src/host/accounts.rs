@@ -577,7 +577,7 @@ fn edit(
         (None, None) => return Ok(()),
     };
     match change(&text) {
-        Some(text) => root.write_with(&place, &text, ids, &root.attributes(&place)?).map(drop),
+        Some(text) => root.write_if(&place, &text, ids, &root.attributes(&place)?, &|_| Ok(())).map(drop),
         None => Ok(()),
     }
 }

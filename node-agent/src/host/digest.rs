@@ -1,7 +1,9 @@
-//! The SHA-256 of files, remembered while the program runs: a converged host is not read again on each pass.
+//! The SHA-256 of files, and what they give others, remembered while the program runs: a converged host is not read again
+//! on each pass.
 //!
-//! In: a place. Out: the digest of what is there. A remembered digest holds as long as inode, size and both times are
-//! the same; the change time cannot be set back by anybody. What changes a disk below its file system leaves no such
+//! In: a place. Out: the digest of what is there, and its extended attributes that give somebody more than its mode says. What
+//! is remembered holds as long as inode, size and both times are the same; the change time, which extended attributes
+//! change too, cannot be set back by anybody. What changes a disk below its file system leaves no such
 //! trace, so that after some time each file is read again whatever they say.
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +16,7 @@ use sha2::Digest;
 
 use super::HostError;
 use super::root::{Kind, Meta, Place, errno_of};
+use super::write::grants_of;
 
 /// File times are only as fine as the kernel's tick (4 or 10 ms), so a file that changed just now may change again
 /// with the same time.
@@ -42,10 +45,19 @@ impl Default for Digests {
     }
 }
 
+/// What was seen of a file.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The digest of its content.
+    pub digest: Sha256,
+    /// Its extended attributes that give somebody more than owner, group and mode say.
+    pub grants: Vec<&'static str>,
+}
+
 #[derive(Debug)]
 struct Known {
     key: Key,
-    digest: Sha256,
+    seen: Seen,
     read: Instant,
     /// Whether the file could not have changed again under the same time.
     is_settled: bool,
@@ -68,29 +80,43 @@ impl Digests {
         }
     }
 
-    /// As [`Digests::of`], of what was just looked at: the file is not even opened if its digest is known.
+    /// As [`Digests::of`], of what was just looked at.
     ///
     /// # Errors
     /// See [`Digests::of`].
     pub fn of_seen(&self, place: &Place, meta: &Meta) -> Result<Option<Sha256>, HostError> {
+        Ok(self.see(place, meta)?.map(|seen| seen.digest))
+    }
+
+    /// As [`Digests::of_seen`], with what it gives others: the file is not even opened if that is known.
+    ///
+    /// # Errors
+    /// See [`Digests::of`].
+    pub fn see(&self, place: &Place, meta: &Meta) -> Result<Option<Seen>, HostError> {
         if let Some(known) = self.known.borrow().get(&place.real)
             && known.key == key_of(meta)
             && known.read.elapsed() < if known.is_settled { self.believed.get() } else { FRESH }
         {
-            return Ok(Some(known.digest));
+            return Ok(Some(known.seen.clone()));
         }
         let Some((fd, meta)) = place.open(Kind::File)? else { return Ok(None) };
+        let grants = grants_of(&fd);
         // One byte more than it has: what somebody writes to meanwhile is another file, and need not be read to its end.
         let file = std::fs::File::from(fd).take(meta.size.saturating_add(1));
         let digest = read_through(file, &place.real, &mut |_| Ok(()))?;
-        self.remember(&place.real, &meta, digest);
-        Ok(Some(digest))
+        let seen = Seen { digest, grants };
+        self.keep(&place.real, &meta, seen.clone());
+        Ok(Some(seen))
     }
 
-    /// Remembers a digest that was computed while the file was written.
+    /// Remembers a digest that was computed while the file was written, which gives nobody more than its mode says.
     pub fn remember(&self, real: &str, meta: &Meta, digest: Sha256) {
+        self.keep(real, meta, Seen { digest, grants: Vec::new() });
+    }
+
+    fn keep(&self, real: &str, meta: &Meta, seen: Seen) {
         let is_settled = is_settled(meta, SystemTime::now());
-        let known = Known { key: key_of(meta), digest, read: Instant::now(), is_settled };
+        let known = Known { key: key_of(meta), seen, read: Instant::now(), is_settled };
         self.known.borrow_mut().insert(real.to_owned(), known);
     }
 }

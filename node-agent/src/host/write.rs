@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -15,14 +15,17 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
+use crds::Sha256;
 use crds::names::STATE_DIR;
 
+use super::digest::read_through;
 use super::disk::Locked;
 use super::failpoint::reach;
 use super::root::{Kind, Meta, Place, bytes_of, errno_of, shown, text_of};
 use super::{HostError, Root};
+use crate::ledger::Before;
 
 /// Owner, group and mode as the kernel takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +119,10 @@ const TEMPORARY_SUFFIX: &str = ".nodebootstrap-tmp";
 const SELINUX: &str = "security.selinux";
 /// The rights of others than owner and group: with it the mode does not say who may do what.
 const ACL: &str = "system.posix_acl_access";
+/// What a program may do that is not started by root.
+pub const CAPABILITY: &str = "security.capability";
+/// The extended attributes that give somebody more than owner, group and mode say.
+pub const GRANTS: [&str; 2] = [CAPABILITY, ACL];
 
 /// The name of the file beside a target in which its next content is written: always the same for one target, so that
 /// the next run finds what a killed one left.
@@ -124,7 +131,7 @@ pub fn temporary_name(name: &str) -> String {
     if plain.len() <= MAX_NAME {
         return plain;
     }
-    format!(".{}{TEMPORARY_SUFFIX}", &hex::encode(Sha256::digest(name.as_bytes()))[..32])
+    format!(".{}{TEMPORARY_SUFFIX}", &hex::encode(sha2::Sha256::digest(name.as_bytes()))[..32])
 }
 
 /// The path of the file in which the next content of a path is written.
@@ -229,7 +236,7 @@ impl Staged {
         // chown clears set-uid bits and capabilities, so it comes first.
         reach();
         rustix::fs::fchown(&self.file, uid(ids.uid), gid(ids.gid)).map_err(at("set the owner"))?;
-        remove_acl(&self.file, &self.place.real)?;
+        take_away(&self.file, &self.place.real, [ACL])?;
         set_attributes(&self.file, &self.place.real, attributes)?;
         reach();
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(ids.mode)).map_err(at("set the mode"))?;
@@ -263,23 +270,24 @@ impl Root {
     /// # Errors
     /// If any step fails; what was there before is then untouched.
     pub fn write(&self, place: &Place, content: &[u8], ids: Ids) -> Result<Meta, HostError> {
-        self.write_with(place, content, ids, &BTreeMap::new())
+        self.write_if(place, content, ids, &BTreeMap::new(), &|_| Ok(()))
     }
 
-    /// As [`Root::write`], with extended attributes.
+    /// As [`Root::write`], with extended attributes, and if `may` does not refuse it (see [`Staged::install_if`]).
     ///
     /// # Errors
-    /// See [`Root::write`].
-    pub(super) fn write_with(
+    /// See [`Root::write`], and what `may` says.
+    pub fn write_if(
         &self,
         place: &Place,
         content: &[u8],
         ids: Ids,
         attributes: &BTreeMap<String, String>,
+        may: &dyn Fn(&str) -> Result<(), HostError>,
     ) -> Result<Meta, HostError> {
         let mut staged = Staged::begin(place)?;
         staged.append(content)?;
-        staged.install_if(ids, attributes, &|_| Ok(()))
+        staged.install_if(ids, attributes, may)
     }
 
     /// Writes a file that others own anew, atomically, with what `edit` makes of its content. Owner, group, mode and extended
@@ -336,7 +344,7 @@ impl Root {
             .map_err(at("make the directory"))?;
         let made = place.beside(&name);
         if let Some((fd, _)) = made.open(Kind::Directory)? {
-            remove_acl(&fd, &place.real)?;
+            take_away(&fd, &place.real, [ACL])?;
         }
         self.set_access(&made, Kind::Directory, ids)?;
         reach();
@@ -372,24 +380,27 @@ impl Root {
     /// # Errors
     /// If it is of another kind, or a file that another name in a foreign directory leads to.
     pub fn set_access(&self, place: &Place, kind: Kind, ids: Ids) -> Result<(), HostError> {
-        let at = |action| HostError::io(&place.real, action);
-        let (fd, meta) = place.open(kind)?.ok_or_else(|| HostError::Changed {
-            path: place.real.clone(),
-            found: "missing".to_owned(),
-            expected: kind.words().to_owned(),
-        })?;
-        check_links(place, &meta)?;
-        if (meta.uid, meta.gid) != (ids.uid, ids.gid) {
-            reach();
-            rustix::fs::fchown(&fd, uid(ids.uid), gid(ids.gid)).map_err(at("set the owner"))?;
-        }
-        let now: Meta = rustix::fs::fstat(&fd).map_err(at("look"))?.into();
-        if now.mode != ids.mode {
-            reach();
-            rustix::fs::fchmod(&fd, Mode::from_raw_mode(ids.mode)).map_err(at("set the mode"))?;
-        }
+        let fd = change_access(place, kind, ids)?;
         reach();
-        rustix::fs::fsync(&fd).map_err(at("write to the disk"))
+        rustix::fs::fsync(&fd).map_err(HostError::io(&place.real, "write to the disk"))
+    }
+
+    /// Gives a file that exists its owner, group and mode, and these extended attributes: no other one gives anybody more.
+    ///
+    /// # Errors
+    /// See [`Root::set_access`].
+    pub fn set_file_access(
+        &self,
+        place: &Place,
+        ids: Ids,
+        attributes: &BTreeMap<String, String>,
+    ) -> Result<(), HostError> {
+        let fd = change_access(place, Kind::File, ids)?;
+        // After the mode: its bits for the group are the most that an ACL gives, so that at no moment anybody has more.
+        take_away(&fd, &place.real, GRANTS.into_iter().filter(|name| !attributes.contains_key(*name)))?;
+        set_attributes(&fd, &place.real, attributes)?;
+        reach();
+        rustix::fs::fsync(&fd).map_err(HostError::io(&place.real, "write to the disk"))
     }
 
     /// Removes what a killed run left beside a target.
@@ -518,27 +529,8 @@ impl Root {
         Ok(attributes)
     }
 
-    /// Gives a file back owner, group, mode and extended attributes.
-    ///
-    /// # Errors
-    /// See [`Root::set_access`].
-    pub fn put_access_back(
-        &self,
-        place: &Place,
-        ids: Ids,
-        attributes: &BTreeMap<String, String>,
-    ) -> Result<(), HostError> {
-        self.set_access(place, Kind::File, ids)?;
-        match place.open(Kind::File)? {
-            Some((fd, _)) if !attributes.is_empty() => set_attributes(&fd, &place.real, attributes),
-            _ => Ok(()),
-        }
-    }
-
     /// Gives an entry of whatever kind back its owner and its mode, if nobody has changed them since they were given; whether
-    /// it has both now. `gave` and `gave_mode` tell what was given; this says `None` if no mode was. Set-uid and set-gid
-    /// bits of a file, which a change of owner takes with it, come back if `is_same` says that its content is what it was:
-    /// asked when nobody but its owner before can write to it any more.
+    /// it has both now. `gave` and `gave_mode` tell what was given; this says `None` if no mode was.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -547,11 +539,11 @@ impl Root {
         place: &Place,
         gave: &dyn Fn((u32, u32)) -> bool,
         gave_mode: &dyn Fn(Kind, u32) -> Option<bool>,
-        before: Ids,
-        is_same: &dyn Fn() -> bool,
+        before: &Before,
     ) -> Result<bool, HostError> {
+        let ids = before.ids;
         let Some(meta) = place.look()? else { return Ok(true) };
-        let (now, then) = ((meta.uid, meta.gid), (before.uid, before.gid));
+        let (now, then) = ((meta.uid, meta.gid), (ids.uid, ids.gid));
         let mode_is_given = gave_mode(meta.kind, meta.mode);
         if (now != then || mode_is_given == Some(true)) && check_links(place, &meta).is_err() {
             return Ok(false);
@@ -565,23 +557,23 @@ impl Root {
             let fd = rustix::fs::openat(place.fd(), &*bytes_of(&place.name), flags, Mode::empty())
                 .map_err(at("open"))?;
             reach();
-            rustix::fs::chownat(&fd, "", uid(before.uid), gid(before.gid), AtFlags::EMPTY_PATH)
+            rustix::fs::chownat(&fd, "", uid(ids.uid), gid(ids.gid), AtFlags::EMPTY_PATH)
                 .map_err(at("set the owner"))?;
         }
         let now = place.look()?.map_or(meta.mode, |meta| meta.mode);
-        let lost = meta.kind == Kind::File && now & !0o6000 == before.mode & !0o6000;
-        if now != before.mode && (lost || mode_is_given == Some(true)) {
-            let plain = if meta.kind == Kind::File { before.mode & !0o6000 } else { before.mode };
-            // First without those bits: the mode that was given may let others write to it.
+        let lost = meta.kind == Kind::File && now & !0o6000 == ids.mode & !0o6000;
+        if now != ids.mode && (lost || mode_is_given == Some(true)) {
+            // First without set-uid bits: the mode that was given may let others write to it.
+            let plain = if meta.kind == Kind::File { ids.mode & !0o6000 } else { ids.mode };
             if now != plain {
-                self.set_access(place, meta.kind, Ids { mode: plain, ..before })?;
-            }
-            if plain != before.mode && is_same() {
-                self.set_access(place, meta.kind, before)?;
+                self.set_access(place, meta.kind, Ids { mode: plain, ..ids })?;
             }
         }
+        if let (Kind::File, Some(digest)) = (meta.kind, before.digest) {
+            give_rights_back(place, before, digest)?;
+        }
         sync_directory(place)?;
-        Ok(mode_is_given != Some(false) || now == before.mode || lost)
+        Ok(mode_is_given != Some(false) || now == ids.mode || lost)
     }
 
     /// The first path found that belongs to a user, or, without one, to a group; `None` if nothing does. Only file
@@ -797,6 +789,10 @@ impl Root {
                         // Its other name may lie anywhere: a user could so be given any file of the disk.
                         swept.left.push(shown(&below));
                     } else {
+                        if meta.kind == Kind::File && (meta.uid, meta.gid) != inside.owner() && !change {
+                            let capability = capability_of(&fd).map(|value| (below.clone(), value));
+                            swept.capabilities.extend(capability);
+                        }
                         swept.differ.insert(below.clone(), meta);
                         swept.locked.extend(Locked::by(attributes).map(|locked| (shown(&below), locked)));
                         if change {
@@ -834,6 +830,8 @@ pub struct Swept {
     pub seen: usize,
     /// Entries that had another owner or mode, by real path.
     pub differ: BTreeMap<String, Meta>,
+    /// Of a sweep that changes nothing: what capabilities those of them lose that get another owner, as hexadecimal digits.
+    pub capabilities: BTreeMap<String, String>,
     /// Files that were left because of their hard links.
     pub left: Vec<String>,
     /// Those of the entries that differ which nobody can change.
@@ -863,6 +861,27 @@ pub fn belongs(root: &Root, user: Option<u32>, group: Option<u32>) -> Result<Opt
     root.find_owned(user, group, NOT_SEARCHED)
 }
 
+/// Gives a file or directory its owner, group and mode; it is not seen to the disk yet.
+fn change_access(place: &Place, kind: Kind, ids: Ids) -> Result<OwnedFd, HostError> {
+    let at = |action| HostError::io(&place.real, action);
+    let (fd, meta) = place.open(kind)?.ok_or_else(|| HostError::Changed {
+        path: place.real.clone(),
+        found: "missing".to_owned(),
+        expected: kind.words().to_owned(),
+    })?;
+    check_links(place, &meta)?;
+    if (meta.uid, meta.gid) != (ids.uid, ids.gid) {
+        reach();
+        rustix::fs::fchown(&fd, uid(ids.uid), gid(ids.gid)).map_err(at("set the owner"))?;
+    }
+    let now: Meta = rustix::fs::fstat(&fd).map_err(at("look"))?.into();
+    if now.mode != ids.mode {
+        reach();
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(ids.mode)).map_err(at("set the mode"))?;
+    }
+    Ok(fd)
+}
+
 /// Refuses files that another name may lead to from anywhere.
 pub(crate) fn check_links(place: &Place, meta: &Meta) -> Result<(), HostError> {
     match place.directory().writer(None) {
@@ -888,13 +907,69 @@ fn set_attributes(fd: impl AsFd, path: &str, attributes: &BTreeMap<String, Strin
     Ok(())
 }
 
-/// Takes away the ACL that a new entry has of a default ACL of its directory: it shall have what its mode says.
-fn remove_acl(fd: impl AsFd, path: &str) -> Result<(), HostError> {
-    if rustix::fs::fgetxattr(&fd, ACL, &mut [0_u8; 0][..]).is_err() {
+/// Whether a file or directory has an extended attribute.
+fn has_attribute(fd: impl AsFd, name: &str) -> bool {
+    rustix::fs::fgetxattr(fd, name, &mut [0_u8; 0][..]).is_ok()
+}
+
+/// What a file has that gives somebody more than its owner, group and mode say.
+pub(super) fn grants_of(fd: impl AsFd) -> Vec<&'static str> {
+    GRANTS.into_iter().filter(|name| has_attribute(&fd, name)).collect()
+}
+
+/// Takes away what a file or directory has of these extended attributes; a new one has a default ACL of its directory.
+fn take_away<'n>(
+    fd: impl AsFd,
+    path: &str,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Result<(), HostError> {
+    for name in names.into_iter().filter(|name| has_attribute(&fd, name)) {
+        reach();
+        match rustix::fs::fremovexattr(&fd, name) {
+            Ok(()) | Err(Errno::NODATA) => {}
+            Err(errno) => return Err(HostError::io(path, "take ACL and capabilities away")(errno)),
+        }
+    }
+    Ok(())
+}
+
+/// The capabilities of a file that is open by its path alone, as hexadecimal digits.
+fn capability_of(fd: &OwnedFd) -> Option<String> {
+    let mut value = [0_u8; 64];
+    let length = rustix::fs::getxattr(by_descriptor(fd).as_str(), CAPABILITY, &mut value[..]).ok()?;
+    Some(hex::encode(&value[..length]))
+}
+
+/// The path by which something is reached that is open by its path alone: it is the very entry, whatever lies at its path by
+/// now. Such a descriptor takes no other way (for a mode: below Linux 6.6).
+fn by_descriptor(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Gives a file back what a change of owner has taken with it, set-uid and set-gid bits and capabilities, if all else of it
+/// is as it was before, also its content, which its owner between could write. What is looked at is what gets them.
+fn give_rights_back(place: &Place, before: &Before, digest: Sha256) -> Result<(), HostError> {
+    let at = |action| HostError::io(&place.real, action);
+    let plain = |ids: Ids| Ids { mode: ids.mode & !0o6000, ..ids };
+    let Some((fd, meta)) = place.open(Kind::File)? else { return Ok(()) };
+    if plain(meta.into()) != plain(before.ids) {
         return Ok(());
     }
+    check_links(place, &meta)?;
+    let file = File::from(fd);
+    // One byte more than it has: what somebody writes to meanwhile is another file.
+    let read = read_through((&file).take(meta.size.saturating_add(1)), &place.real, &mut |_| Ok(()))?;
+    if read != digest {
+        return Ok(());
+    }
+    let capability = before.capability.iter().map(|value| (CAPABILITY.to_owned(), value.clone()));
+    set_attributes(&file, &place.real, &capability.collect())?;
+    if meta.mode != before.ids.mode {
+        reach();
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(before.ids.mode)).map_err(at("set the mode"))?;
+    }
     reach();
-    rustix::fs::fremovexattr(&fd, ACL).map_err(HostError::io(path, "take its ACL away"))
+    rustix::fs::fsync(&file).map_err(at("write to the disk"))
 }
 
 // The number's type differs between architectures.
@@ -920,9 +995,7 @@ fn give(fd: &OwnedFd, meta: &Meta, inside: Inside, path: &str) -> Result<(), Hos
     }
     if inside.mode(meta.kind).is_some() && ids.mode != meta.mode {
         reach();
-        // Such a descriptor takes no other way (below Linux 6.6); it is the very entry, whatever lies at its path by now.
-        let open = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        rustix::fs::chmod(open.as_str(), Mode::from_raw_mode(ids.mode))
+        rustix::fs::chmod(by_descriptor(fd).as_str(), Mode::from_raw_mode(ids.mode))
             .map_err(HostError::io(path, "set the mode"))?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use crds::report::Disruption;
 use crds::revision::{Access, Archive};
 use crds::{HostPath, Mode};
 
-use super::file::missing_parent;
+use super::file::{Loss, missing_parent};
 use super::{Action, Change, Planner};
 use crate::drift;
 use crate::host::archive::{Entry, Index, Refused, refused};
@@ -299,6 +299,9 @@ struct Found {
     missing: Vec<String>,
     other: Vec<String>,
     access: Vec<String>,
+    /// What has the right owner and mode, and gives somebody more than these say.
+    grants: Vec<String>,
+    loss: Loss,
     /// By reason.
     in_the_way: BTreeMap<&'static str, Vec<String>>,
 }
@@ -315,7 +318,11 @@ impl Found {
             let all: Vec<&String> = self.access.iter().collect();
             changes.push(format!("owner and mode of {} in {into}", some_of(&all, total)));
         }
-        changes.join("; ")
+        if !self.grants.is_empty() {
+            let all: Vec<&String> = self.grants.iter().collect();
+            changes.push(format!("rights to {} in {into}", some_of(&all, total)));
+        }
+        std::iter::once(changes.join("; ")).chain(self.loss.words()).collect::<Vec<_>>().join(", ")
     }
 
     fn words(&self, total: usize) -> String {
@@ -326,6 +333,7 @@ impl Found {
             ("lacked", &self.missing),
             ("had other content in", &self.other),
             ("had another owner or mode of", &self.access),
+            ("had extended attributes on", &self.grants),
         ];
         let words = kinds.into_iter().filter(|(_, entries)| !entries.is_empty()).map(|(words, entries)| {
             format!("{words} {}", some_of(&entries.iter().collect::<Vec<_>>(), total))
@@ -400,14 +408,21 @@ fn try_compare(
                     found.parts.push(unpack);
                 }
                 (Some(meta), Some(Kind::File)) => {
-                    let is_same = meta.size == *size
-                        && planner.host.digests.of_seen(place, &meta).map_err(told)? == Some(*sha256);
-                    if !is_same {
+                    let seen = match meta.size == *size {
+                        true => planner.host.digests.see(place, &meta).map_err(told)?,
+                        false => None,
+                    };
+                    let Some(seen) = seen.filter(|seen| seen.digest == *sha256) else {
+                        found.loss.add(Loss::anew(planner, place, &meta));
                         found.other.push(name());
                         found.parts.push(unpack);
-                    } else if !planner.differences(&meta, ids).is_empty() {
+                        return Ok(());
+                    };
+                    let differs = !planner.differences(&meta, ids).is_empty();
+                    if differs || !seen.grants.is_empty() {
                         check_links(place, &meta).map_err(told)?;
-                        found.access.push(name());
+                        found.loss.add(Loss::in_place(&seen.grants));
+                        if differs { &mut found.access } else { &mut found.grants }.push(name());
                         found.parts.push(Action::SetAccess { path, kind: Kind::File, ids });
                     }
                 }

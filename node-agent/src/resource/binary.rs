@@ -4,7 +4,7 @@ use crds::report::Disruption;
 use crds::revision::{Binary, Resource};
 use crds::{Sha256, UnitName};
 
-use super::file::missing_parent;
+use super::file::{Loss, missing_parent};
 use super::{Action, Change, Differences, Planner, elf, unit};
 use crate::host::download::MAX_BYTES;
 use crate::host::write::check_links;
@@ -62,25 +62,29 @@ pub(crate) fn plan(binary: &Binary, resources: &[Resource], planner: &mut Planne
     let is_other = size.is_some_and(|size| size != meta.size) || meta.size > MAX_BYTES;
     let found = match is_other {
         true => Ok(None),
-        false => planner.host.digests.of_seen(&place, &meta),
+        false => planner.host.digests.see(&place, &meta),
     };
     let found = match found {
-        Ok(found) => found,
+        Ok(found) => found.filter(|found| found.digest == digest),
         Err(error) => return planner.refused(resource, &error),
     };
-    let access = planner.differences(&meta, ids);
-    if found != Some(digest) {
+    let mut access = planner.differences(&meta, ids);
+    let Some(found) = found else {
         if is_unfit(binary, resources, digest, planner) {
             return;
         }
         let mut differences = Differences::default();
         differences.add(format!("download {from}"), "had another digest".to_owned());
-        differences.changes.extend(access.changes);
-        differences.found.extend(access.found);
+        differences.extend(access);
+        differences.lose(&Loss::anew(planner, &place, &meta));
         if planner.step(differences.change(&resource), download) {
             restart(&resource, &binary.restart, planner);
         }
-    } else if !access.is_empty() {
+        return;
+    };
+    access.find_grants(&found.grants);
+    access.lose(&Loss::in_place(&found.grants));
+    if !access.is_empty() {
         match check_links(&place, &meta) {
             Ok(()) => {
                 let action = Action::SetAccess { path: place.real.clone(), kind: Kind::File, ids };

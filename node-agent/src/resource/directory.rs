@@ -1,12 +1,19 @@
 //! Directories: owner, group and mode, and, if recursive, those of all that is inside.
 
+use std::collections::BTreeMap;
+
 use crds::Mode;
 use crds::report::Disruption;
 use crds::revision::Directory;
 
+use super::file::WITHOUT;
 use super::{Action, Change, Planner};
-use crate::host::write::{Ids, Inside};
+use crate::host::root::shown;
+use crate::host::write::{CAPABILITY, Ids, Inside};
 use crate::host::{Kind, Place};
+
+/// The most files that a change names.
+const MAX_TOLD: usize = 3;
 
 pub(crate) fn plan(directories: &[&Directory], planner: &mut Planner<'_>) {
     // By real path, so that each comes after those above it.
@@ -85,6 +92,19 @@ fn plan_one(directory: &Directory, place: &Place, ids: Ids, planner: &mut Planne
     }
 }
 
+/// That files lose their capabilities with another owner: the first few of them, and how many more.
+fn lost_capabilities(files: &BTreeMap<String, String>) -> String {
+    if files.is_empty() {
+        return String::new();
+    }
+    let told: Vec<String> = files.keys().take(MAX_TOLD).map(|path| shown(path)).collect();
+    let more = match files.len() - told.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(", {WITHOUT}: {CAPABILITY} of {}{more}", told.join(", "))
+}
+
 fn plan_inside(resource: &str, place: &Place, inside: Inside, planner: &mut Planner<'_>) {
     let skip = planner.skip();
     let swept = match planner.host.root.sweep(place, inside, &|path| skip.of(path), false) {
@@ -118,9 +138,11 @@ fn plan_inside(resource: &str, place: &Place, inside: Inside, planner: &mut Plan
             .filter_map(|(what, mode)| Some(format!(", {what} {:04o}", mode?)))
             .collect();
         let what = if modes.is_empty() { "owner" } else { "owner or mode" };
+        let owner = planner.shown_owner(inside.owner());
+        let lost = lost_capabilities(&swept.capabilities);
         let change = Change {
             resource: resource.to_owned(),
-            change: format!("{what} of {entries} inside to {}{modes}", planner.shown_owner(inside.owner())),
+            change: format!("{what} of {entries} inside to {owner}{modes}{lost}"),
             found: format!("had {entries} inside with another {what}"),
             disruption: Disruption::None,
         };

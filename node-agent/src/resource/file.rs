@@ -11,10 +11,10 @@ use super::unit::{MAX_UNIT, means_the_same};
 use super::{Action, Change, Differences, Hidden, Planner, is_below};
 use crate::host::install::UNIT_DIRECTORY;
 use crate::host::write::Ids;
-use crate::host::{Kind, Place};
+use crate::host::{Kind, Meta, Place};
 
-/// What a program may do that is not started by root.
-const CAPABILITY: &str = "security.capability";
+/// How it is said that extended attributes go.
+pub(crate) const WITHOUT: &str = "without extended attributes";
 
 pub(crate) fn plan(file: &File, planner: &mut Planner<'_>) {
     let resource = format!("file {}", file.path);
@@ -93,26 +93,33 @@ pub(crate) fn plan_content(
         planner.problem(resource, "PathOccupied", planner.occupied(place, meta.kind, Kind::File));
         return false;
     }
-    let same = meta.size == content.len() as u64
-        && match planner.host.digests.of_seen(place, &meta) {
-            Ok(now) => now == Some(Sha256::of(content)),
-            Err(error) => {
-                planner.refused(resource, &error);
-                return false;
-            }
-        };
+    let seen = match meta.size == content.len() as u64 {
+        true => planner.host.digests.see(place, &meta),
+        false => Ok(None),
+    };
+    let seen = match seen {
+        Ok(seen) => seen.filter(|seen| seen.digest == Sha256::of(content)),
+        Err(error) => {
+            planner.refused(resource, &error);
+            return false;
+        }
+    };
     let mut differences = Differences::default();
-    if !same {
+    if seen.is_none() {
         differences.add("content".to_owned(), "had other content".to_owned());
     }
-    let access = planner.differences(&meta, ids);
-    differences.changes.extend(access.changes);
-    differences.found.extend(access.found);
+    differences.extend(planner.differences(&meta, ids));
+    let same = seen.is_some();
+    let grants = seen.map(|seen| seen.grants).unwrap_or_default();
+    differences.find_grants(&grants);
     if differences.is_empty() {
         return false;
     }
     // A file with other hard links is written anew: to change it in place would change what they lead to.
-    let is_made = if !same || meta.links > 1 {
+    let is_anew = !same || meta.links > 1;
+    let loss = if is_anew { Loss::anew(planner, place, &meta) } else { Loss::in_place(&grants) };
+    differences.lose(&loss);
+    let is_made = if is_anew {
         write(planner, differences.change(resource))
     } else {
         let action = Action::SetAccess { path: place.real.clone(), kind: Kind::File, ids };
@@ -129,33 +136,42 @@ fn differs_in_comments(place: &Place, content: &[u8]) -> bool {
     })
 }
 
-/// Says of each change what it takes with it of a file's extended attributes: what is written anew has none, and another
-/// owner takes capabilities away. They come back with what was there before.
-pub(crate) fn tell_attributes(planner: &mut Planner<'_>) {
-    let root = &planner.host.root;
-    let lost = |action: &Action| {
-        let (path, owner) = match action {
-            Action::WriteFile { path, .. }
-            | Action::Download { path, .. }
-            | Action::UnpackFile { path, .. } => (path, None),
-            Action::SetAccess { path, kind: Kind::File, ids } => (path, Some((ids.uid, ids.gid))),
-            _ => return Vec::new(),
+/// What goes with a file besides what is said of it. What is written anew has no extended attributes, and what stays in place
+/// none that gives somebody more than its mode says; they come back with what was there before.
+#[derive(Debug, Default)]
+pub(crate) struct Loss {
+    attributes: BTreeSet<String>,
+    links: u64,
+}
+
+impl Loss {
+    /// Of a file that is written anew.
+    pub(crate) fn anew(planner: &Planner<'_>, place: &Place, meta: &Meta) -> Self {
+        // What cannot be read now is an error when it is to be kept.
+        let attributes = planner.host.root.attributes(place).unwrap_or_default();
+        Self { attributes: attributes.into_keys().collect(), links: meta.links.saturating_sub(1) }
+    }
+
+    /// Of a file that stays where it is, with these extended attributes that give somebody more.
+    pub(crate) fn in_place(grants: &[&str]) -> Self {
+        Self { attributes: grants.iter().map(|name| (*name).to_owned()).collect(), links: 0 }
+    }
+
+    /// Adds that of another file.
+    pub(crate) fn add(&mut self, other: Loss) {
+        self.attributes.extend(other.attributes);
+        self.links += other.links;
+    }
+
+    /// In words.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let names: Vec<&str> = self.attributes.iter().map(String::as_str).collect();
+        let attributes = (!names.is_empty()).then(|| format!("{WITHOUT}: {}", names.join(", ")));
+        let links = match self.links {
+            0 => None,
+            1 => Some("its other hard link keeps what it was".to_owned()),
+            more => Some(format!("{more} other hard links keep what they were")),
         };
-        let place = root.locate(path).ok();
-        let there = place.and_then(|place| Some((place.look().ok().flatten()?, place)));
-        // What is in the way of a file is told elsewhere.
-        let Some((meta, place)) = there.filter(|(meta, _)| meta.kind == Kind::File) else {
-            return Vec::new();
-        };
-        let has_another = owner != Some((meta.uid, meta.gid));
-        let goes = |name: &String| has_another && (owner.is_none() || name == CAPABILITY);
-        root.attributes(&place).unwrap_or_default().into_keys().filter(goes).collect()
-    };
-    for step in planner.steps.iter_mut().filter(|step| step.undoes.is_none()) {
-        let lost: BTreeSet<String> = step.action.parts().iter().flat_map(&lost).collect();
-        if !lost.is_empty() {
-            let lost: Vec<String> = lost.into_iter().collect();
-            step.change.change.push_str(&format!(", without extended attributes: {}", lost.join(", ")));
-        }
+        attributes.into_iter().chain(links).collect()
     }
 }

@@ -1021,8 +1021,26 @@ impl Differences {
         self.found.push(found);
     }
 
+    pub(crate) fn extend(&mut self, other: Differences) {
+        self.changes.extend(other.changes);
+        self.found.extend(other.found);
+    }
+
+    /// Adds extended attributes that give somebody more than the mode says. What becomes of them is added by
+    /// [`Differences::lose`].
+    pub(crate) fn find_grants(&mut self, grants: &[&str]) {
+        if !grants.is_empty() {
+            self.found.push(format!("had extended attributes: {}", grants.join(", ")));
+        }
+    }
+
+    /// Adds what goes with the change.
+    pub(crate) fn lose(&mut self, loss: &file::Loss) {
+        self.changes.extend(loss.words());
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.found.is_empty()
     }
 
     pub(crate) fn change(&self, resource: impl fmt::Display) -> Change {

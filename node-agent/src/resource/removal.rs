@@ -16,7 +16,7 @@ use super::{Action, Change, Hidden, PARENT_MODE, Planner, Step, is_below};
 use crate::anchor;
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
-use crate::host::write::Ids;
+use crate::host::write::{CAPABILITY, Ids};
 use crate::host::{Kind, Meta, items};
 use crate::ledger::{Before, Entry, Item, Ledger, Provenance, Shape};
 use crate::switch;
@@ -505,7 +505,7 @@ fn handed_down(
     handed: &mut Vec<(String, String, Before)>,
 ) -> Ids {
     let Some((top, inside)) = planner.recursion(path) else { return before };
-    handed.push((top, path.to_owned(), Before { ids: before, digest: None }));
+    handed.push((top, path.to_owned(), Before { ids: before, digest: None, capability: None }));
     inside.ids(kind, before.mode)
 }
 
@@ -543,9 +543,10 @@ fn inside(
         if claimed.contains(&Item::Path(path.clone())) {
             continue;
         }
-        let meta = planner.host.root.locate(path).and_then(|place| place.look()).ok().flatten();
+        let root = &planner.host.root;
+        let meta = root.locate(path).and_then(|place| place.look()).ok().flatten();
         if let Some((top, inside)) = planner.recursion(path) {
-            handed.push((top, path.clone(), *before));
+            handed.push((top, path.clone(), before.clone()));
             // Owners it gives by itself; a mode that it does not give would stay.
             let keeps = |meta: &Meta| {
                 meta.mode != before.ids.mode
@@ -554,21 +555,26 @@ fn inside(
             };
             if let Some(meta) = meta.filter(keeps) {
                 let ids = inside.ids(meta.kind, before.ids.mode);
-                back.insert(path.clone(), Before { ids, ..*before });
+                back.insert(path.clone(), Before { ids, digest: before.digest, capability: None });
             }
             continue;
         }
         let then = (before.ids.uid, before.ids.gid);
         let is_given = |meta: Meta| {
-            // Killed between the two steps, it has its owner again, but not its set-uid bit or its mode.
+            // Killed between the steps, it has its owner again, but not its set-uid bit, its mode or its capabilities.
             let differs = meta.mode != before.ids.mode;
             let lost = meta.mode & !0o6000 == before.ids.mode & !0o6000 && before.digest.is_some();
+            let lacks = || {
+                let now = root.locate(path).and_then(|place| root.attributes(&place));
+                before.capability.is_some() && now.is_ok_and(|now| !now.contains_key(CAPABILITY))
+            };
             let now = (meta.uid, meta.gid);
             (now != then && entry.gave(now))
+                || (now == then && lacks())
                 || (now == then && differs && (lost || entry.gave_mode(meta.kind, meta.mode) == Some(true)))
         };
         if meta.is_some_and(is_given) {
-            back.insert(path.clone(), *before);
+            back.insert(path.clone(), before.clone());
         }
     }
     if back.is_empty() {

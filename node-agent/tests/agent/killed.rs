@@ -9,7 +9,7 @@ use node_agent::host::failpoint::KILL_AT;
 use sha2::Digest;
 
 use crate::archives::Tar;
-use crate::support::{Machine, Served};
+use crate::support::{ACL, CAPABILITY, Machine, Served};
 
 const SPEC: &str = r#"apiVersion: nodebootstrap.io/v1alpha1
 kind: NodeBootstrap
@@ -28,6 +28,7 @@ spec:
   - {path: /etc/k/deep/f, content: x, owner: k, mode: "0600"}
   - {path: /etc/motd, content: ours}
   - {path: /etc/issue, content: theirs, mode: "0600"}
+  - {path: /etc/same, content: ours}
   fileParts:
   - {path: /etc/hosts, name: a, block: "10.0.0.1 a\n10.0.0.2 b\n"}
   - {path: /etc/environment, name: a, line: A=ours, replaces: A=}
@@ -62,7 +63,12 @@ fn used() -> Machine {
     let machine = Machine::new();
     machine.write("/etc/motd", "theirs");
     machine.set("/etc/motd", 1, 50, 0o640);
+    machine.grant("/etc/motd", ACL);
     machine.write("/etc/issue", "theirs");
+    machine.grant("/etc/issue", ACL);
+    machine.write("/etc/same", "ours");
+    machine.grant("/etc/same", CAPABILITY);
+    machine.grant("/etc/same", ACL);
     machine.link("/etc/theirs", "theirs");
     machine.write("/etc/hosts", "127.0.0.1 localhost");
     machine.write("/etc/environment", "A=theirs\n");
@@ -74,6 +80,10 @@ fn used() -> Machine {
     machine.directory("/etc/k/old");
     machine.write("/etc/k/old/data", "data");
     machine.set("/etc/k/old/data", 77, 77, 0o4755);
+    machine.grant("/etc/k/old/data", CAPABILITY);
+    machine.write("/etc/k/old/tool", "tool");
+    machine.set("/etc/k/old/tool", 0, 0, 0o640);
+    machine.grant("/etc/k/old/tool", CAPABILITY);
     machine.write(
         "/etc/systemd/system/there.service",
         "[Service]\nExecStart=/x\n[Install]\nWantedBy=b.target\n",

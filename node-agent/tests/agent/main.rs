@@ -19,6 +19,7 @@ mod plans;
 mod pods;
 mod properties;
 mod reverts;
+mod rights;
 mod rollbacks;
 mod support;
 mod switches;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::Digest;
 
 use crate::api::{Api, with_agent};
-use crate::support::{Machine, request};
+use crate::support::{ACL, Machine, request};
 
 const HELLO: &str = "[Service]\nExecStart=/opt/hello\n[Install]\nWantedBy=multi-user.target\n";
 
@@ -125,7 +125,13 @@ async fn drift_is_noticed_at_once_repaired_and_told() {
             s["message"].as_str().unwrap().contains("group kubernetes was missing")
         })
         .await;
-        assert_eq!(api.objects().statuses.len(), 3, "one write each");
+        machine.grant("/etc/kubernetes/f", ACL);
+        api.until_status("a third repair", |s| {
+            let told = "file /etc/kubernetes/f had extended attributes: system.posix_acl_access";
+            s["message"].as_str().unwrap().contains(told)
+        })
+        .await;
+        assert_eq!(api.objects().statuses.len(), 4, "one write each");
     })
     .await;
 }

@@ -290,6 +290,33 @@ impl Drop for Mounted {
     }
 }
 
+/// Extended attributes that give somebody more than a mode says.
+pub(crate) const ACL: &str = "system.posix_acl_access";
+pub(crate) const CAPABILITY: &str = "security.capability";
+
+/// Rights for user 7 besides those of owner, group and others, all to read, as the kernel takes them.
+fn acl() -> Vec<u8> {
+    let none = u32::MAX;
+    let entries: [(u16, u16, u32); 5] = [(1, 6, none), (2, 4, 7), (4, 4, none), (16, 4, none), (32, 4, none)];
+    let mut bytes = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(rights.to_le_bytes());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+/// What an extended attribute has in these tests.
+pub(crate) fn attribute(name: &str) -> Vec<u8> {
+    match name {
+        // The right to bind to low ports.
+        CAPABILITY => vec![1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        name if name.starts_with("system.posix_acl") => acl(),
+        _ => b"theirs".to_vec(),
+    }
+}
+
 struct Quiet;
 
 impl Observer for Quiet {}
@@ -378,6 +405,22 @@ impl Machine {
     pub(crate) fn set(&self, path: &str, uid: u32, gid: u32, mode: u32) {
         chown(self.path(path), Some(uid), Some(gid)).expect("chown: run the tests as root");
         std::fs::set_permissions(self.path(path), PermissionsExt::from_mode(mode)).expect("chmod");
+    }
+
+    /// Gives a file or directory an extended attribute; a file that has an ACL has mode 0644 then.
+    pub(crate) fn grant(&self, path: &str, name: &str) {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(self.path(path), name, &attribute(name), flags).expect("setxattr");
+    }
+
+    /// The extended attributes that something has, as it was given them.
+    pub(crate) fn granted(&self, path: &str) -> Vec<&'static str> {
+        let has = |name: &&str| {
+            let mut value = [0; 64];
+            let length = rustix::fs::getxattr(self.path(path), *name, &mut value[..]);
+            length.is_ok_and(|length| value[..length] == attribute(name))
+        };
+        [CAPABILITY, ACL, "user.note"].into_iter().filter(has).collect()
     }
 
     pub(crate) fn read(&self, path: &str) -> String {
@@ -560,6 +603,9 @@ impl Machine {
                 "other".to_owned()
             };
             let mut text = format!("{}:{} {:o} {content}", meta.uid(), meta.gid(), meta.mode());
+            if !kind.is_symlink() {
+                text.push_str(&format!(" {:?}", self.granted(&name)));
+            }
             if all {
                 text.push_str(&format!(" {} {}.{}", meta.ino(), meta.ctime(), meta.ctime_nsec()));
             }

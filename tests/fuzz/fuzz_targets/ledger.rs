@@ -28,11 +28,11 @@ fn check(ledger: &Ledger) {
         if let (Item::Inside(directory), Provenance::Modified(Shape::Owners(owners))) =
             (item, &entry.provenance)
         {
-            let found = owners.iter().map(|(path, before)| (path.clone(), (Kind::File, *before)));
+            let found = owners.iter().map(|(path, before)| (path.clone(), (Kind::File, before.clone())));
             let inside = Inside { uid: 7, gid: 7, file_mode: Some(0o640), directory_mode: None };
             next.intend_inside(directory, found.collect(), inside);
             for (path, before) in owners {
-                next.remember_inside(directory, path, *before);
+                next.remember_inside(directory, path, before.clone());
             }
         }
         if let Item::Path(path) = item {
