@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Change, Failure, Observer, Plan, Request, book, make, nothing, owed_by};
 use crate::host::state::{Begun, Lock, Owed};
+use crate::host::systemd::UnitState;
 use crate::host::trust::Store;
 use crate::host::{Host, HostError};
 use crate::resource::{Action, Planner, removal, trust, unit};
+use crate::switch::is_node_unit;
 
 /// The name of what is made while something is rolled back.
 const ROLL_BACK: &str = "roll-back";
@@ -74,7 +76,13 @@ pub async fn plan(
     unit::plan(&[], Vec::new(), &owed.restarts, &mut planner);
     planner.steps.extend(removal.last);
     let Planner { mut steps, warnings, .. } = planner;
-    steps.retain(|step| !(at_boot && matches!(step.action, Action::Start { .. } | Action::Stop { .. })));
+    // That one did not run for a moment is nothing to go back to, where a boot would start it.
+    let would_start = |unit: &str| is_node_unit(unit) && units.get(unit).is_some_and(UnitState::is_enabled);
+    steps.retain(|step| match &step.action {
+        Action::Start { .. } => !at_boot,
+        Action::Stop { unit } => !at_boot && !would_start(unit),
+        _ => true,
+    });
     Ok(Plan { steps, warnings, owed, ..Plan::default() })
 }
 

@@ -340,14 +340,38 @@ impl Payload {
         self.0.get(key).map(Vec::as_slice)
     }
 
-    /// What another program says, without what is secret of it. Shorter lines than of four characters are none.
+    /// What another program says, without what is secret of it: no part of a value that is this long, and no whole value that
+    /// is shorter, down to four characters.
     pub(crate) fn hide(&self, text: &str) -> String {
-        let values = self.0.values().filter_map(|value| std::str::from_utf8(value).ok());
-        let lines = values.flat_map(str::lines).map(str::trim).filter(|line| line.chars().count() >= 4);
-        let mut secrets: Vec<&str> = lines.collect();
-        // One may be a part of another.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
+        const PART: usize = 8;
+        let values: Vec<&str> = self.0.values().filter_map(|value| std::str::from_utf8(value).ok()).collect();
+        let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+        let mut secret = vec![false; starts.len()];
+        let parts = starts.windows(PART + 1).enumerate().filter(|(_, part)| {
+            let part = &text[part[0]..part[PART]];
+            !part.trim().is_empty() && values.iter().any(|value| value.contains(part))
+        });
+        parts.for_each(|(at, _)| secret[at..at + PART].fill(true));
+        let short = values.iter().flat_map(|value| value.lines()).map(str::trim);
+        for value in short.filter(|value| (4..PART).contains(&value.chars().count())) {
+            for (from, found) in text.match_indices(value) {
+                let ends = from + found.len();
+                starts
+                    .iter()
+                    .zip(&mut secret)
+                    .filter(|(at, _)| (from..ends).contains(at))
+                    .for_each(|(_, is)| *is = true);
+            }
+        }
+        let mut shown = String::new();
+        for (at, character) in text.chars().enumerate() {
+            match secret[at] {
+                false => shown.push(character),
+                true if at == 0 || !secret[at - 1] => shown.push_str("(secret)"),
+                true => {}
+            }
+        }
+        shown
     }
 }
 
@@ -1122,10 +1146,20 @@ mod tests {
     #[test]
     fn what_other_programs_say_shows_no_secret() {
         let values =
-            [("a", "token-1\n"), ("b", "long token-1 and more"), ("c", "ab"), ("d", "first\n  second\n")];
+            [("a", "EXTRA=--v=hunter2-s3cr3t\n"), ("b", "tok1\n"), ("c", "ab"), ("d", "pässword\n  täx\n")];
         let values = values.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()));
         let payload = Payload::from(BTreeMap::from(values));
-        let hidden = payload.hide("cannot parse \"long token-1 and more\", token-1, ab; second=first");
-        assert_eq!(hidden, "cannot parse \"(secret)\", (secret), ab; (secret)=(secret)");
+        for (said, shown) in [
+            (
+                "invalid argument \"hunter2-s3cr3t\" for \"-v\" flag",
+                "invalid argument \"(secret)\" for \"-v\" flag",
+            ),
+            ("tok1, ab and hunter2", "(secret), ab and hunter2"),
+            ("pässword or tok1tok1", "(secret) or (secret)"),
+            ("", ""),
+            ("short", "short"),
+        ] {
+            assert_eq!(payload.hide(said), shown);
+        }
     }
 }

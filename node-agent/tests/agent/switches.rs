@@ -253,6 +253,30 @@ async fn what_does_not_start_with_what_was_there_before_is_told_and_not_restarte
 }
 
 #[tokio::test]
+async fn a_kubelet_that_was_down_for_a_moment_is_not_stopped_by_a_roll_back() {
+    let (machine, _node) = Node::start().await;
+    let unit = |word: &str| format!("[Service]\nExecStart=/{word}\n[Install]\nWantedBy=multi-user.target\n");
+    machine.write(UNIT, &unit("first"));
+    machine.directory("/etc/systemd/system/multi-user.target.wants");
+    machine.link("/etc/systemd/system/multi-user.target.wants/kubelet.service", UNIT);
+    machine.systemd.set("kubelet.service", "inactive");
+    machine.systemd.units.borrow_mut().get_mut("kubelet.service").unwrap().file = "enabled".to_owned();
+    let host = machine.host();
+    let second = of_unit(&unit("second"));
+    machine.apply_held(&second, usize::MAX).await.expect("applied");
+    let restarts = BTreeSet::from(["kubelet.service".to_owned()]);
+    let before = Looker::default().look(&host.root, "n").await;
+    let armed = Switch { stage: Stage::Armed, before, restarts, ..asked(&second) };
+    host.state.put_switch("workers", &armed).unwrap();
+    machine.systemd.take_asked();
+    process::roll_back(&host, "workers", &CancellationToken::new()).await.expect("an end");
+    assert!(machine.read(UNIT).contains("first"));
+    let asked = machine.systemd.take_asked();
+    assert!(asked.contains(&"restart kubelet.service".to_owned()), "{asked:?}");
+    assert!(!asked.contains(&"stop kubelet.service".to_owned()), "{asked:?}");
+}
+
+#[tokio::test]
 async fn what_the_api_server_could_not_be_asked_about_before_must_be_good_afterwards() {
     let (machine, node) = Node::start().await;
     machine.systemd.set("kubelet.service", "active");
