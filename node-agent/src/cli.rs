@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::diff;
 use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Request};
+use crate::host::kubelet::Kubelet;
 use crate::host::state::Lock;
 use crate::host::{Host, HostError, accounts, is_root, local, raise_open_files, timestamp};
 use crate::output::{self, Format, ResourceState};
@@ -503,11 +504,11 @@ async fn revert(args: &RevertArgs, stop: &CancellationToken) -> Result<u8, Strin
     let session = Session { host, request, mode: RunMode::Apply, health: None };
     let plan = observe(&session).await?;
     let text = args.output == Format::Text;
-    let outcome = match switch::at_stake(&session.host, &plan) {
+    let at_stake = switch::at_stake(&session.host, &plan).await.map_err(|error| error.to_string())?;
+    let outcome = match at_stake {
         None => engine::apply(&session.host, &session.request, &plan, lock, &Shown::new(text), stop).await,
         Some(kubelet) => {
-            let node = kubelet.node_name(&session.host.root);
-            through_switch(&session.host, &session.request, &plan, lock, node, None, stop).await
+            through_switch(&session.host, &session.request, &plan, lock, kubelet, None, stop).await
         }
     };
     let made = match outcome {
@@ -571,15 +572,13 @@ async fn apply(args: &FileArgs, stop: &CancellationToken) -> Result<u8, String> 
         return Ok(ERROR);
     }
     // Only now: a disk that takes no lock may be one of many reasons.
-    let outcome = match switch::at_stake(host, &plan) {
+    let at_stake = switch::at_stake(host, &plan).await.map_err(|error| error.to_string())?;
+    let outcome = match at_stake {
         None => match tried(host, request, &plan).await {
             Ok(()) => engine::apply(host, request, &plan, lock?, &shown, stop).await,
             Err(failure) => Err(failure),
         },
-        Some(kubelet) => {
-            through_switch(host, request, &plan, lock?, kubelet.node_name(&host.root), health.as_ref(), stop)
-                .await
-        }
+        Some(kubelet) => through_switch(host, request, &plan, lock?, kubelet, health.as_ref(), stop).await,
     };
     let starts = host.systemd.is_running()
         || !request.revision.resources.iter().any(|resource| resource.kind() == "unit");
@@ -601,7 +600,10 @@ async fn tried(host: &Host, request: &Request, plan: &Plan) -> Result<(), Failur
         return Ok(());
     }
     let tried = staged::check(host, &request.revision, plan).await;
-    tried.map_err(|failure| Failure { message: request.payload.hide(&failure.message), ..failure })
+    tried.map_err(|failure| Failure {
+        message: request.payload.hide(&failure.message, &request.revision),
+        ..failure
+    })
 }
 
 /// Has the host's systemd make the changes, since what this node's pods run under is at stake.
@@ -610,14 +612,15 @@ async fn through_switch(
     request: &Request,
     plan: &Plan,
     lock: Lock,
-    node: String,
+    kubelet: Kubelet,
     health: Option<&Health>,
     stop: &CancellationToken,
 ) -> Result<Vec<Change>, Failure> {
     let node_bootstrap = &request.revision.node_bootstrap;
     let refused = |error: HostError| Failure::from(&error);
     // Whoever types this asks for another attempt.
-    let asked = process::asked(request, node, plan.disruption(), health, &timestamp());
+    let node = kubelet.node_name(&host.root);
+    let asked = process::asked(request, node, Some(kubelet), plan.disruption(), health, &timestamp());
     output::note(&format!(
         "what pods run under is at stake: carried out by systemd, and rolled back unless the node is as good as before within {} s",
         asked.timeout

@@ -41,8 +41,8 @@ use crate::host::{accounts, write};
 use crate::ledger::{Item, Ledger};
 use crate::preset::Findings;
 use crate::resource::{
-    Action, Planner, archive, binary, directory, disk, file, group, kernel, part, removal, symlink, trust,
-    unit, user,
+    Action, PARENT_MODE, Planner, archive, binary, directory, disk, file, group, kernel, part, removal,
+    symlink, trust, unit, user,
 };
 
 use book::Notes;
@@ -970,6 +970,10 @@ async fn step_by<'a>(
         }
         Action::PutBack { path, content, ids, attributes } => {
             let put = || {
+                // Somebody may have taken away what was above it.
+                for parent in root.locate(path)?.missing_paths() {
+                    root.make_directory(&root.locate(&parent)?, write::Ids::root(PARENT_MODE))?;
+                }
                 let place = root.locate(path)?;
                 let Some(digest) = content else { return root.set_file_access(&place, *ids, attributes) };
                 let mut staged = Staged::begin(&place)?;

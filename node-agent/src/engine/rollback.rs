@@ -118,7 +118,8 @@ pub async fn run(
             continue;
         }
         let done = make(host, node_bootstrap, slice::from_ref(step), lock, observer, stop, &mut made).await;
-        is_other |= done.is_ok() && step.undoes.is_some() && step.unit().is_none();
+        let is_put = step.undoes.is_some() && step.unit().is_none() && !matches!(step.action, Action::Leave);
+        is_other |= done.is_ok() && is_put;
         lock = match done {
             Ok(Some(lock)) => lock,
             Err(failure) if failure.is_stop() => return Err(Failure { made, ..failure }),

@@ -15,6 +15,7 @@ use kube::{Api, Client, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::node::is_there;
 use super::{Root, runtime};
 
 /// Where kubelets answer their health check, unless their configuration has another port.
@@ -38,6 +39,9 @@ pub struct Health {
     pub runtime: Option<String>,
     /// Why the API server cannot be asked with the kubelet's credential; `None`: it can.
     pub api: Option<String>,
+    /// Whether it has given no answer at all, so that nothing is known.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_away: bool,
     /// Why the Node is not Ready, `Some(None)`: it is. `None`: it is not known.
     pub not_ready: Option<Option<String>>,
     /// When the kubelet renewed its Lease last.
@@ -52,10 +56,23 @@ impl Health {
     /// Takes as good what the API server could not be asked about: it is away, and a kubelet that it does not take any more
     /// would else be as good as one that it took.
     pub fn assume(&mut self) {
-        self.api = None;
+        (self.api, self.is_away) = (None, false);
         self.not_ready.get_or_insert(None);
         self.lease.get_or_insert(Timestamp::UNIX_EPOCH);
     }
+}
+
+/// Where a kubelet has what it was given when it joined a cluster: kubeadm and the seed's page, EKS and GKE, and any that rotates
+/// its certificate.
+const JOINED: [&str; 3] = [
+    "/etc/kubernetes/kubelet.conf",
+    "/var/lib/kubelet/kubeconfig",
+    "/var/lib/kubelet/pki/kubelet-client-current.pem",
+];
+
+/// Whether this host is a node, though no kubelet may run at the moment.
+pub fn has_joined(root: &Root) -> bool {
+    JOINED.iter().any(|path| is_there(root, path))
 }
 
 /// How the kubelet runs.
@@ -78,8 +95,10 @@ impl Kubelet {
                 Some(String::from_utf8_lossy(&bytes).into_owned())
             };
             let kubelet = Self::of(read("cmdline")?.as_bytes())?;
-            let is_service = is_of_root(&read("status")?) && is_in_service(&read("cgroup")?);
-            (is_service && namespace(root, process) == host).then_some(kubelet)
+            let status = read("status")?;
+            // The kubelet itself may have gone into another cgroup (kubeletCgroups).
+            let is_service = is_in_service(&read("cgroup")?) || line_of(&status, "PPid:") == Some("1");
+            (is_of_root(&status) && is_service && namespace(root, process) == host).then_some(kubelet)
         })
     }
 
@@ -148,8 +167,12 @@ impl Kubelet {
 /// Whether a process is root's by each of its user ids (proc_pid_status(5)): one that is root's by its program's set-uid bit
 /// has arguments of somebody else's.
 fn is_of_root(status: &str) -> bool {
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    ids.is_some_and(|ids| ids.split_whitespace().all(|id| id == "0"))
+    line_of(status, "Uid:").is_some_and(|ids| ids.split_whitespace().all(|id| id == "0"))
+}
+
+/// What a line of a process's status says.
+fn line_of<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }
 
 /// Whether a process belongs to a service of systemd's, by the cgroup that systemd has put it into (cgroups(7)).
@@ -222,7 +245,7 @@ impl Looker {
             return Health { kubelet: none.clone(), runtime: none.clone(), api: none, ..Health::default() };
         };
         let (local, api) = (self.local(), self.api(root, &kubelet).await);
-        let api = async { of_api(api?, node).await };
+        let api = async { of_api(api.map_err(|cause| Unasked { cause, is_away: false })?, node).await };
         let socket = root.outside(&kubelet.runtime_socket(root));
         let healthz = healthz(kubelet.healthz_port(root), local);
         let (healthz, runtime, api) = tokio::join!(healthz, runtime::ready(&socket), api);
@@ -235,7 +258,7 @@ impl Looker {
                 addresses: seen.addresses,
                 ..health
             },
-            Err(cause) => Health { api: Some(cause), ..health },
+            Err(Unasked { cause, is_away }) => Health { api: Some(cause), is_away, ..health },
         }
     }
 
@@ -302,16 +325,31 @@ struct SeenByApi {
     addresses: BTreeSet<String>,
 }
 
+/// Why nothing is known by it.
+struct Unasked {
+    cause: String,
+    /// It has given no answer.
+    is_away: bool,
+}
+
 /// Asks the API server.
-async fn of_api(client: Client, node: &str) -> Result<SeenByApi, String> {
-    let words = |error: kube::Error| error.to_string();
+async fn of_api(client: Client, node: &str) -> Result<SeenByApi, Unasked> {
+    let words = |error: kube::Error| match error {
+        // What stands before it may answer for it.
+        kube::Error::Api(status) => Unasked { is_away: status.code >= 500, cause: status.message },
+        other => Unasked { cause: other.to_string(), is_away: true },
+    };
     let nodes: Api<Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, LEASES);
-    let both = async { tokio::try_join!(nodes.get(node), leases.get_opt(node)) };
+    let both = async { tokio::try_join!(nodes.get_opt(node), leases.get_opt(node)) };
     let both = tokio::time::timeout(ANSWER, both).await;
-    let (node, lease) =
-        both.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))?.map_err(words)?;
-    let status = node.status.unwrap_or_default();
+    let late = |_| Unasked { cause: format!("no answer within {} s", ANSWER.as_secs()), is_away: true };
+    let (found, lease) = both.map_err(late)?.map_err(words)?;
+    let Some(found) = found else {
+        let not_ready = Some(format!("there is no Node {node}"));
+        return Ok(SeenByApi { not_ready, lease: None, addresses: BTreeSet::new() });
+    };
+    let status = found.status.unwrap_or_default();
     let ready = status.conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
     let not_ready = match ready {
         Some(ready) if ready.status == "True" => None,

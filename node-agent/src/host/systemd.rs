@@ -113,6 +113,10 @@ pub trait Systemd {
     fn watch_briefly(&self) {}
     /// The states of units; one that is not known has an entry that says so. No templates.
     fn observe<'a>(&'a self, units: &'a [String]) -> Answer<'a, BTreeMap<String, UnitState>>;
+    /// How long this systemd runs, by the clock of its timers.
+    fn age(&self) -> Answer<'_, Duration> {
+        Box::pin(std::future::ready(Ok(super::uptime())))
+    }
     /// Reads all unit files again.
     fn reload(&self) -> Answer<'_, ()>;
     /// Links a unit into the boot; `again` removes the links that it has first.
@@ -621,6 +625,17 @@ impl Systemd for Bus {
             }
             let manager = self.manager().await?;
             states(units, look(&manager, units).await.map_err(refused("units", "list"))?)
+        })
+    }
+
+    fn age(&self) -> Answer<'_, Duration> {
+        Box::pin(async move {
+            let manager = self.manager().await?;
+            let started =
+                manager.userspace_timestamp_monotonic().await.map_err(refused("systemd", "look"))?;
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let now = Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0));
+            Ok(now.saturating_sub(Duration::from_micros(started)))
         })
     }
 

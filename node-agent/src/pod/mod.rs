@@ -40,6 +40,7 @@ use crate::engine::{self, Change, Failure, Observer, Payload, Plan, Problem, Req
 use crate::host::accounts;
 use crate::host::digest::BELIEVED;
 use crate::host::kernel_events::{KernelEvents, Wanted};
+use crate::host::kubelet::Kubelet;
 use crate::host::notify::Notify;
 use crate::host::state::{LastResult, Lock, PAUSED};
 use crate::host::systemd::STABLE;
@@ -675,7 +676,8 @@ impl<'a> Agent<'a> {
         }
         if switch::touches(&self.host, &plan) {
             let node = self.settings.node_name.clone();
-            let asked = process::asked(target, node, permit, spec.health.as_ref(), &spec.retry);
+            let kubelet = Kubelet::find(&self.host.root);
+            let asked = process::asked(target, node, kubelet, permit, spec.health.as_ref(), &spec.retry);
             if let Err(error) = process::ask(&self.host, target, asked, lock).await {
                 return self.refused(spec, target, &error).await;
             }
@@ -1195,7 +1197,9 @@ impl<'a> Agent<'a> {
         let plan = engine::plan(&self.host, &request).await.map_err(refused)?;
         let made = if switch::touches(&self.host, &plan) {
             let node = self.settings.node_name.clone();
-            let asked = process::asked(&request, node, plan.disruption(), spec.health.as_ref(), &spec.retry);
+            let kubelet = Kubelet::find(&self.host.root);
+            let asked =
+                process::asked(&request, node, kubelet, plan.disruption(), spec.health.as_ref(), &spec.retry);
             process::ask(&self.host, &request, asked, lock).await.map_err(refused)?;
             let over = process::wait(&self.host, node_bootstrap, stop).await.map_err(refused)?;
             let over = over.ok_or_else(Failure::stopped)?;

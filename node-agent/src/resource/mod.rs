@@ -341,15 +341,18 @@ impl Payload {
     }
 
     /// What another program says, without what is secret of it: no part of a value that is this long, and no whole value that
-    /// is shorter, down to four characters.
-    pub(crate) fn hide(&self, text: &str) -> String {
+    /// is shorter, down to four characters. What the revision itself has, such as a path, is no secret.
+    pub(crate) fn hide(&self, text: &str, revision: &Revision) -> String {
+        let public = serde_json::to_string(revision).unwrap_or_default();
         const PART: usize = 8;
         let values: Vec<&str> = self.0.values().filter_map(|value| std::str::from_utf8(value).ok()).collect();
         let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
         let mut secret = vec![false; starts.len()];
         let parts = starts.windows(PART + 1).enumerate().filter(|(_, part)| {
             let part = &text[part[0]..part[PART]];
-            !part.trim().is_empty() && values.iter().any(|value| value.contains(part))
+            !part.trim().is_empty()
+                && values.iter().any(|value| value.contains(part))
+                && !public.contains(part)
         });
         parts.for_each(|(at, _)| secret[at..at + PART].fill(true));
         let short = values.iter().flat_map(|value| value.lines()).map(str::trim);
@@ -1145,10 +1148,18 @@ mod tests {
 
     #[test]
     fn what_other_programs_say_shows_no_secret() {
-        let values =
-            [("a", "EXTRA=--v=hunter2-s3cr3t\n"), ("b", "tok1\n"), ("c", "ab"), ("d", "pässword\n  täx\n")];
+        let values = [
+            ("a", "EXTRA=--v=hunter2-s3cr3t\n"),
+            ("b", "tok1\n"),
+            ("c", "ab/s3cr3t-is-public"),
+            ("d", "pässword\n  täx\n"),
+        ];
         let values = values.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()));
         let payload = Payload::from(BTreeMap::from(values));
+        let revision = serde_json::from_value(serde_json::json!({
+            "format": 1, "presetVersion": 1, "nodeBootstrap": "s3cr3t-is-public", "uid": "", "cluster": "", "resources": []
+        }))
+        .expect("a revision");
         for (said, shown) in [
             (
                 "invalid argument \"hunter2-s3cr3t\" for \"-v\" flag",
@@ -1158,8 +1169,9 @@ mod tests {
             ("pässword or tok1tok1", "(secret) or (secret)"),
             ("", ""),
             ("short", "short"),
+            ("of s3cr3t-is-public", "of s3cr3t-is-public"),
         ] {
-            assert_eq!(payload.hide(said), shown);
+            assert_eq!(payload.hide(said, &revision), shown);
         }
     }
 }

@@ -26,9 +26,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Failure, Plan};
-use crate::host::Host;
-use crate::host::kubelet::{Health, Kubelet};
+use crate::host::kubelet::{Health, Kubelet, has_joined};
 use crate::host::state::Begun;
+use crate::host::systemd::UnitState;
+use crate::host::{Host, HostError};
 use crate::resource::{Change, Step};
 
 /// The units that a node's pods, and so the agent, run under.
@@ -47,8 +48,12 @@ pub const NODE_UNITS: &[&str] = &[
 
 /// How it is told in a cause that the node is not as before with what was there before.
 const NOT_AS_BEFORE: &str = "; with what was there before, ";
+/// How it is told there that something was not put back.
+const LEFT: &str = "; not put back: ";
 /// The cause of one that a boot has interrupted.
 const INTERRUPTED: &str = "Interrupted";
+/// The unit whose process answers the health check.
+const KUBELET: &str = "kubelet.service";
 /// A boot or an outage in the middle says nothing of a revision; after so many of them it is not tried again.
 const MAX_INTERRUPTIONS: u32 = 2;
 
@@ -200,7 +205,7 @@ impl Switch {
             Stage::Refused => failure(reason, message),
             Stage::RolledBack => failure(
                 "RolledBack".to_owned(),
-                match message.contains(NOT_AS_BEFORE) {
+                match message.contains(NOT_AS_BEFORE) || message.contains(LEFT) {
                     true => format!("rolled back: {message}"),
                     false => format!("rolled back, and what was there before runs again: {message}"),
                 },
@@ -230,9 +235,21 @@ pub fn touches(host: &Host, plan: &Plan) -> bool {
     host.systemd.is_running() && plan.steps.iter().filter_map(Step::unit).any(is_node_unit)
 }
 
-/// The kubelet whose node such a plan could lose; `None`: it is none, or there is nothing to lose yet.
-pub fn at_stake(host: &Host, plan: &Plan) -> Option<Kubelet> {
-    if touches(host, plan) { Kubelet::find(&host.root) } else { None }
+/// The kubelet whose node such a plan could lose; `None`: it is none, or there is nothing to lose yet. One that is down for a
+/// moment, or not found among the processes, has a node to lose, too, where it has joined.
+///
+/// # Errors
+/// If systemd cannot be asked.
+pub async fn at_stake(host: &Host, plan: &Plan) -> Result<Option<Kubelet>, HostError> {
+    if !touches(host, plan) {
+        return Ok(None);
+    }
+    if let Some(kubelet) = Kubelet::find(&host.root) {
+        return Ok(Some(kubelet));
+    }
+    let states = host.systemd.observe(&[KUBELET.to_owned()]).await?;
+    let is_node = states.get(KUBELET).is_some_and(UnitState::is_running) && has_joined(&host.root);
+    Ok(is_node.then(Kubelet::default))
 }
 
 /// Why a node is not as good as it was before; empty: it is. `since`: from when the changes were begun until now. A time

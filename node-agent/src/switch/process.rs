@@ -9,10 +9,11 @@ use crds::nodebootstrap::Health;
 use crds::report::Disruption;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cause, INTERRUPTED, NOT_AS_BEFORE, Stage, Switch, is_node_unit, staged, units, worse};
+use super::{
+    Cause, INTERRUPTED, KUBELET, LEFT, NOT_AS_BEFORE, Stage, Switch, is_node_unit, staged, units, worse,
+};
 use crate::engine::{self, Failure, Observer, Payload, Plan, Request, rollback};
-use crate::host::kubelet::{self, Looker};
-use crate::host::node::is_there;
+use crate::host::kubelet::{self, Kubelet, Looker, has_joined};
 use crate::host::state::{Begun, Lock};
 use crate::host::{Host, HostError, clock_at, journal, uptime};
 use crate::preset::Findings;
@@ -21,14 +22,14 @@ use crate::resource::{Action, Change, Step};
 
 /// How often the node is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// For how long the node is looked at before an attempt, until its kubelet, its runtime and the API server answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often whoever waits for an attempt looks how far it is.
 const WAIT_STEP: Duration = Duration::from_millis(500);
 /// How much later than the dead-man whoever waits starts the roll-back, in seconds.
 const LATE: u64 = 5;
 /// How much later than now a time may be that another clock of this machine gives.
 const SKEW: Duration = Duration::from_secs(1);
-/// The unit whose process answers the health check.
-const KUBELET: &str = "kubelet.service";
 /// The cause of one that was judged by an API server that could not be asked.
 const API_AWAY: &str = "ApiAway";
 /// How long after a roll-back that could not put everything back the next one comes: the first, and the longest.
@@ -71,10 +72,11 @@ pub async fn ask(host: &Host, request: &Request, mut switch: Switch, _lock: Lock
     host.systemd.start(&unit).await?.await
 }
 
-/// An attempt as asked for: nothing is known of it yet. `retry`: see [`Switch::retry`].
+/// An attempt as asked for: nothing is known of it yet. `kubelet`: the one that runs now, as far as one does. `retry`: see [`Switch::retry`].
 pub fn asked(
     request: &Request,
     node: String,
+    kubelet: Option<Kubelet>,
     permit: Disruption,
     health: Option<&Health>,
     retry: &str,
@@ -93,7 +95,7 @@ pub fn asked(
         begun: 0,
         starts_kubelet: false,
         restarts: BTreeSet::new(),
-        kubelet: None,
+        kubelet,
         before: kubelet::Health::default(),
         interruptions: 0,
         cause: None,
@@ -202,7 +204,7 @@ pub async fn carry_out(host: &Host, node_bootstrap: &str, stop: &CancellationTok
         Ok(plan) => plan,
         Err(failure) => {
             switch.stage = Stage::Refused;
-            let message = request.payload.hide(&failure.message);
+            let message = request.payload.hide(&failure.message, &request.revision);
             switch.cause = Some(Cause { reason: failure.reason, message });
             let _ = disarm(host, node_bootstrap).await;
             return host.state.put_switch(node_bootstrap, &switch).map_err(words);
@@ -269,6 +271,22 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     let failure = |error: HostError| Failure::from(&error);
     let refused =
         |reason: &str, message: String| Failure { reason: reason.to_owned(), message, made: Vec::new() };
+    // First of all: what is down for a moment, for somebody restarts it, is not how the node is.
+    let mut looker = Looker::new(switch.kubelet.take());
+    let patience = tokio::time::Instant::now() + PATIENCE;
+    switch.before = loop {
+        let now = looker.look(&host.root, &switch.node).await;
+        let answers = now.kubelet.is_none() && now.runtime.is_none() && !now.is_away;
+        if answers || looker.kubelet().is_none() || tokio::time::Instant::now() > patience {
+            break now;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    let is_down = Kubelet::find(&host.root).is_none() && has_joined(&host.root);
+    switch.kubelet = looker.kubelet().cloned();
+    if switch.before.is_away || is_down {
+        switch.before.assume();
+    }
     let mut plan = engine::plan(host, request).await.map_err(failure)?;
     if let Some(failure) = Failure::of_problems(&plan.problems) {
         return Err(failure);
@@ -283,15 +301,12 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     staged::check(host, &request.revision, &plan).await?;
     plan.held = true;
     switch.restarts = plan.steps.iter().filter_map(Step::unit).map(str::to_owned).collect();
-    let is_kubelet = |step: &Step| matches!(&step.action, Action::Start { unit, .. } if unit == KUBELET);
+    let is_kubelet = |step: &Step| match &step.action {
+        Action::Start { unit, .. } => unit == KUBELET,
+        Action::Restart { unit } => unit == KUBELET && is_down,
+        _ => false,
+    };
     switch.starts_kubelet = plan.steps.iter().any(is_kubelet);
-    let mut looker = Looker::new(None);
-    switch.before = looker.look(&host.root, &switch.node).await;
-    switch.kubelet = looker.kubelet().cloned();
-    let credential = switch.kubelet.as_ref().and_then(|kubelet| kubelet.flag("kubeconfig"));
-    if credential.is_some_and(|path| is_there(&host.root, path)) {
-        switch.before.assume();
-    }
     switch.previous = host.state.begun(node_bootstrap).map_err(failure)?.map(Rc::unwrap_or_clone);
     units::arm(host, node_bootstrap, switch.timeout).await.map_err(failure)?;
     (switch.stage, switch.begun) = (Stage::Armed, uptime().as_secs());
@@ -348,7 +363,7 @@ impl Judge {
             let now = looker.look(&host.root, &switch.node).await;
             let since = clock_at(self.since)..=clock_at(uptime() + SKEW);
             let worse = worse(&self.expected, &now, &since);
-            let is_away = self.expected.api.is_none() && now.api.is_some();
+            let is_away = self.expected.api.is_none() && now.is_away;
             *was_away |= is_away;
             let at = tokio::time::Instant::now();
             if worse.is_empty() {
@@ -395,12 +410,14 @@ fn telling(lines: Vec<String>) -> Vec<String> {
 
 /// The cause, with what the units wrote last, but for what is secret.
 async fn with_journal(cause: Cause, switch: &Switch, payload: &Payload) -> Cause {
-    let mut message = payload.hide(&cause.message);
+    let mut message = payload.hide(&cause.message, &switch.revision.revision);
     for unit in switch.restarts.iter().filter(|unit| is_node_unit(unit)) {
         let since = clock_at(Duration::from_secs(switch.begun)).as_second();
         let lines = telling(journal::last_lines(unit, since, READ).await);
         if !lines.is_empty() {
-            let lines = lines.iter().map(|line| payload.hide(line).chars().take(MAX_LINE).collect());
+            let lines = lines
+                .iter()
+                .map(|line| payload.hide(line, &switch.revision.revision).chars().take(MAX_LINE).collect());
             let lines: Vec<String> = lines.collect();
             // There is little room for what was wrong.
             message = message.replace(&format!(": see journalctl -u {unit}"), "");
@@ -444,7 +461,7 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     // Of a roll-back that was ended.
     cause.message.truncate(cause.message.find(NOT_YET).unwrap_or(cause.message.len()));
     let (mut lock, mut pause) = (Some(lock), None);
-    let (since, was_made) = loop {
+    let (since, back) = loop {
         switch.cause = Some(cause.clone());
         // Putting back does not wait for a disk that is full.
         let _ = host.state.put_switch(node_bootstrap, &switch);
@@ -458,7 +475,7 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
             return Ok(());
         }
         let why = match back {
-            Ok(was_made) => break (since, was_made),
+            Ok(back) => break (since, back),
             Err(why) => why,
         };
         tracing::warn!(why, "not put back yet");
@@ -472,7 +489,10 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
             () = stop.cancelled() => return Ok(()),
         }
     };
-    if is_first && !was_made {
+    if let (false, Some(cause)) = (back.left.is_empty(), &mut switch.cause) {
+        cause.message = format!("{}{LEFT}{}", cause.message, back.left.join("; "));
+    }
+    if is_first && !back.was_made {
         let _lock = host.state.lock(|| {}).await.map_err(words)?;
         switch.stage = Stage::Unproven;
         switch.cause = Some(Cause {
@@ -539,7 +559,12 @@ pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> 
         let mut switch = Rc::unwrap_or_clone(switch);
         match switch.stage {
             Stage::Armed => match put_back(host, &switch, true, false, lock, stop).await {
-                Ok(_) => switch.interrupted(),
+                Ok(back) => {
+                    switch.interrupted();
+                    if let (false, Some(cause)) = (back.left.is_empty(), &mut switch.cause) {
+                        cause.message = format!("{}{LEFT}{}", cause.message, back.left.join("; "));
+                    }
+                }
                 Err(why) => {
                     _ = switch.cause_of_boot();
                     open.push(why);
@@ -555,7 +580,15 @@ pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> 
     if open.is_empty() { units::disarm(host, "", true).await.map_err(words) } else { Err(open.join("; ")) }
 }
 
-/// Puts back what was not confirmed; whether there was anything. `again`: see [`rollback::run`].
+/// What came of putting back.
+struct PutBack {
+    /// Whether there was anything.
+    was_made: bool,
+    /// What stays as it is, and why.
+    left: Vec<String>,
+}
+
+/// Puts back what was not confirmed. `again`: see [`rollback::run`].
 async fn put_back(
     host: &Host,
     switch: &Switch,
@@ -563,17 +596,16 @@ async fn put_back(
     again: bool,
     lock: Lock,
     stop: &CancellationToken,
-) -> Result<bool, String> {
+) -> Result<PutBack, String> {
     let node_bootstrap = &switch.revision.revision.node_bootstrap;
     let words = |error: HostError| error.to_string();
     let plan = rollback::plan(host, node_bootstrap, &switch.restarts, at_boot).await.map_err(words)?;
     let previous = switch.previous.as_ref();
     let made = rollback::run(host, node_bootstrap, &plan, previous, again, lock, &Logged, stop).await;
     let made = made.map_err(|failure| failure.message)?;
-    for change in made.iter().filter(|change| change.is_left()) {
-        tracing::warn!(resource = change.resource, change = change.change, "not put back");
-    }
-    Ok(!plan.steps.is_empty())
+    let left = made.iter().filter(|change| change.is_left());
+    let left = left.map(|change| format!("{} {}", change.resource, change.change)).collect();
+    Ok(PutBack { was_made: !plan.steps.is_empty(), left })
 }
 
 /// Takes away what an attempt was armed with; the guard only with the last one on this host. The host's lock must be held:

@@ -71,11 +71,12 @@ pub(super) async fn arm(host: &Host, node_bootstrap: &str, seconds: u64) -> Resu
          Conflicts={switch}\nAfter={switch}\nStartLimitIntervalSec=0\n\
          [Service]\nType=exec\nExecStart={PROGRAM} rollback {node_bootstrap}\nRestart=on-failure\nRestartSec=2\n"
     );
-    // systemd's own default would have it a minute late.
+    // From a fixed time: OnActiveSec= begins anew each time that somebody has systemd read its units again (v252). systemd's
+    // own accuracy would have it a minute late.
+    let at = host.systemd.age().await?.as_secs().saturating_add(seconds).saturating_add(GRACE);
     let timer = format!(
         "[Unit]\nDescription=nodebootstrap: the NodeBootstrap {node_bootstrap} is confirmed by then, or rolled back\n\
-         [Timer]\nOnActiveSec={}\nAccuracySec=100ms\nRemainAfterElapse=no\n",
-        seconds.saturating_add(GRACE)
+         [Timer]\nOnStartupSec={at}\nAccuracySec=100ms\nRemainAfterElapse=no\n"
     );
     write(host, &format!("{RUNTIME}/{rollback}"), &rolls_back)?;
     write(host, &format!("{RUNTIME}/{}", dead_man(node_bootstrap)), &timer)?;
@@ -94,14 +95,16 @@ pub(super) async fn disarm(host: &Host, node_bootstrap: &str, is_last: bool) -> 
     for unit in &units {
         remove(host, &format!("{RUNTIME}/{unit}"))?;
     }
+    let mut ended = units.to_vec();
     if is_last {
         remove(host, GUARD_LINK)?;
         remove(host, GUARD)?;
         remove(host, AFTER_GUARD)?;
+        ended.extend([GUARD, AFTER_GUARD].map(|path| path.rsplit('/').next().unwrap_or(path).to_owned()));
     }
     host.systemd.reload().await?;
-    // What was killed counts as failed, and is over.
-    for unit in &units {
+    // What was killed, or could not do all, counts as failed, and is over.
+    for unit in &ended {
         host.systemd.forget(unit).await;
     }
     Ok(())

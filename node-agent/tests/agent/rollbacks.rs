@@ -102,6 +102,23 @@ async fn what_an_archive_brought_before_is_there_again_without_a_download() {
 }
 
 #[tokio::test]
+async fn what_is_put_back_gets_the_directories_above_it_again() {
+    let machine = Machine::new();
+    machine.directory("/opt/a/b");
+    let of = |paths: &[&str]| {
+        let files: Vec<_> = paths.iter().map(|path| json!({"path": path, "content": "ours"})).collect();
+        request(json!({ "files": files }))
+    };
+    machine.apply(&of(&["/opt/a/b/f", "/etc/other"])).await.unwrap();
+    let previous = machine.host().state.begun("workers").unwrap();
+    machine.apply_held(&of(&["/etc/other"]), usize::MAX).await.unwrap();
+    assert!(!machine.is_there("/opt/a/b/f"));
+    std::fs::remove_dir_all(machine.path("/opt/a")).unwrap();
+    machine.roll_back("workers", previous.as_deref(), usize::MAX).await.expect("rolled back");
+    assert_eq!(machine.read("/opt/a/b/f"), "ours");
+}
+
+#[tokio::test]
 async fn what_is_confirmed_is_not_rolled_back() {
     let machine = Machine::new();
     machine.write("/etc/motd", "theirs");

@@ -16,7 +16,7 @@ use crds::report::Disruption;
 use node_agent::engine::{self, Change};
 use node_agent::host::kubelet::{Kubelet, Looker};
 use node_agent::host::state::Begun;
-use node_agent::switch::{Cause, Stage, Switch, process};
+use node_agent::switch::{self, Cause, Stage, Switch, process};
 use rustix::fs::IFlags;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -125,7 +125,7 @@ async fn answer(
 pub(crate) fn asked(request: &engine::Request) -> Switch {
     let second = Some(Timeout::from_secs(1));
     let health = Health { timeout: second, stable_for: second };
-    process::asked(request, "n".to_owned(), Disruption::Restart, Some(&health), "")
+    process::asked(request, "n".to_owned(), None, Disruption::Restart, Some(&health), "")
 }
 
 fn of_unit(content: &str) -> engine::Request {
@@ -277,6 +277,25 @@ async fn a_kubelet_that_was_down_for_a_moment_is_not_stopped_by_a_roll_back() {
 }
 
 #[tokio::test]
+async fn a_kubelet_that_is_down_when_it_begins_has_a_node_to_lose() {
+    let (machine, node) = Node::start().await;
+    let of = |word: &str| of_unit(&format!("[Service]\nExecStart=/bin/true\nEnvironment=A={word}\n"));
+    machine.apply(&of("first")).await.expect("applied");
+    // It is about to be started again.
+    std::fs::remove_file(machine.path("/proc/42/cmdline")).unwrap();
+    machine.systemd.set("kubelet.service", "activating");
+    let host = machine.host();
+    let plan = machine.plan(&of("second")).await;
+    assert!(switch::at_stake(&host, &plan).await.unwrap().is_none(), "it never was a node");
+    machine.write("/etc/kubernetes/kubelet.conf", "");
+    assert!(switch::at_stake(&host, &plan).await.unwrap().is_some());
+    host.state.put_switch("workers", &asked(&of("second"))).unwrap();
+    node.words().is_silent = true;
+    process::carry_out(&host, "workers", &CancellationToken::new()).await.expect("an end");
+    assert_eq!((stage(&machine), cause(&machine).reason.as_str()), (Stage::Armed, "Unhealthy"));
+}
+
+#[tokio::test]
 async fn what_the_api_server_could_not_be_asked_about_before_must_be_good_afterwards() {
     let (machine, node) = Node::start().await;
     machine.systemd.set("kubelet.service", "active");
@@ -315,6 +334,10 @@ async fn a_process_of_any_user_is_not_asked_for_its_kubeconfig() {
     machine.write("/proc/42/status", "Name:\tkubelet\nUid:\t1000\t1000\t1000\t1000\n");
     assert!(!found());
     machine.write("/proc/42/status", "Name:\tkubelet\nUid:\t0\t0\t0\t0\n");
+    machine.write("/proc/42/cgroup", "0::/kube.slice/kubelet\n");
+    assert!(!found());
+    machine.write("/proc/42/status", "Name:\tkubelet\nPPid:\t1\nUid:\t0\t0\t0\t0\n");
+    assert!(found(), "it has gone there itself, as kubeletCgroups says");
     machine.directory("/proc/42/ns");
     machine.link("/proc/42/ns/pid", "pid:[2]");
     assert!(!found(), "it sees other processes than the host's first");
