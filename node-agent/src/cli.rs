@@ -643,8 +643,10 @@ async fn through_switch(
 fn failed(session: &Session, root: &str, text: bool, plan: &Plan, failure: Failure) -> Result<u8, String> {
     let Failure { reason, message, made } = failure;
     if text {
-        let made = made.iter().map(|change| change.change.as_str());
-        return Err(format!("{message}; {} made before", output::changes(made)));
+        let before = output::changes(made.iter().map(|change| change.change.as_str()));
+        // What the host itself has put back was not made before.
+        let is_over = matches!(reason.as_str(), "RolledBack" | "Unproven");
+        return Err(if is_over { message } else { format!("{message}; {before} made before") });
     }
     let mut json = output::apply_json(&session.request, root, "failed", &made, &plan.warnings, &[]);
     // Problem has its reason from a fixed list; here it is one of many.
