@@ -211,7 +211,13 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
         // One that was told in the future, by a clock that was wrong then, is told anew: nobody is waited for that long.
         let told = report.leaving_since.filter(|since| report.leave.is_some() && *since <= facts.now);
         let since = told.unwrap_or(facts.now);
-        let allowed = SignedDuration::try_from(facts.leave_timeout).unwrap_or(SignedDuration::MAX);
+        // What the host has begun it confirms or takes back within that time, also where nobody answers for it.
+        let begun = match report.permit.disruption {
+            Disruption::None => Duration::ZERO,
+            Disruption::Restart | Disruption::Drain => Health::timeout(facts.health).duration(),
+        };
+        let allowed = facts.leave_timeout.saturating_add(begun);
+        let allowed = SignedDuration::try_from(allowed).unwrap_or(SignedDuration::MAX);
         let left = allowed - facts.now.duration_since(since);
         // As when the namespace was deleted first: there is no agent, none will come, and so nothing of ours runs.
         let is_deserted =
@@ -932,7 +938,7 @@ mod tests {
         world.reports[1].leaving_since = None;
         let enrolment = world.decide();
         assert_eq!(enrolment.steps, [const { Vec::new() }; 4], "one at a time");
-        assert_eq!(enrolment.look_again, Some(Duration::from_secs(600)));
+        assert_eq!(enrolment.look_again, Some(Duration::from_secs(600 + 180)), "and health.timeout");
         // One that waited, and does not answer any more, has its time from now on.
         world.nodes[1].ready = false;
         let told = edit("b", Edit { leave: leave(Some(now)), ..Edit::default() });

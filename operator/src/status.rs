@@ -212,7 +212,8 @@ pub fn fold(facts: &Facts<'_>) -> NodeBootstrapStatus {
 /// it waits for. `timeout`: how long a node is waited for that does not answer.
 pub fn fold_leaving(facts: &Facts<'_>, timeout: Timeout) -> NodeBootstrapStatus {
     let leavers = leavers(facts);
-    let nodes: Vec<_> = leavers.iter().map(|one| one.node).collect();
+    let mut nodes: Vec<_> = leavers.iter().map(|one| one.node).collect();
+    nodes.sort_unstable();
     let message = match (&facts.problem, nodes.len()) {
         (Some(problem), _) => problem.message.clone(),
         (None, 0) => "all nodes have left".to_owned(),
@@ -746,7 +747,8 @@ fn reconciling(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts, 
     }
     let leavers = leavers(facts);
     if !leavers.is_empty() {
-        let nodes: Vec<_> = leavers.iter().map(|one| one.node).collect();
+        let mut nodes: Vec<_> = leavers.iter().map(|one| one.node).collect();
+        nodes.sort_unstable();
         let who = named(&nodes, nodes.len(), "is leaving", "are leaving");
         return Word::new(true, LEAVING, format!("{who}{}", kept(facts, &leavers)));
     }
