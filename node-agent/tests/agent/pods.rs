@@ -382,7 +382,7 @@ async fn a_node_that_leaves_keeps_all_and_the_agent_rests() {
 }
 
 #[tokio::test]
-async fn what_disturbs_to_be_put_back_waits_for_its_permit_and_the_rest_leaves_at_once() {
+async fn what_disturbs_to_be_put_back_waits_for_its_permit_unless_it_stays_or_is_put_back_by_hand() {
     let (machine, api) = (Machine::new(), Api::start().await);
     machine.systemd.set("app.service", "active");
     machine.write("/etc/a", "theirs");
@@ -426,6 +426,15 @@ async fn what_disturbs_to_be_put_back_waits_for_its_permit_and_the_rest_leaves_a
         api.tell(json!({"revision": name, "leave": "Retain", "permit": permit(5, "None")}));
         api.until_phase("Left").await;
         assert_eq!(machine.read("/etc/a"), "ours");
+        api.tell(json!({"revision": name, "permit": permit(5, "Restart")}));
+        api.until_phase("Ready").await;
+        tell(permit(6, "None"));
+        api.until_status("permit 6", |status| status["phase"] == "Waiting").await;
+        machine.revert_by_hand("workers").await.unwrap();
+        // As the next pass does, which comes later.
+        tell(permit(7, "None"));
+        api.until_phase("Left").await;
+        assert_eq!(machine.read("/etc/a"), "theirs");
     })
     .await;
 }
