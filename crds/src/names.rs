@@ -15,6 +15,10 @@ pub const AGENT: &str = "nodebootstrap-agent";
 /// State of the agent on the host: ledger, lock, plans.
 pub const STATE_DIR: &str = "/var/lib/nodebootstrap";
 
+/// The revision that takes everything back: a Report with `leave: Revert` names it to its agent, which answers by it. No
+/// NodeBootstrap's revision has this name: those end with a hash.
+pub const REVERT: &str = "revert";
+
 /// Finalizer of a NodeBootstrap: held until every node has left.
 pub const FINALIZER: &str = "nodebootstrap.io/leave";
 /// Label that carries the NodeBootstrap's name on each object made for it, agents' pods included.

@@ -201,7 +201,8 @@ pub struct NodeBootstrapSpec {
 
     /// What becomes of what was made on a node that leaves (label lost, NodeBootstrap deleted). Retain: it stays. Revert:
     /// what was there before is put back, and what was not there is removed; what something else has changed since is
-    /// left, and listed in the node's Report. Default: Retain. Example: Revert.
+    /// left, and listed in the node's Report. Nodes on which that restarts or stops something have their turn one after the
+    /// other, within rollout.allow. An edit counts for nodes that are leaving, too. Default: Retain. Example: Revert.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
 
@@ -212,7 +213,8 @@ pub struct NodeBootstrapSpec {
     pub trust: Option<Trust>,
 
     /// How long a node that leaves (label lost, NodeBootstrap deleted) may take to answer before it is given up and
-    /// stays as it is. A whole number with s, m or h. Default: 10m. Example: 90s.
+    /// stays as it is; from its turn on, where it has to wait for one, health.timeout more. The time of one that says that it
+    /// waits for its turn, or that in its turn it failed, stands. A whole number with s, m or h. Default: 10m. Example: 90s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave_timeout: Option<Timeout>,
 }
@@ -229,7 +231,8 @@ pub struct Rollout {
     pub max_parallel: Option<Share>,
     /// The highest disruption that a node may have. None: nothing that runs is disturbed. Restart: services are restarted.
     /// Drain: also the kubelet's minor version or the container runtime's version is changed, on nodes that you have
-    /// drained. A plan that needs more is not begun, and the status says so. Default: Drain. Example: Restart.
+    /// drained. A plan that needs more is not begun, and the status says so; also one that puts back what was there before.
+    /// Default: Drain. Example: Restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Disruption>,
 }

@@ -85,7 +85,7 @@ pub struct NodeBootstrapReportSpec {
     /// Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// Set when the node leaves the NodeBootstrap: what shall become of what was made on it.
+    /// Set when the node leaves the NodeBootstrap: what shall become of what was made on it, as far as the permit goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Leave>,
 }
@@ -166,7 +166,7 @@ pub enum Leave {
 pub struct NodeBootstrapReportStatus {
     /// The state the node is in.
     pub phase: ReportPhase,
-    /// The revision that phase speaks of: the one that runs, was tried, or waits.
+    /// The revision that phase speaks of: the one that runs, was tried, or waits; "revert": what was there before.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub revision: String,

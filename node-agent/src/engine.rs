@@ -18,6 +18,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use crds::Sha256;
+use crds::names::REVERT;
 use crds::report::{ChangeSummary, Disruption};
 use crds::revision::{Content, FORMAT, PRESET_VERSION, Presets, Resource, Revision, Trust};
 use futures::StreamExt;
@@ -282,8 +283,6 @@ impl Failure {
     }
 }
 
-/// The name of a revision that takes everything back.
-pub const REVERT: &str = "revert";
 const STOPPED: &str = "Stopped";
 /// Of an archive.
 const UNREAD: &str = "what is in it was not read yet: the next pass looks again";

@@ -25,6 +25,8 @@ const MAX_CHANGES_BYTES: usize = 8 << 10;
 const PLAN: &str = "; the mode is Plan, so nothing is changed";
 /// Said at the end of what was rolled back: what happens next.
 const ASK: &str = " (tried again only when the spec or the Node's annotation nodebootstrap.io/retry changes)";
+/// The same of a node that leaves.
+const ASK_LEAVING: &str = " (tried again only when the Node's annotation nodebootstrap.io/retry changes, or by nodebootstrap-agent revert on the host)";
 /// Said at the end of a failure: what happens next.
 const RETRY: &str = " (tried again by itself)";
 
@@ -281,7 +283,11 @@ pub fn status(
             };
         }
         Outcome::Failed(failure) | Outcome::RolledBack(failure) => {
-            let next = if matches!(outcome, Outcome::RolledBack(_)) { ASK } else { RETRY };
+            let next = match (outcome, spec.leave) {
+                (Outcome::RolledBack(_), None) => ASK,
+                (Outcome::RolledBack(_), Some(_)) => ASK_LEAVING,
+                _ => RETRY,
+            };
             word.phase = ReportPhase::Failed;
             if failure.made.is_empty() && was(ReportPhase::Failed) {
                 keep(&mut word);

@@ -131,7 +131,7 @@ fn decide(world: &World, spec: &NodeBootstrapSpec) -> NodeBootstrapStatus {
         allowed: Disruption::Drain,
         left: &BTreeMap::new(),
         queued: &enrolment.queued,
-        leaving: Vec::new(),
+        leaving: &[],
         before: &NodeBootstrapStatus::default(),
         now,
     })

@@ -544,7 +544,7 @@ fn edit_as_json(uid: &str, edit: &Edit) -> Value {
     }
     if let Some(leave) = leave {
         let (word, since): (Option<Leave>, Option<String>) = match leave {
-            Some((word, since)) => (Some(*word), Some(since.to_string())),
+            Some((word, since)) => (Some(*word), since.map(|since| since.to_string())),
             None => (None, None),
         };
         spec.insert("leave".to_owned(), json!(word));
@@ -573,7 +573,7 @@ mod tests {
             health: Some(Some(Health { timeout: Some(crds::Timeout::from_secs(60)), stable_for: None })),
             retry: Some("2".into()),
             paused: Some(true),
-            leave: Some(Some((Leave::Retain, Timestamp::from_second(1).unwrap()))),
+            leave: Some(Some((Leave::Retain, Some(Timestamp::from_second(1).unwrap())))),
         };
         assert_eq!(
             edit_as_json("u", &all),

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crds::names::REVERT;
 use crds::nodebootstrap::{Drift, Health};
 use crds::report::{Conflict, Disruption, Leave, Permit, ReportPhase, RunMode};
 use crds::{NodeBootstrapReportSpec, Share, names};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::observed::{AgentState, Node, Report};
+use crate::observed::{AgentState, Answer, Node, Report};
 use crate::rollout::{self, Hold, Seat, Taken, Turn, Use};
 
 /// A node of the cluster.
@@ -36,7 +37,7 @@ pub struct Facts<'a> {
     pub is_ending: bool,
     /// What becomes of what was made on a node that leaves.
     pub leave: Leave,
-    /// How long a node that leaves may take to answer.
+    /// How long a node that leaves may take to answer, and then, once it is its turn, to leave.
     pub leave_timeout: Duration,
     /// The revision that nodes shall have; `None` if there has never been a good one.
     pub target: Option<&'a str>,
@@ -128,8 +129,8 @@ pub struct Edit {
     pub retry: Option<String>,
     /// Whether nothing at all is changed on the node.
     pub paused: Option<bool>,
-    /// Told to leave, since when; or (`Some(None)`) told to stay.
-    pub leave: Option<Option<(Leave, Timestamp)>>,
+    /// Told to leave, and since when it has been waited for, unless it waits itself; or (`Some(None)`) told to stay.
+    pub leave: Option<Option<(Leave, Option<Timestamp>)>>,
 }
 
 /// What is decided for one NodeBootstrap.
@@ -159,12 +160,20 @@ const CHANGE: usize = 1;
 const GIVE: usize = 2;
 const UNLABEL: usize = 3;
 
+/// A node that leaves.
+struct Leaver<'a> {
+    node: &'a Node,
+    report: &'a Report,
+    /// Since when it is waited for; `None`: it waits itself.
+    since: Option<Timestamp>,
+}
+
 /// Decides. See the module.
 pub fn decide(facts: &Facts<'_>) -> Enrolment {
     let mut enrolment = Enrolment::default();
     let leaving_label = names::leaving_label(facts.name);
     let mut staying: Vec<(&Node, &Report)> = Vec::new();
-    let mut leaving: Vec<(&Node, &Report)> = Vec::new();
+    let mut leaving: Vec<Leaver<'_>> = Vec::new();
     let mut keeps_label = HashSet::new();
     let mut has_report = HashSet::new();
     let by_name: HashMap<&str, &Candidate> =
@@ -182,7 +191,7 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
             continue;
         };
         let has_left = report.leave.is_some()
-            && report.answer_for(node).is_some_and(|one| one.phase == ReportPhase::Left);
+            && answer_of(node, report).is_some_and(|one| one.phase == ReportPhase::Left);
         // Nobody waits for an agent that never began: its image is not to be had, and it has never answered.
         let is_untouched = report.answer.is_none()
             && facts.agents.get(report.node.as_str()).is_some_and(|agent| agent.lacks_image());
@@ -197,35 +206,40 @@ pub fn decide(facts: &Facts<'_>) -> Enrolment {
             staying.push((node, report));
             continue;
         }
+        // One that waits for its turn, or for a person, answers: its time stands.
+        let stands = rollout::waits_to_leave(&seat(facts, node, report, true));
         // One that was told in the future, by a clock that was wrong then, is told anew: nobody is waited for that long.
         let told = report.leaving_since.filter(|since| report.leave.is_some() && *since <= facts.now);
         let since = told.unwrap_or(facts.now);
-        let allowed = SignedDuration::try_from(facts.leave_timeout).unwrap_or(SignedDuration::MAX);
+        // What the host has begun it confirms or takes back within that time, also where nobody answers for it.
+        let begun = match report.permit.disruption {
+            Disruption::None => Duration::ZERO,
+            Disruption::Restart | Disruption::Drain => Health::timeout(facts.health).duration(),
+        };
+        let allowed = facts.leave_timeout.saturating_add(begun);
+        let allowed = SignedDuration::try_from(allowed).unwrap_or(SignedDuration::MAX);
         let left = allowed - facts.now.duration_since(since);
         // As when the namespace was deleted first: there is no agent, none will come, and so nothing of ours runs.
         let is_deserted =
             facts.is_ending && !facts.has_daemon_set && !facts.agents.contains_key(report.node.as_str());
-        if left <= SignedDuration::ZERO || is_deserted {
-            enrolment.given_up.push(report.node.clone());
+        if (left <= SignedDuration::ZERO && !stands) || is_deserted {
+            // Of one that has left it was only waited for that it is Ready again.
+            if report.answer_for(node).is_none_or(|one| one.phase != ReportPhase::Left) {
+                enrolment.given_up.push(report.node.clone());
+            }
             enrolment.steps[GIVE].push(delete());
             continue;
         }
-        let left = left.unsigned_abs();
-        enrolment.look_again = Some(enrolment.look_again.map_or(left, |other: Duration| other.min(left)));
+        if !stands {
+            let left = left.unsigned_abs();
+            enrolment.look_again = Some(enrolment.look_again.map_or(left, |other: Duration| other.min(left)));
+        }
         enrolment.leaving.insert(report.node.clone());
         keeps_label.insert(report.node.as_str());
-        leaving.push((node, report));
+        leaving.push(Leaver { node, report, since: (!stands).then_some(since) });
         // While the selector still matches, the DaemonSet keeps the agent there by itself.
         if !is_selected && !node.labels.contains_key(&leaving_label) {
             enrolment.steps[TAKE].push(label(node, true));
-        }
-        let edit = Edit {
-            leave: told.is_none().then_some(Some((report.leave.unwrap_or(facts.leave), facts.now))),
-            paused: paused(node, report),
-            ..Edit::default()
-        };
-        if edit != Edit::default() {
-            enrolment.steps[TAKE].push(change(report, edit));
         }
     }
 
@@ -286,30 +300,38 @@ fn conflicts_of<'a>(facts: &Facts<'a>, node: &str) -> &'a [Conflict] {
 }
 
 fn seat<'a>(facts: &Facts<'a>, node: &'a Node, report: &'a Report, is_leaving: bool) -> Seat<'a> {
+    // Mode Plan and conflicts are about what is to be had.
+    let cannot_have = facts.mode == RunMode::Plan || !conflicts_of(facts, &report.node).is_empty();
     Seat {
         is_reachable: is_reachable(node, facts.agents.get(report.node.as_str()).copied()),
-        is_leaving,
-        is_blocked: facts.mode == RunMode::Plan
-            || !conflicts_of(facts, &report.node).is_empty()
-            || is_paused(node, report),
+        is_blocked: is_paused(node, report) || (!is_leaving && (cannot_have || facts.target.is_none())),
         is_drained: facts.drained.contains(&report.node),
+        target: if is_leaving { REVERT } else { facts.target.unwrap_or(&report.revision) },
         ..bare_seat(node, report)
     }
 }
 
 /// A seat with what Node and Report alone say.
 fn bare_seat<'a>(node: &'a Node, report: &'a Report) -> Seat<'a> {
+    let revision = if report.leave.is_some() { REVERT } else { report.revision.as_str() };
     Seat {
         node: &report.node,
         is_control_plane: node.is_control_plane,
         is_reachable: false,
-        is_leaving: false,
         is_blocked: false,
         is_drained: false,
-        revision: &report.revision,
+        target: revision,
+        revision,
         permit: report.permit,
-        answer: report.answer_for(node),
+        answer: answer_of(node, report),
     }
+}
+
+/// What a node's agent answered. One that was disturbed to leave has left only when its Node is Ready again: until then it
+/// counts.
+fn answer_of<'a>(node: &Node, report: &'a Report) -> Option<&'a Answer> {
+    let is_down = report.permit.disruption > Disruption::None && !node.ready;
+    report.answer_for(node).filter(|answer| !(is_down && answer.phase == ReportPhase::Left))
 }
 
 /// How far a node is with its permit, by a Report of whatever NodeBootstrap; nobody uses that of a Node that is gone.
@@ -320,23 +342,41 @@ pub fn use_of(report: &Report, node: Option<&Node>) -> Use {
     }
 }
 
-/// What changes in the Reports of nodes that stay.
+/// What changes in the Reports that there are.
 fn permits<'a>(
     facts: &Facts<'a>,
     staying: &[(&'a Node, &'a Report)],
-    leaving: &[(&'a Node, &'a Report)],
+    leaving: &[Leaver<'a>],
     spread: u32,
     enrolment: &mut Enrolment,
 ) {
-    let Some(target) = facts.target else { return };
     let seats: Vec<_> = staying
         .iter()
         .map(|(node, report)| seat(facts, node, report, false))
-        .chain(leaving.iter().map(|(node, report)| seat(facts, node, report, true)))
+        .chain(leaving.iter().map(|one| seat(facts, one.node, one.report, true)))
         .collect();
-    let mut rollout = rollout::decide(target, facts.allowed, &seats, facts.taken);
+    let mut rollout = rollout::decide(facts.allowed, &seats, facts.taken);
     enrolment.hold = rollout.hold.take();
 
+    for Leaver { node, report, since } in leaving {
+        let withdrawn = rollout.withdraw.remove(&report.node);
+        let granted =
+            rollout.grant.as_ref().filter(|(node, _)| *node == report.node).map(|(_, permit)| *permit);
+        // Its turn has come: from now on it is waited for.
+        let since = if granted.is_some() { Some(facts.now) } else { *since };
+        let is_told = report.leave == Some(facts.leave) && report.leaving_since == since;
+        let edit = Edit {
+            leave: (!is_told).then_some(Some((facts.leave, since))),
+            permit: withdrawn.or(granted),
+            retry: retry(node, report),
+            paused: paused(node, report),
+            ..Edit::default()
+        };
+        if edit != Edit::default() {
+            enrolment.steps[if granted.is_some() { GIVE } else { TAKE }].push(change(report, edit));
+        }
+    }
+    let Some(target) = facts.target else { return };
     for (node, report) in staying {
         let conflicts = conflicts_of(facts, &report.node);
         let is_queued = enrolment.queued.contains(&report.node);
@@ -364,7 +404,7 @@ fn permits<'a>(
             conflicts: (report.conflicts != conflicts).then(|| conflicts.to_vec()),
             drift: (report.drift.as_ref() != facts.drift).then(|| facts.drift.cloned()),
             health: (report.health.as_ref() != facts.health).then(|| facts.health.cloned()),
-            retry: (report.retry != node.retry).then(|| node.retry.clone()),
+            retry: retry(node, report),
             paused,
             leave: report.leave.is_some().then_some(None),
         };
@@ -442,6 +482,11 @@ pub fn warn_younger<'a>(
         .collect()
 }
 
+/// What is to be told of the annotation that asks for another attempt.
+fn retry(node: &Node, report: &Report) -> Option<String> {
+    (report.retry != node.retry).then(|| node.retry.clone())
+}
+
 /// What is to be told of the annotation that pauses a node.
 fn paused(node: &Node, report: &Report) -> Option<bool> {
     (node.is_paused != report.paused).then_some(node.is_paused)
@@ -468,7 +513,6 @@ fn label(node: &Node, is_leaving: bool) -> Write {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::Answer;
     use std::collections::BTreeMap;
 
     const TARGET: &str = "nb-2";
@@ -533,6 +577,7 @@ mod tests {
         nodes: Vec<Node>,
         reports: Vec<Report>,
         is_ending: bool,
+        leave: Leave,
         target: Option<&'static str>,
         mode: RunMode,
         max_parallel: Option<Share>,
@@ -547,6 +592,7 @@ mod tests {
                 nodes,
                 reports,
                 is_ending: false,
+                leave: Leave::Retain,
                 target: Some(TARGET),
                 mode: RunMode::Apply,
                 max_parallel: None,
@@ -566,7 +612,7 @@ mod tests {
                 name: "nb",
                 created: created(),
                 is_ending: self.is_ending,
-                leave: Leave::Retain,
+                leave: self.leave,
                 leave_timeout: Duration::from_secs(600),
                 target: self.target,
                 mode: self.mode,
@@ -781,7 +827,7 @@ mod tests {
         let mut world = World::new(vec![node("a", &[])], vec![report("a", TARGET)]);
         let first = world.decide();
         let told = Edit {
-            leave: Some(Some((Leave::Retain, Timestamp::from_second(NOW).unwrap()))),
+            leave: Some(Some((Leave::Retain, Some(Timestamp::from_second(NOW).unwrap())))),
             ..Edit::default()
         };
         assert_eq!(first.steps[TAKE], [label_write("a", true), edit("a", told)]);
@@ -818,10 +864,10 @@ mod tests {
     #[test]
     fn a_node_that_was_told_in_the_future_has_its_time_from_now_on() {
         let mut told = report("a", TARGET);
-        told.leave = Some(Leave::Revert);
+        told.leave = Some(Leave::Retain);
         told.leaving_since = Some(Timestamp::from_second(NOW + 3600).unwrap());
         let enrolment = World::new(vec![node("a", &[&leaving_label()])], vec![told]).decide();
-        let again = Some(Some((Leave::Revert, Timestamp::from_second(NOW).unwrap())));
+        let again = Some(Some((Leave::Retain, Some(Timestamp::from_second(NOW).unwrap()))));
         assert_eq!(enrolment.steps[TAKE], [edit("a", Edit { leave: again, ..Edit::default() })]);
         assert_eq!(enrolment.look_again, Some(Duration::from_secs(600)));
     }
@@ -858,6 +904,78 @@ mod tests {
         assert!(enrolment.steps[CHANGE].is_empty(), "neither a revision nor a Report is made any more");
         world.reports.clear();
         assert!(world.decide().leaving.is_empty());
+    }
+
+    /// Two nodes that are told to put back what was there before, and wait for their turn.
+    fn two_that_wait_to_leave() -> World {
+        let nodes = ["a", "b"].map(|name| node(name, &["pool"]));
+        let mut world = World::new(nodes.into(), vec![report("a", TARGET), report("b", TARGET)]);
+        (world.is_ending, world.target, world.leave) = (true, None, Leave::Revert);
+        for report in &mut world.reports {
+            report.leave = Some(Leave::Revert);
+            report.answer = answer(&report.node, ReportPhase::Waiting);
+            report.answer.as_mut().unwrap().revision = REVERT.into();
+        }
+        world
+    }
+
+    #[test]
+    fn one_that_answers_and_waits_for_its_turn_to_leave_is_not_given_up() {
+        let (now, long_ago) =
+            (Timestamp::from_second(NOW).unwrap(), Timestamp::from_second(NOW - 3600).unwrap());
+        let mut world = two_that_wait_to_leave();
+        let leave = |since| Some(Some((Leave::Revert, since)));
+        let restart = Permit { id: 1, disruption: Disruption::Restart };
+        world.reports.iter_mut().for_each(|report| report.leaving_since = Some(long_ago));
+        let enrolment = world.decide();
+        assert!(enrolment.given_up.is_empty() && enrolment.look_again.is_none(), "{enrolment:?}");
+        // Its time stands; that of the one whose turn has come begins.
+        let stands = edit("b", Edit { leave: leave(None), ..Edit::default() });
+        let turn = edit("a", Edit { leave: leave(Some(now)), permit: Some(restart), ..Edit::default() });
+        assert_eq!(enrolment.steps, [vec![stands], vec![], vec![turn], vec![]]);
+
+        (world.reports[0].permit, world.reports[0].leaving_since) = (restart, Some(now));
+        world.reports[1].leaving_since = None;
+        let enrolment = world.decide();
+        assert_eq!(enrolment.steps, [const { Vec::new() }; 4], "one at a time");
+        assert_eq!(enrolment.look_again, Some(Duration::from_secs(600 + 180)), "and health.timeout");
+        // One that waited, and does not answer any more, has its time from now on.
+        world.nodes[1].ready = false;
+        let told = edit("b", Edit { leave: leave(Some(now)), ..Edit::default() });
+        assert_eq!(world.decide().steps, [vec![told], vec![], vec![], vec![]]);
+        world.nodes[1].ready = true;
+
+        // It has left, and is not Ready yet: the other one waits for that.
+        let left = world.reports[0].answer.as_mut().unwrap();
+        (left.phase, left.permit_id) = (ReportPhase::Left, 1);
+        world.nodes[0].ready = false;
+        let enrolment = world.decide();
+        assert_eq!(enrolment.steps, [const { Vec::new() }; 4]);
+        assert_eq!(enrolment.hold, Some(Hold::Silent { node: "a".into() }));
+        world.nodes[0].ready = true;
+        assert_eq!(world.decide().steps[GIVE][0], delete("a"));
+        world.reports.remove(0);
+        assert!(matches!(&world.decide().steps[GIVE][..], [Write::Change { name, .. }] if name == "nb.b"));
+    }
+
+    #[test]
+    fn a_failure_to_leave_stops_the_others_until_somebody_says_what_shall_become_of_it() {
+        let mut world = two_that_wait_to_leave();
+        world.reports[0].permit = Permit { id: 1, disruption: Disruption::Restart };
+        let failed = world.reports[0].answer.as_mut().unwrap();
+        (failed.phase, failed.permit_id) = (ReportPhase::Failed, 1);
+        let enrolment = world.decide();
+        assert_eq!(enrolment.hold, Some(Hold::Stopped { node: "a".into() }));
+        assert_eq!((enrolment.steps, enrolment.given_up.len()), ([const { Vec::new() }; 4], 0));
+        // Another attempt is asked for.
+        world.nodes[0].retry = "again".into();
+        let told = Edit { retry: Some("again".into()), ..Edit::default() };
+        assert_eq!(world.decide().steps[TAKE], [edit("a", told)]);
+        world.nodes[0].retry.clear();
+        // Or all shall stay as it is.
+        world.leave = Leave::Retain;
+        let told = |node| edit(node, Edit { leave: Some(Some((Leave::Retain, None))), ..Edit::default() });
+        assert_eq!(world.decide().steps, [vec![told("a"), told("b")], vec![], vec![], vec![]]);
     }
 
     #[test]
@@ -938,7 +1056,7 @@ mod tests {
         // It is told to leave, and of the end of its pause.
         world.nodes[0] = node("a", &[]);
         let left = Edit {
-            leave: Some(Some((Leave::Retain, Timestamp::from_second(NOW).unwrap()))),
+            leave: Some(Some((Leave::Retain, Some(Timestamp::from_second(NOW).unwrap())))),
             paused: Some(false),
             ..Edit::default()
         };

@@ -9,7 +9,7 @@ use crds::nodebootstrap::{NodePhase, NodeResult};
 use crds::text::clip;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::status::{self, CONFLICT, PLANNED, READY, STALLED};
+use crate::status::{self, CONFLICT, LEAVING, PLANNED, READY, STALLED};
 
 /// The most Events about single nodes in one pass; the status has the rest.
 const MAX_NODES: usize = 10;
@@ -69,7 +69,7 @@ pub fn between(
         notices.push(match (ready.status.as_str(), ready.reason.as_str()) {
             ("True", PLANNED) => Notice::normal(PLANNED, &ready.message),
             ("True", _) => Notice::normal("Ready", &ready.message),
-            (_, "Progressing") => Notice::normal("Progressing", &ready.message),
+            (_, reason @ ("Progressing" | LEAVING)) => Notice::normal(reason, &ready.message),
             (_, reason) => Notice::warning(reason, &ready.message, None),
         });
     }

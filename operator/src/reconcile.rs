@@ -283,9 +283,7 @@ async fn enrol(
         }
     }
 
-    look_for_drained(context, node_bootstrap, look).await?;
-    let drained = look.left.iter().filter(|(_, left)| left.is_empty()).map(|(node, _)| node.clone());
-    let bounds = Bounds { conflicts, drained: drained.collect(), taken: world.taken_beside(name) };
+    let bounds = bounds(context, node_bootstrap, look, conflicts).await?;
     let enrolment = decide(
         world,
         node_bootstrap,
@@ -315,7 +313,8 @@ async fn look_for_drained(
             })
         })
     };
-    let nodes = look.nodes.iter().filter(|one| one.is_selected && one.node.is_cordoned);
+    // Also of those that leave.
+    let nodes = look.nodes.iter().filter(|one| one.node.is_cordoned);
     let names = nodes.filter(|one| waits(&one.node)).map(|one| one.node.name.clone());
     for name in names.take(DRAINS) {
         let left = cluster.pods_to_drain(&name).await?;
@@ -336,6 +335,18 @@ struct Bounds {
     drained: BTreeSet<String>,
     /// Nodes that other NodeBootstraps may disrupt.
     taken: Vec<Taken>,
+}
+
+async fn bounds(
+    context: &Context,
+    node_bootstrap: &NodeBootstrap,
+    look: &mut Look,
+    conflicts: BTreeMap<String, Vec<Conflict>>,
+) -> Result<Bounds, Error> {
+    look_for_drained(context, node_bootstrap, look).await?;
+    let drained = look.left.iter().filter(|(_, left)| left.is_empty()).map(|(node, _)| node.clone());
+    let taken = context.world.taken_beside(&node_bootstrap.name);
+    Ok(Bounds { conflicts, drained: drained.collect(), taken })
 }
 
 fn decide(
@@ -503,6 +514,25 @@ fn contender(world: &Arc<World>, one: &Arc<NodeBootstrap>, claims: Claims) -> Co
     }
 }
 
+/// Nodes with their Reports and agents, for the status.
+fn members<'a>(
+    look: &'a Look,
+    reports: &'a [Arc<Report>],
+    agents: &HashMap<&str, &'a AgentState>,
+    is_meant: impl Fn(&Candidate) -> bool,
+) -> Vec<Member<'a>> {
+    let reports: HashMap<&str, &Report> =
+        reports.iter().map(|report| (report.node.as_str(), report.as_ref())).collect();
+    let nodes = look.nodes.iter().filter(|one| is_meant(one)).map(|one| one.node.as_ref());
+    nodes
+        .map(|node| Member {
+            node,
+            report: reports.get(node.name.as_str()).copied().filter(|report| report.node_uid == node.uid),
+            agent: agents.get(node.name.as_str()).copied().unwrap_or(&AgentState::Absent),
+        })
+        .collect()
+}
+
 /// The status, and the Events that follow from it.
 async fn tell(
     context: &Context,
@@ -514,31 +544,19 @@ async fn tell(
     let pods = world.pods_of(&node_bootstrap.name);
     let agents = agents(&pods);
     let reports = world.reports_of(&node_bootstrap.name);
-    let reports: HashMap<&str, &Report> =
-        reports.iter().map(|report| (report.node.as_str(), report.as_ref())).collect();
-    let absent = AgentState::Absent;
-    let members: Vec<_> = look
-        .nodes
-        .iter()
-        .filter(|candidate| candidate.is_selected)
-        .map(|candidate| candidate.node.as_ref())
-        .map(|node| Member {
-            node,
-            report: reports.get(node.name.as_str()).copied().filter(|report| report.node_uid == node.uid),
-            agent: agents.get(node.name.as_str()).copied().unwrap_or(&absent),
-        })
-        .collect();
+    let selected = members(look, &reports, &agents, |one| one.is_selected);
+    let leaving = members(look, &reports, &agents, |one| look.leaving.contains(&one.node.name));
     let status = status::fold(&status::Facts {
         generation: node_bootstrap.generation,
         target: look.rendering.target.as_ref().map(|target| target.name.as_str()),
         mode: mode(Some(spec)),
-        members: &members,
+        members: &selected,
         problem: look.rendering.problem.clone().or_else(|| look.refusal.clone()),
         hold: look.hold.as_ref(),
         allowed: allowed(Some(spec)),
         left: &look.left,
         queued: &look.queued,
-        leaving: look.leaving.iter().map(String::as_str).collect(),
+        leaving: &leaving,
         before: &node_bootstrap.status,
         now: Timestamp::now(),
     });
@@ -606,12 +624,14 @@ async fn malformed(context: &Context, node_bootstrap: &NodeBootstrap, error: &st
 /// A NodeBootstrap that is being deleted: every node leaves, then goes what was made for it, then the finalizer.
 async fn end(context: &Context, node_bootstrap: &NodeBootstrap) -> Result<Next, Error> {
     let Context { world, cluster, renderer, metrics, .. } = context;
-    let mut look = Look::default();
+    let spec = node_bootstrap.spec.as_ref().ok();
+    let mut look = Look { nodes: candidates(world, spec), ..Look::default() };
     if !node_bootstrap.is_held() {
         return Ok(look.next);
     }
-    let spec = node_bootstrap.spec.as_ref().ok();
-    let enrolment = decide(world, node_bootstrap, spec, None, &Bounds::default(), &candidates(world, spec));
+    cluster.settle_doubts().await?;
+    let bounds = bounds(context, node_bootstrap, &mut look, BTreeMap::new()).await?;
+    let enrolment = decide(world, node_bootstrap, spec, None, &bounds, &look.nodes);
     let mut result = carry_out(context, &node_bootstrap.name, &enrolment, &mut look).await;
     if result.is_ok() && world.reports_of(&node_bootstrap.name).is_empty() {
         result = remove_made(context, &node_bootstrap.name).await;
@@ -625,15 +645,28 @@ async fn end(context: &Context, node_bootstrap: &NodeBootstrap) -> Result<Next, 
         }
     }
     let refused = context.repeated_refusal(&node_bootstrap.name, result.as_ref().err());
-    let waiting_for = enrolment.leaving.iter().map(String::as_str).collect();
+    let pods = world.pods_of(&node_bootstrap.name);
+    let reports = world.reports_of(&node_bootstrap.name);
+    let leaving =
+        members(&look, &reports, &agents(&pods), |node| enrolment.leaving.contains(&node.node.name));
     let status = status::fold_leaving(
-        node_bootstrap.generation,
-        &node_bootstrap.status,
-        waiting_for,
+        &status::Facts {
+            generation: node_bootstrap.generation,
+            target: None,
+            mode: mode(spec),
+            members: &[],
+            problem: refused,
+            hold: enrolment.hold.as_ref(),
+            allowed: allowed(spec),
+            left: &look.left,
+            queued: &BTreeSet::new(),
+            leaving: &leaving,
+            before: &node_bootstrap.status,
+            now: Timestamp::now(),
+        },
         leave_timeout(spec),
-        refused.as_ref(),
-        Timestamp::now(),
     );
+    look.notices.extend(events::between(&node_bootstrap.status, &status, false));
     let told = write_status(context, node_bootstrap, &status, &mut look).await;
     result.and(told)?;
     Ok(look.next)

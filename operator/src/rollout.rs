@@ -8,10 +8,14 @@
 //! already. No permit is above what the spec allows, and one with [`Disruption::Drain`] goes only to a node that was
 //! drained.
 //!
+//! A node that leaves is one more of them: what puts back what was there before is planned, waits and is permitted as a
+//! revision is, by the name [`REVERT`].
+//!
 //! With `rollout.maxParallel` the revision itself goes out in turns, too: [`waiting`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::names::REVERT;
 use crds::report::{Disruption, Permit, ReportPhase};
 
 use crate::observed::Answer;
@@ -25,13 +29,13 @@ pub struct Seat<'a> {
     pub is_control_plane: bool,
     /// Whether it can answer.
     pub is_reachable: bool,
-    /// Whether it is leaving: it gets nothing more, but what it was given counts until it answers or is gone.
-    pub is_leaving: bool,
     /// Whether a conflict, mode Plan or a pause keeps it from changing anything.
     pub is_blocked: bool,
     /// Whether nothing is left on it that a drain would take away.
     pub is_drained: bool,
-    /// The revision in its Report.
+    /// The revision that it shall have; [`REVERT`]: it leaves.
+    pub target: &'a str,
+    /// The revision in its Report; [`REVERT`]: it is told to leave.
     pub revision: &'a str,
     /// The permit in its Report.
     pub permit: Permit,
@@ -101,18 +105,17 @@ pub enum Use {
     Failed,
 }
 
-/// Decides the permits of one NodeBootstrap whose nodes shall have the revision `target`, with no more disruption than is
-/// `allowed`.
-pub fn decide(target: &str, allowed: Disruption, seats: &[Seat<'_>], taken: &[Taken]) -> Rollout {
+/// Decides the permits of one NodeBootstrap, with no more disruption than is `allowed`.
+pub fn decide(allowed: Disruption, seats: &[Seat<'_>], taken: &[Taken]) -> Rollout {
     let mut seats: Vec<_> = seats.iter().collect();
     seats.sort_unstable_by_key(|seat| (seat.is_control_plane, seat.node));
     let mut rollout = Rollout::default();
     let mut hold: Option<Hold> = None;
     for seat in &seats {
-        if let Some(permit) = withdrawal(target, allowed, seat) {
+        if let Some(permit) = withdrawal(allowed, seat) {
             rollout.withdraw.insert(seat.node.to_owned(), permit);
         }
-        if let Some(found) = held_by(target, seat) {
+        if let Some(found) = held_by(seat) {
             // A failure outlives all else; of the others the first in order is as good to name as any.
             let replaces =
                 matches!(found, Hold::Stopped { .. }) && !matches!(hold, Some(Hold::Stopped { .. }));
@@ -126,7 +129,7 @@ pub fn decide(target: &str, allowed: Disruption, seats: &[Seat<'_>], taken: &[Ta
         rollout.hold = hold;
         return rollout;
     }
-    for (seat, disruption) in seats.iter().filter_map(|seat| Some((seat, asks(target, allowed, seat)?))) {
+    for (seat, disruption) in seats.iter().filter_map(|seat| Some((seat, asks(allowed, seat)?))) {
         match taken.iter().find(|taken| taken.keeps(seat.node)) {
             Some(taken) => rollout.hold = Some(Hold::Elsewhere(taken.clone())),
             None => {
@@ -139,8 +142,8 @@ pub fn decide(target: &str, allowed: Disruption, seats: &[Seat<'_>], taken: &[Ta
 }
 
 /// The permit that is left to a node when its own is done, or must not be used any more.
-fn withdrawal(target: &str, allowed: Disruption, seat: &Seat<'_>) -> Option<Permit> {
-    if seat.permit.disruption == Disruption::None || seat.is_leaving {
+fn withdrawal(allowed: Disruption, seat: &Seat<'_>) -> Option<Permit> {
+    if seat.permit.disruption == Disruption::None {
         return None;
     }
     // Of a plan that has come to need more nothing is begun.
@@ -151,7 +154,7 @@ fn withdrawal(target: &str, allowed: Disruption, seat: &Seat<'_>) -> Option<Perm
             && answer.disruption > seat.permit.disruption
     });
     let is_over =
-        seat.revision != target || seat.is_blocked || seat.permit.disruption > allowed || is_too_little;
+        seat.revision != seat.target || seat.is_blocked || seat.permit.disruption > allowed || is_too_little;
     match answered(seat) {
         Some(ReportPhase::Ready) => Some(Permit { disruption: Disruption::None, ..seat.permit }),
         Some(_) if is_over => Some(Permit { disruption: Disruption::None, ..seat.permit }),
@@ -179,13 +182,13 @@ pub fn use_of(seat: &Seat<'_>) -> Use {
 }
 
 /// Whether, and how, a node keeps all others from being disrupted.
-fn held_by(target: &str, seat: &Seat<'_>) -> Option<Hold> {
+fn held_by(seat: &Seat<'_>) -> Option<Hold> {
     let node = seat.node.to_owned();
     match use_of(seat) {
         Use::Begun if seat.is_reachable => Some(Hold::Busy { node }),
         Use::Begun => Some(Hold::Silent { node }),
         Use::Failed => {
-            let is_about_it = seat.revision == target && !seat.is_leaving && !seat.is_blocked;
+            let is_about_it = seat.revision == seat.target && !seat.is_blocked;
             is_about_it.then_some(Hold::Stopped { node })
         }
         Use::Over => None,
@@ -207,6 +210,16 @@ fn answered(seat: &Seat<'_>) -> Option<ReportPhase> {
         | ReportPhase::Waiting
         | ReportPhase::Planned => None,
     }
+}
+
+/// Whether a node that is to leave answers and waits: for its turn, or, after a failure under its permit, for a person.
+pub fn waits_to_leave(seat: &Seat<'_>) -> bool {
+    let waits = seat.permit.disruption == Disruption::None
+        && seat
+            .answer
+            .is_some_and(|answer| answer.phase == ReportPhase::Waiting && answer.revision == seat.revision);
+    let is_told = seat.target == REVERT && seat.revision == REVERT;
+    seat.is_reachable && is_told && (waits || use_of(seat) == Use::Failed)
 }
 
 /// Whether a node is at what it was told last: it can answer, and has not said how that ended. One that waits for a permit,
@@ -251,11 +264,11 @@ pub fn waiting<'a>(most: usize, turns: &[Turn<'a>]) -> BTreeSet<&'a str> {
 }
 
 /// The disruption that a node waits for and may have.
-fn asks(target: &str, allowed: Disruption, seat: &Seat<'_>) -> Option<Disruption> {
-    let can_have = seat.is_reachable && !seat.is_leaving && !seat.is_blocked && seat.revision == target;
+fn asks(allowed: Disruption, seat: &Seat<'_>) -> Option<Disruption> {
+    let can_have = seat.is_reachable && !seat.is_blocked && seat.revision == seat.target;
     let answer = seat.answer.filter(|answer| answer.phase == ReportPhase::Waiting)?;
     let needed = answer.disruption;
-    let is_free = seat.permit.disruption == Disruption::None && answer.revision == target;
+    let is_free = seat.permit.disruption == Disruption::None && answer.revision == seat.target;
     let is_fit = needed <= allowed && (needed < Disruption::Drain || seat.is_drained);
     (can_have && is_free && needed > Disruption::None && is_fit).then_some(needed)
 }
@@ -299,8 +312,19 @@ mod tests {
         revision: usize,
         permit: Permit,
         answer: Option<Answer>,
+        /// It is to leave.
+        leaves: bool,
+        /// It has left: it has no Report.
+        is_gone: bool,
         /// The revision and permit that the agent is disrupting the node under.
         disrupting: Option<(usize, i64)>,
+    }
+
+    /// The revision that a node has which leaves.
+    const LEAVING: usize = 4;
+
+    fn name_of(revision: usize) -> String {
+        if revision == LEAVING { REVERT.to_owned() } else { revision.to_string() }
     }
 
     impl Sim {
@@ -311,7 +335,7 @@ mod tests {
             };
             self.answer = Some(Answer {
                 phase,
-                revision: revision.to_string(),
+                revision: name_of(revision),
                 permit_id,
                 disruption,
                 changes: 1,
@@ -324,13 +348,16 @@ mod tests {
         }
 
         fn step(&mut self) {
-            if !self.is_reachable {
+            if !self.is_reachable || self.is_gone {
                 return;
             }
+            let done = if self.revision == LEAVING { ReportPhase::Left } else { ReportPhase::Ready };
             if let Some((revision, id)) = self.disrupting.take() {
+                // Told something else meanwhile, it finishes that first.
+                let done = if revision == LEAVING { ReportPhase::Left } else { ReportPhase::Ready };
                 let phase = match self.fates[revision] {
                     Fate::Breaks => ReportPhase::Failed,
-                    Fate::Quiet | Fate::Restarts | Fate::Drains => ReportPhase::Ready,
+                    Fate::Quiet | Fate::Restarts | Fate::Drains => done,
                 };
                 self.answer(phase, revision, id);
                 return;
@@ -338,11 +365,11 @@ mod tests {
             // A fresh read of the Report.
             let (revision, permit) = (self.revision, self.permit);
             let is_done = self.answer.as_ref().is_some_and(|answer| {
-                answer.revision == revision.to_string()
-                    && matches!(answer.phase, ReportPhase::Ready | ReportPhase::Failed)
+                answer.revision == name_of(revision)
+                    && matches!(answer.phase, ReportPhase::Ready | ReportPhase::Failed | ReportPhase::Left)
             });
             match self.fates[revision] {
-                Fate::Quiet => self.answer(ReportPhase::Ready, revision, permit.id),
+                Fate::Quiet => self.answer(done, revision, permit.id),
                 // What was applied once needs no restart again.
                 _ if is_done => {
                     let phase = self.answer.as_ref().unwrap().phase;
@@ -359,19 +386,19 @@ mod tests {
 
         fn is_ready_at(&self, revision: usize) -> bool {
             self.answer.as_ref().is_some_and(|answer| {
-                answer.phase == ReportPhase::Ready && answer.revision == revision.to_string()
+                answer.phase == ReportPhase::Ready && answer.revision == name_of(revision)
             })
         }
     }
 
-    fn seat_of<'a>(sim: &'a Sim, revision: &'a str) -> Seat<'a> {
+    fn seat_of<'a>(sim: &'a Sim, target: &'a str, revision: &'a str) -> Seat<'a> {
         Seat {
             node: &sim.name,
             is_control_plane: sim.is_control_plane,
             is_reachable: sim.is_reachable,
-            is_leaving: false,
             is_blocked: false,
             is_drained: sim.is_drained,
+            target,
             revision,
             permit: sim.permit,
             answer: sim.answer.as_ref(),
@@ -386,9 +413,10 @@ mod tests {
     fn taken_by(nodes: &[Sim]) -> Vec<Taken> {
         nodes
             .iter()
+            .filter(|sim| !sim.is_gone)
             .filter_map(|sim| {
-                let revision = sim.revision.to_string();
-                let found = use_of(&seat_of(sim, &revision));
+                let revision = name_of(sim.revision);
+                let found = use_of(&seat_of(sim, &revision, &revision));
                 (found != Use::Over).then(|| Taken {
                     node: sim.name.clone(),
                     by: "other".to_owned(),
@@ -399,12 +427,26 @@ mod tests {
     }
 
     fn operate_beside(nodes: &mut [Sim], target: usize, allowed: Disruption, taken: &[Taken]) -> Rollout {
-        let revisions: Vec<_> = nodes.iter().map(|sim| sim.revision.to_string()).collect();
-        let seats: Vec<_> =
-            nodes.iter().zip(&revisions).map(|(sim, revision)| seat_of(sim, revision)).collect();
-        let rollout = decide(&target.to_string(), allowed, &seats, taken);
         for sim in nodes.iter_mut() {
-            sim.revision = target;
+            let has_left = sim.answer.as_ref().is_some_and(|answer| answer.phase == ReportPhase::Left);
+            if sim.revision == LEAVING && has_left && !sim.is_gone {
+                (sim.is_gone, sim.permit, sim.answer) = (true, Permit::default(), None);
+            } else if sim.is_gone && !sim.leaves {
+                (sim.is_gone, sim.revision) = (false, target);
+            }
+        }
+        let target_of = |sim: &Sim| if sim.leaves { LEAVING } else { target };
+        let names: Vec<_> =
+            nodes.iter().map(|sim| (name_of(target_of(sim)), name_of(sim.revision))).collect();
+        let seats: Vec<_> = nodes
+            .iter()
+            .zip(&names)
+            .filter(|(sim, _)| !sim.is_gone)
+            .map(|(sim, (target, revision))| seat_of(sim, target, revision))
+            .collect();
+        let rollout = decide(allowed, &seats, taken);
+        for sim in nodes.iter_mut().filter(|sim| !sim.is_gone) {
+            sim.revision = target_of(sim);
             if let Some(permit) = rollout.withdraw.get(&sim.name) {
                 sim.permit = *permit;
             }
@@ -441,6 +483,8 @@ mod tests {
             Step::Return(index) => nodes[index % count].is_reachable = true,
             Step::Drain(index) => nodes[index % count].is_drained = true,
             Step::Fill(index) => nodes[index % count].is_drained = false,
+            Step::Leave(index) => nodes[index % count].leaves = true,
+            Step::Stay(index) => nodes[index % count].leaves = false,
         }
         Ok(())
     }
@@ -454,7 +498,10 @@ mod tests {
                     let answer = sim.answer.as_ref();
                     !answer.is_some_and(|answer| {
                         answer.permit_id == sim.permit.id
-                            && matches!(answer.phase, ReportPhase::Ready | ReportPhase::Failed)
+                            && matches!(
+                                answer.phase,
+                                ReportPhase::Ready | ReportPhase::Failed | ReportPhase::Left
+                            )
                     })
                 }
             })
@@ -475,7 +522,7 @@ mod tests {
     }
 
     fn sims(fate: impl Strategy<Value = Fate> + Clone + 'static) -> impl Strategy<Value = Vec<Sim>> {
-        let one = (any::<bool>(), prop::collection::vec(fate, 4));
+        let one = (any::<bool>(), prop::collection::vec(fate, 5));
         prop::collection::vec(one, 1..6).prop_map(|drawn| {
             drawn
                 .into_iter()
@@ -490,6 +537,8 @@ mod tests {
                     permit: Permit::default(),
                     answer: None,
                     disrupting: None,
+                    leaves: false,
+                    is_gone: false,
                 })
                 .collect()
         })
@@ -504,6 +553,8 @@ mod tests {
         Return(usize),
         Drain(usize),
         Fill(usize),
+        Leave(usize),
+        Stay(usize),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -515,6 +566,8 @@ mod tests {
             2 => (0..6usize).prop_map(Step::Return),
             2 => (0..6usize).prop_map(Step::Drain),
             1 => (0..6usize).prop_map(Step::Fill),
+            2 => (0..6usize).prop_map(Step::Leave),
+            1 => (0..6usize).prop_map(Step::Stay),
         ];
         prop::collection::vec(one, 0..120)
     }
@@ -579,6 +632,30 @@ mod tests {
         }
 
         #[test]
+        fn those_that_leave_and_those_that_stay_get_their_turn_together(
+            mut nodes in sims(prop_oneof![Just(Fate::Restarts), Just(Fate::Quiet), Just(Fate::Drains)]),
+            leave in prop::collection::vec(any::<bool>(), 6),
+            steps in steps(),
+        ) {
+            let mut target = 1;
+            for step in steps {
+                apply(&step, &mut nodes, &mut target, Disruption::Drain, &[])?;
+                at_most_one(&nodes)?;
+            }
+            for (sim, leaves) in nodes.iter_mut().zip(leave) {
+                (sim.is_drained, sim.is_reachable, sim.leaves) = (true, true, leaves);
+            }
+            for _ in 0..nodes.len() * 8 + 8 {
+                operate(&mut nodes, target);
+                at_most_one(&nodes)?;
+                nodes.iter_mut().for_each(Sim::step);
+            }
+            prop_assert_eq!(operate(&mut nodes, target), Rollout::default());
+            let is_done = |sim: &Sim| if sim.leaves { sim.is_gone } else { sim.is_ready_at(target) };
+            prop_assert!(nodes.iter().all(is_done), "{nodes:#?}");
+        }
+
+        #[test]
         fn a_node_that_fails_after_its_permit_stops_it_until_the_spec_changes(mut nodes in sims(Just(Fate::Restarts))) {
             for sim in &mut nodes {
                 sim.is_control_plane = false;
@@ -621,9 +698,9 @@ mod tests {
             node,
             is_control_plane: false,
             is_reachable: true,
-            is_leaving: false,
             is_blocked: false,
             is_drained: false,
+            target: "r",
             revision: "r",
             permit,
             answer,
@@ -631,7 +708,7 @@ mod tests {
     }
 
     fn decide_all(seats: &[Seat<'_>]) -> Rollout {
-        decide("r", Disruption::Drain, seats, &[])
+        decide(Disruption::Drain, seats, &[])
     }
 
     #[test]
@@ -645,8 +722,8 @@ mod tests {
         let drained = Seat { is_drained: true, ..full };
         let permit = Permit { id: 1, disruption: Disruption::Drain };
         assert_eq!(decide_all(&[drained, other]).grant, Some(("a".into(), permit)));
-        assert_eq!(decide("r", Disruption::Restart, &[drained], &[]), Rollout::default());
-        assert_eq!(decide("r", Disruption::None, &[other], &[]), Rollout::default());
+        assert_eq!(decide(Disruption::Restart, &[drained], &[]), Rollout::default());
+        assert_eq!(decide(Disruption::None, &[other], &[]), Rollout::default());
     }
 
     #[test]
@@ -659,7 +736,7 @@ mod tests {
         let has_it = seat("a", permit, Some(&enough));
         assert_eq!(decide_all(&[has_it]).withdraw, BTreeMap::new());
         assert_eq!(
-            decide("r", Disruption::None, &[has_it], &[]).withdraw["a"],
+            decide(Disruption::None, &[has_it], &[]).withdraw["a"],
             taken,
             "it is above rollout.allow"
         );
@@ -671,12 +748,12 @@ mod tests {
         let (a, b) =
             (seat("a", Permit::default(), Some(&waiting)), seat("b", Permit::default(), Some(&waiting)));
         let busy = Taken { node: "a".into(), by: "other".into(), has_failed: false };
-        let rollout = decide("r", Disruption::Drain, &[a, b], std::slice::from_ref(&busy));
+        let rollout = decide(Disruption::Drain, &[a, b], std::slice::from_ref(&busy));
         assert_eq!((rollout.grant, rollout.hold), (None, Some(Hold::Elsewhere(busy.clone()))));
         // That very node is as disrupted as it can be.
         let failed = Taken { has_failed: true, ..busy };
-        assert_eq!(decide("r", Disruption::Drain, &[b], std::slice::from_ref(&failed)).grant, None);
-        assert_eq!(decide("r", Disruption::Drain, &[a, b], &[failed]).grant.unwrap().0, "a");
+        assert_eq!(decide(Disruption::Drain, &[b], std::slice::from_ref(&failed)).grant, None);
+        assert_eq!(decide(Disruption::Drain, &[a, b], &[failed]).grant.unwrap().0, "a");
     }
 
     #[test]
@@ -804,14 +881,43 @@ mod tests {
     }
 
     #[test]
-    fn a_leaving_node_that_has_the_permit_counts_until_it_has_left() {
+    fn a_node_that_is_told_to_leave_counts_with_what_it_was_given_until_it_has_answered() {
         let waiting = answer(ReportPhase::Waiting, 0);
-        let left = answer(ReportPhase::Left, 0);
         let permit = Permit { id: 1, disruption: Disruption::Restart };
-        let leaving = Seat { is_leaving: true, ..seat("a", permit, Some(&waiting)) };
+        let leaving = Seat { target: REVERT, ..seat("a", permit, Some(&waiting)) };
         let other = seat("b", Permit::default(), Some(&waiting));
-        assert_eq!(decide_all(&[leaving, other]).hold, Some(Hold::Busy { node: "a".into() }));
-        let gone = Seat { answer: Some(&left), ..leaving };
-        assert_eq!(decide_all(&[gone, other]).grant.unwrap().0, "b");
+        let rollout = decide_all(&[leaving, other]);
+        assert_eq!(rollout.hold, Some(Hold::Busy { node: "a".into() }));
+        // What it was given was for the revision.
+        let taken = Permit { id: 2, disruption: Disruption::None };
+        assert_eq!(rollout.withdraw["a"], taken);
+        let told = Seat { revision: REVERT, permit: taken, ..leaving };
+        assert_eq!(decide_all(&[told, other]).hold, Some(Hold::Busy { node: "a".into() }));
+        // It has yet to say what it needs to leave.
+        let seen = answer(ReportPhase::Paused, 2);
+        assert_eq!(decide_all(&[Seat { answer: Some(&seen), ..told }, other]).grant.unwrap().0, "b");
+        let waits = Answer { revision: REVERT.into(), ..answer(ReportPhase::Waiting, 2) };
+        let granted = decide_all(&[Seat { answer: Some(&waits), ..told }, other]).grant;
+        assert_eq!(granted, Some(("a".into(), Permit { id: 3, disruption: Disruption::Restart })));
+        let left = Answer { revision: REVERT.into(), ..answer(ReportPhase::Left, 3) };
+        let permitted = Seat { permit: Permit { id: 3, ..permit }, ..told };
+        assert_eq!(
+            decide_all(&[Seat { answer: Some(&waits), ..permitted }, other]).hold,
+            Some(Hold::Busy { node: "a".into() })
+        );
+        assert_eq!(decide_all(&[Seat { answer: Some(&left), ..permitted }, other]).grant.unwrap().0, "b");
+        // It could not be put back: nobody else is tried, and it is not given up.
+        let failed = Answer { revision: REVERT.into(), ..answer(ReportPhase::Failed, 3) };
+        let failed = Seat { answer: Some(&failed), ..permitted };
+        assert_eq!(decide_all(&[failed, other]).hold, Some(Hold::Stopped { node: "a".into() }));
+        assert!(waits_to_leave(&failed) && waits_to_leave(&Seat { answer: Some(&waits), ..told }));
+        for one in [
+            Seat { is_reachable: false, ..failed },
+            Seat { answer: Some(&waits), ..permitted },
+            Seat { target: "r", ..failed },
+            other,
+        ] {
+            assert!(!waits_to_leave(&one), "{one:?}");
+        }
     }
 }

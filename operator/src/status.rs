@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::names::{RETRY, REVERT};
 use crds::nodebootstrap::{MAX_RESULTS, NodeCounts, NodePhase, NodeResult};
 use crds::report::{Disruption, ReportPhase, RunMode};
 use crds::text::clip;
@@ -46,6 +47,8 @@ pub const PLANNED: &str = "Planned";
 const PLANNING: &str = "Planning";
 /// Reason: every change on a node is stopped.
 const PAUSED: &str = "Paused";
+/// Reason: nodes are to leave.
+pub const LEAVING: &str = "Leaving";
 /// Reason: the spec has never been good.
 const NO_REVISION: &str = "NoRevision";
 
@@ -62,7 +65,7 @@ const NAMED: usize = 3;
 /// The most characters of an agent's own words within a message about several nodes.
 const MAX_QUOTE: usize = 200;
 
-/// One selected node.
+/// One node that is selected, or leaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Member<'a> {
     /// The Node.
@@ -105,8 +108,8 @@ pub struct Facts<'a> {
     pub left: &'a BTreeMap<String, Vec<String>>,
     /// Nodes that are not told of the target yet, since enough others are at it.
     pub queued: &'a BTreeSet<String>,
-    /// Nodes that are not selected any more and have yet to answer, in any order.
-    pub leaving: Vec<&'a str>,
+    /// Nodes that are to leave and have not yet, in any order.
+    pub leaving: &'a [Member<'a>],
     /// The status before.
     pub before: &'a NodeBootstrapStatus,
     /// Used only where a condition changes.
@@ -206,35 +209,94 @@ pub fn fold(facts: &Facts<'_>) -> NodeBootstrapStatus {
 }
 
 /// The status of a NodeBootstrap that is being deleted: what was known of its nodes stays, and its conditions say whom
-/// it waits for.
-pub fn fold_leaving(
-    generation: i64,
-    before: &NodeBootstrapStatus,
-    mut waiting_for: Vec<&str>,
-    timeout: Timeout,
-    problem: Option<&Problem>,
-    now: Timestamp,
-) -> NodeBootstrapStatus {
-    waiting_for.sort_unstable();
-    let message = match (problem, waiting_for.len()) {
+/// it waits for. `timeout`: how long a node is waited for that does not answer.
+pub fn fold_leaving(facts: &Facts<'_>, timeout: Timeout) -> NodeBootstrapStatus {
+    let leavers = leavers(facts);
+    let mut nodes: Vec<_> = leavers.iter().map(|one| one.node).collect();
+    nodes.sort_unstable();
+    let message = match (&facts.problem, nodes.len()) {
         (Some(problem), _) => problem.message.clone(),
         (None, 0) => "all nodes have left".to_owned(),
         (None, count) => format!(
-            "{} to leave; given up {timeout} after being told",
-            named(&waiting_for, count, "has", "have")
+            "{}{}; one that does not answer for {timeout} is given up",
+            named(&nodes, count, "has to leave", "have to leave"),
+            kept(facts, &leavers)
         ),
     };
-    let condition = |type_: &str, word: Word| condition(type_, word, generation, before, now);
-    let reason = "Leaving";
+    let stalled = leaving_stalled(facts, &leavers).unwrap_or_else(|| Word::new(false, LEAVING, ""));
+    let condition =
+        |type_: &str, word: Word| condition(type_, word, facts.generation, facts.before, facts.now);
     NodeBootstrapStatus {
-        observed_generation: Some(generation),
+        observed_generation: Some(facts.generation),
         conditions: vec![
-            condition(READY, Word::new(false, reason, message.clone())),
-            condition(RECONCILING, Word::new(true, reason, message)),
-            condition(STALLED, Word::new(false, reason, "")),
+            condition(READY, Word::new(false, LEAVING, message.clone())),
+            condition(RECONCILING, Word::new(!stalled.is_true, LEAVING, message)),
+            condition(STALLED, stalled),
         ],
-        ..before.clone()
+        ..facts.before.clone()
     }
+}
+
+/// What is found of the nodes that are to leave, the worst first. Of one that is at it, or has yet to answer, `reason` is
+/// empty.
+fn leavers<'a>(facts: &Facts<'a>) -> Vec<Verdict<'a>> {
+    let mut leavers: Vec<_> = facts.leaving.iter().map(|member| leaver(member, facts)).collect();
+    leavers.sort_by(|a, b| (a.phase, a.node).cmp(&(b.phase, b.node)));
+    leavers
+}
+
+fn leaver<'a>(member: &Member<'a>, facts: &Facts<'a>) -> Verdict<'a> {
+    let Member { node, report, .. } = *member;
+    let answer = report.and_then(|report| report.answer_for(node));
+    let is_permitted = report.is_some_and(|report| report.permit.disruption > Disruption::None);
+    // What it said last may be of a revision still.
+    let is_about_it = answer.is_some_and(|answer| answer.revision == REVERT);
+    let (phase, reason, message) = match answer {
+        Some(answer) if answer.phase == ReportPhase::Failed && is_about_it => {
+            (NodePhase::Failed, answer.reason.as_str().into(), answer.message.as_str().into())
+        }
+        Some(answer) if answer.phase == ReportPhase::Waiting && is_about_it && !is_permitted => {
+            let (reason, message) = waits(node, answer, facts);
+            (NodePhase::Pending, reason.into(), message)
+        }
+        Some(answer) if answer.phase == ReportPhase::Paused => {
+            (NodePhase::Paused, PAUSED.into(), answer.message.as_str().into())
+        }
+        _ => (NodePhase::Updating, "".into(), "".into()),
+    };
+    Verdict { node: &node.name, phase, answer, reason, message, doing: "", joined_later: false }
+}
+
+/// What keeps nodes from leaving, in words.
+fn kept(facts: &Facts<'_>, leavers: &[Verdict<'_>]) -> String {
+    let waiting: Vec<_> =
+        leavers.iter().filter(|one| one.reason == WAITS_FOR_TURN).map(|one| one.node).collect();
+    let turns = match waiting.len() {
+        0 => String::new(),
+        count => {
+            let waiting = named(&waiting, count, "waits for its turn", "wait for their turn");
+            format!("; {waiting}{}", held(facts))
+        }
+    };
+    let others = leavers.iter().find(|one| !one.reason.is_empty() && one.reason != WAITS_FOR_TURN);
+    let first = others.map(|one| format!("; {}: {}", one.node, clip(&one.message, MAX_QUOTE)));
+    format!("{turns}{}", first.unwrap_or_default())
+}
+
+/// Why no node leaves before a person has done something.
+fn leaving_stalled(facts: &Facts<'_>, leavers: &[Verdict<'_>]) -> Option<Word> {
+    if let Some(Hold::Stopped { node }) = facts.hold
+        && let Some(one) = leavers.iter().find(|one| one.node == node)
+    {
+        let message = format!(
+            "{node} has a permit, and has failed to leave: no other node gets one until it has left: mend it, and set the Node's annotation {RETRY}; or write deletionPolicy: Retain, and all stay as they are; {}",
+            one.message
+        );
+        return Some(Word::new(true, "RolloutStopped", message));
+    }
+    let first = leavers.first()?;
+    let all = leavers.iter().all(|one| matches!(one.reason.as_ref(), NEEDS_DRAIN | NOT_ALLOWED));
+    all.then(|| Word::new(true, first.reason.clone(), format!("{}: {}", first.node, first.message)))
 }
 
 /// The status of a NodeBootstrap that cannot be read: its nodes stay as they are, and so does what is known of them.
@@ -373,8 +435,12 @@ fn verdict<'a>(
 fn waits<'a>(node: &Node, answer: &'a Answer, facts: &Facts<'_>) -> (&'static str, Cow<'a, str>) {
     let Answer { disruption, message, .. } = answer;
     if *disruption > facts.allowed {
+        let else_ = match answer.revision.as_str() {
+            REVERT => "write deletionPolicy: Retain, and all stays as it is",
+            _ => "take them out of the spec",
+        };
         let message = format!(
-            "its changes have disruption {disruption:?}, and rollout.allow is {:?}: raise it, or take them out of the spec; {message}",
+            "its changes have disruption {disruption:?}, and rollout.allow is {:?}: raise it, or {else_}; {message}",
             facts.allowed
         );
         return (NOT_ALLOWED, message.into());
@@ -515,7 +581,18 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
         };
         return Word::new(true, reason, format!("{done}{joined}{also_silent}"));
     }
-    let held = match facts.hold {
+    let held = held(facts);
+    if let Some(one) = all_wait_for_a_person(verdicts) {
+        let message = format!("{so_far}; {}{also_silent}; {}: {}", activity(&undone), one.node, one.message);
+        return Word::new(false, one.reason.clone(), message);
+    }
+    let what = if undone.is_empty() { String::new() } else { format!("; {}", activity(&undone)) };
+    Word::new(false, "Progressing", format!("{so_far}{what}{also_silent}{held}"))
+}
+
+/// Whom those wait for that wait for their turn, in words.
+fn held(facts: &Facts<'_>) -> String {
+    match facts.hold {
         Some(Hold::Silent { node }) => {
             format!("; {node} may be restarting something and does not answer: the others wait for it")
         }
@@ -526,13 +603,7 @@ fn ready(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts) -> Wor
             format!("; the NodeBootstrap {by} may disturb {node} now: one node at a time")
         }
         Some(Hold::Stopped { .. } | Hold::Busy { .. }) | None => String::new(),
-    };
-    if let Some(one) = all_wait_for_a_person(verdicts) {
-        let message = format!("{so_far}; {}{also_silent}; {}: {}", activity(&undone), one.node, one.message);
-        return Word::new(false, one.reason.clone(), message);
     }
-    let what = if undone.is_empty() { String::new() } else { format!("; {}", activity(&undone)) };
-    Word::new(false, "Progressing", format!("{so_far}{what}{also_silent}{held}"))
 }
 
 /// A node that does not answer while it has a permit to restart something: it may be in the middle of that, as when its
@@ -634,7 +705,8 @@ fn stalled(facts: &Facts<'_>, verdicts: &[Verdict<'_>]) -> Word {
         Some(Hold::Busy { node }) if has_failed(node) => Some(node),
         Some(Hold::Busy { .. } | Hold::Silent { .. } | Hold::Elsewhere(_)) | None => None,
     };
-    if let Some(node) = stopped_by {
+    let is_leaving = |node: &String| facts.leaving.iter().any(|one| one.node.name == *node);
+    if let Some(node) = stopped_by.filter(|node| !is_leaving(node)) {
         // Not what it did: it may have failed before it disturbed anything, as at a download.
         let message = format!(
             "{node} has a permit, and has failed: no other node gets one until it is ready or the spec changes"
@@ -644,10 +716,12 @@ fn stalled(facts: &Facts<'_>, verdicts: &[Verdict<'_>]) -> Word {
     if let Some(one) = verdicts.iter().find(|one| one.reason == CONFLICT) {
         return Word::new(true, CONFLICT, format!("{}: {}", one.node, one.message));
     }
-    match all_wait_for_a_person(verdicts) {
-        Some(one) => Word::new(true, one.reason.clone(), format!("{}: {}", one.node, one.message)),
-        None => Word::new(false, "Moving", ""),
+    if let Some(one) = all_wait_for_a_person(verdicts) {
+        return Word::new(true, one.reason.clone(), format!("{}: {}", one.node, one.message));
     }
+    let is_done = !verdicts.iter().any(Verdict::is_undone);
+    let leaving = if is_done { leaving_stalled(facts, &leavers(facts)) } else { None };
+    leaving.unwrap_or_else(|| Word::new(false, "Moving", ""))
 }
 
 /// The first of the nodes that are not done, if none of them goes on before a person has done something.
@@ -671,10 +745,12 @@ fn reconciling(facts: &Facts<'_>, verdicts: &[Verdict<'_>], counts: NodeCounts, 
     if let Some(node) = disturbed(facts) {
         return Word::new(true, "Progressing", format!("{node} may be restarting something"));
     }
-    if !facts.leaving.is_empty() {
-        let mut leaving = facts.leaving.clone();
-        leaving.sort_unstable();
-        return Word::new(true, "Leaving", named(&leaving, leaving.len(), "is leaving", "are leaving"));
+    let leavers = leavers(facts);
+    if !leavers.is_empty() {
+        let mut nodes: Vec<_> = leavers.iter().map(|one| one.node).collect();
+        nodes.sort_unstable();
+        let who = named(&nodes, nodes.len(), "is leaving", "are leaving");
+        return Word::new(true, LEAVING, format!("{who}{}", kept(facts, &leavers)));
     }
     if counts.paused > 0 {
         return Word::new(false, PAUSED, "");
@@ -820,7 +896,7 @@ mod tests {
             allowed: Disruption::Drain,
             left: &BTreeMap::new(),
             queued: &BTreeSet::new(),
-            leaving: Vec::new(),
+            leaving: &[],
             before,
             now: time(now),
         })

@@ -252,7 +252,10 @@ impl Lab {
         let mut object = self.server.lock().unwrap().objects[&path].clone();
         object["status"] = json!({
             "phase": phase,
-            "revision": object["spec"]["revision"],
+            "revision": match object["spec"]["leave"].as_str() {
+                Some("Revert") => json!(names::REVERT),
+                _ => object["spec"]["revision"].clone(),
+            },
             "permitId": object["spec"]["permit"]["id"],
             "disruption": disruption,
             "changesTotal": if phase == ReportPhase::Planned { 2 } else { 0 },
@@ -536,6 +539,62 @@ async fn at_the_end_the_nodes_leave_then_all_goes_and_the_finalizer_last() {
         (last.as_str(), &body["metadata"]["finalizers"]),
         ("PATCH nodebootstraps/workers", &json!([]))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_one_node_after_the_other_is_put_back_and_what_it_waits_for_is_told() {
+    let lab = Lab::new();
+    let spec = |policy: &str, allow: &str| {
+        let mut spec = motd("/etc/motd");
+        (spec["deletionPolicy"], spec["rollout"]) = (json!(policy), json!({"allow": allow}));
+        spec
+    };
+    lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 1, spec("Revert", "None"));
+    for node in ["n1", "n2"] {
+        lab.node(node, "True");
+        lab.pod("workers", node);
+    }
+    lab.look("workers").await.unwrap();
+    ["workers.n1", "workers.n2"].iter().for_each(|report| lab.answer(report, ReportPhase::Ready));
+    lab.delete_node_bootstrap("workers");
+    lab.look("workers").await.unwrap();
+    ["workers.n1", "workers.n2"].iter().for_each(|report| lab.answer(report, ReportPhase::Waiting));
+
+    // Above what is allowed: it waits for a person, however long that takes, and says so.
+    lab.writes();
+    let next = lab.look("workers").await.unwrap();
+    assert_eq!(next.again, None);
+    let (reason, words) = told(&lab.status("workers"), operator::status::STALLED);
+    assert_eq!(reason, "NotAllowed");
+    assert!(words.starts_with("n1: ") && words.contains("deletionPolicy: Retain"), "{words}");
+    let writes = lab.writes();
+    assert!(writes[place(&writes, "POST events")].1["note"].as_str().unwrap().contains("rollout.allow"));
+    lab.look("workers").await.unwrap();
+    assert_eq!(lab.writes(), [], "once");
+
+    lab.node_bootstrap("workers", "2026-01-01T00:00:00Z", 2, spec("Revert", "Restart"));
+    lab.delete_node_bootstrap("workers");
+    lab.look("workers").await.unwrap();
+    assert_eq!(lab.permit("workers.n1"), json!({"id": 1, "disruption": "Restart"}));
+    assert_eq!(lab.permit("workers.n2")["disruption"], "None");
+    let told_so = message(&lab.status("workers")).to_owned();
+    assert!(told_so.starts_with("n1 and n2 have to leave; n2 waits for its turn; "), "{told_so}");
+
+    // The first that fails is the last, until somebody says what shall become of it.
+    lab.answer("workers.n1", ReportPhase::Failed);
+    lab.look("workers").await.unwrap();
+    assert_eq!(lab.permit("workers.n2")["disruption"], "None");
+    let (reason, words) = told(&lab.status("workers"), operator::status::STALLED);
+    assert_eq!(reason, "RolloutStopped");
+    assert!(words.starts_with("n1 has a permit, and has failed to leave"), "{words}");
+    lab.answer("workers.n1", ReportPhase::Left);
+    lab.look("workers").await.unwrap();
+    lab.look("workers").await.unwrap();
+    assert_eq!(lab.permit("workers.n2"), json!({"id": 1, "disruption": "Restart"}));
+    lab.answer("workers.n2", ReportPhase::Left);
+    lab.look("workers").await.unwrap();
+    let writes = lab.writes();
+    assert_eq!(writes.last().unwrap().1["metadata"]["finalizers"], json!([]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use crds::NodeBootstrapReport;
+use crds::names::REVERT;
 use crds::nodebootstrap::DriftPolicy;
 use crds::report::{
     ChangeSummary, Disruption, Leave, NodeBootstrapReportSpec, NodeBootstrapReportStatus, ReportPhase,
@@ -722,8 +723,13 @@ impl<'a> Agent<'a> {
         Some(Next::Within(OTHERS))
     }
 
-    /// Waits until what the host itself does is over. It goes on also if this pod ends.
-    async fn await_switch(&mut self, spec: &NodeBootstrapReportSpec, stop: &CancellationToken) -> Next {
+    /// Waits until what the host itself does is over; what came of it. It goes on also if this pod ends. `None`: there is
+    /// none, or something else is to be done now.
+    async fn switched(
+        &mut self,
+        spec: &NodeBootstrapReportSpec,
+        stop: &CancellationToken,
+    ) -> Result<Option<Switch>, HostError> {
         self.pulse.set_busy(false);
         let node_bootstrap = self.settings.node_bootstrap.clone();
         let word = || {
@@ -737,7 +743,11 @@ impl<'a> Agent<'a> {
         self.told(told);
         self.pulse.set_busy(true);
         self.listen = true;
-        let switch = match over {
+        over
+    }
+
+    async fn await_switch(&mut self, spec: &NodeBootstrapReportSpec, stop: &CancellationToken) -> Next {
+        let switch = match self.switched(spec, stop).await {
             Ok(Some(switch)) => switch,
             Ok(None) => return Next::Rest,
             Err(error) => return self.fail(spec, &spec.revision, &Failure::from(&error), &[]).await,
@@ -750,7 +760,7 @@ impl<'a> Agent<'a> {
                 }
                 Next::Now
             }
-            _ if switch.revision.name != spec.revision && spec.leave.is_none() => Next::Now,
+            _ if wanted(spec) != Some(&switch.revision.name) => Next::Now,
             // Somebody has asked for another attempt meanwhile.
             (Stage::RolledBack, Some(_)) if switch.retry != spec.retry => Next::Now,
             (Stage::RolledBack, Some(_)) => self.rolled_back(spec, &switch, stop).await,
@@ -1148,15 +1158,16 @@ impl<'a> Agent<'a> {
     }
 
     async fn leave(&mut self, spec: &NodeBootstrapReportSpec, stop: &CancellationToken) -> Next {
+        let is_revert = spec.leave == Some(Leave::Revert);
         match self.host.state.switch(&self.settings.node_bootstrap).ok().flatten() {
             Some(switch) if switch.stage.is_open() => return self.await_switch(spec, stop).await,
-            Some(switch) if switch.forbids(engine::REVERT, &spec.retry) => {
+            Some(switch) if is_revert && switch.forbids(REVERT, &spec.retry) => {
                 return self.rolled_back(spec, &switch, stop).await;
             }
             _ => {}
         }
         self.target = None;
-        let revision = self.said.revision.clone();
+        let revision = if is_revert { REVERT.to_owned() } else { self.said.revision.clone() };
         let Some(lock) = self.lock(spec, &revision, stop).await else { return Next::Rest };
         if let Some(why) = self.why_paused(spec) {
             return self.rest_paused(spec, &why).await;
@@ -1164,11 +1175,10 @@ impl<'a> Agent<'a> {
         if let Some(next) = self.others_switch(spec).await {
             return next;
         }
-        let put_back = match (lock, spec.leave) {
-            (Ok(lock), Some(Leave::Revert)) => match self.revert(spec, lock, stop).await {
+        let put_back = match (lock, is_revert) {
+            (Ok(lock), true) => match self.revert(spec, lock, stop).await {
                 Ok(made) => Some(made),
-                Err(failure) if failure.is_stop() => return Next::Rest,
-                Err(failure) => return self.fail(spec, &revision, &failure, &[]).await,
+                Err(next) => return next,
             },
             (lock, _) => {
                 let given_up =
@@ -1184,36 +1194,71 @@ impl<'a> Agent<'a> {
         Next::Rest
     }
 
-    /// Puts back what was there before; what was done.
+    /// Puts back what was there before, as far as the permit goes; what was done, or what comes next instead.
     async fn revert(
-        &self,
+        &mut self,
         spec: &NodeBootstrapReportSpec,
         lock: Lock,
         stop: &CancellationToken,
-    ) -> Result<Vec<Change>, Failure> {
-        let node_bootstrap = &self.settings.node_bootstrap;
-        let refused = |error: HostError| Failure::from(&error);
-        let request = engine::revert(&self.host, node_bootstrap, true).map_err(refused)?;
-        let plan = engine::plan(&self.host, &request).await.map_err(refused)?;
-        let made = if switch::touches(&self.host, &plan) {
+    ) -> Result<Vec<Change>, Next> {
+        let planned = match engine::revert(&self.host, &self.settings.node_bootstrap, true) {
+            Ok(request) => engine::plan(&self.host, &request).await.map(|plan| (request, plan)),
+            Err(error) => Err(error),
+        };
+        let (request, plan) = match planned {
+            Ok(planned) => planned,
+            Err(error) => return Err(self.not_put_back(spec, &Failure::from(&error)).await),
+        };
+        let changes: Vec<Change> = plan.changes().cloned().collect();
+        if !report::is_permitted(plan.disruption(), spec.permit.disruption) {
+            drop(lock);
+            self.say(spec, REVERT, &Outcome::Waiting(&changes), &[]).await;
+            return Err(Next::Rest);
+        }
+        if plan.disruption() > Disruption::None {
+            self.confirm(spec, &request, &changes, &[]).await?;
+        }
+        let done = if switch::touches(&self.host, &plan) {
             let node = self.settings.node_name.clone();
+            let permit = spec.permit.disruption;
             let kubelet = Kubelet::find(&self.host.root);
-            let asked =
-                process::asked(&request, node, kubelet, plan.disruption(), spec.health.as_ref(), &spec.retry);
-            process::ask(&self.host, &request, asked, lock).await.map_err(refused)?;
-            let over = process::wait(&self.host, node_bootstrap, stop).await.map_err(refused)?;
-            let over = over.ok_or_else(Failure::stopped)?;
-            match over.failure() {
-                Some(failure) => return Err(failure),
-                None => over.changes,
+            let asked = process::asked(&request, node, kubelet, permit, spec.health.as_ref(), &spec.retry);
+            let over = match process::ask(&self.host, &request, asked, lock).await {
+                Ok(()) => self.switched(spec, stop).await,
+                Err(error) => Err(error),
+            };
+            match over {
+                Ok(None) => return Err(Next::Rest),
+                Ok(Some(switch)) if switch.stage == Stage::RolledBack => {
+                    return Err(self.rolled_back(spec, &switch, stop).await);
+                }
+                Ok(Some(switch)) => switch.failure().map_or(Ok(switch.changes), Err),
+                Err(error) => Err(Failure::from(&error)),
             }
         } else {
             let observer = Logged::new(self.pulse);
-            engine::apply(&self.host, &request, &plan, lock, &observer, stop).await?
+            engine::apply(&self.host, &request, &plan, lock, &observer, stop).await
         };
-        let _lock = self.host.state.lock(|| {}).await.map_err(refused)?;
-        engine::give_up(&self.host, node_bootstrap).map_err(refused)?;
-        Ok(made)
+        let done = match done {
+            Ok(made) => self.give_up().await.map(|()| made).map_err(|error| Failure::from(&error)),
+            Err(failure) => Err(failure),
+        };
+        match done {
+            Ok(made) => Ok(made),
+            Err(failure) => Err(self.not_put_back(spec, &failure).await),
+        }
+    }
+
+    async fn give_up(&self) -> Result<(), HostError> {
+        let _lock = self.host.state.lock(|| {}).await?;
+        engine::give_up(&self.host, &self.settings.node_bootstrap)
+    }
+
+    async fn not_put_back(&mut self, spec: &NodeBootstrapReportSpec, failure: &Failure) -> Next {
+        if failure.is_stop() {
+            return Next::Rest;
+        }
+        self.fail(spec, REVERT, failure, &[]).await
     }
 
     async fn fail(
@@ -1252,7 +1297,14 @@ impl<'a> Agent<'a> {
         outcome: &Outcome<'_>,
         warnings: &[String],
     ) -> NodeBootstrapReportStatus {
-        report::status(&self.said, spec, revision, &self.host.facts, outcome, warnings, &timestamp())
+        let word =
+            report::status(&self.said, spec, revision, &self.host.facts, outcome, warnings, &timestamp());
+        // What is under way was begun under the permit that was acknowledged for it, whatever the Report says by now.
+        let switch = self.host.state.switch(&self.settings.node_bootstrap).ok().flatten();
+        match switch.is_some_and(|switch| switch.stage.is_open()) {
+            true => NodeBootstrapReportStatus { permit_id: self.said.permit_id, ..word },
+            false => word,
+        }
     }
 
     /// Says what came of a pass; whether the API has it.
@@ -1338,6 +1390,15 @@ fn delay(spec: &NodeBootstrapReportSpec) -> Duration {
     let draw = digest.iter().take(2).fold(0, |draw, byte| (draw << 8) | u64::from(*byte));
     // The draw is a part of 2 to the 16th.
     Duration::from_millis((u64::from(spec.spread) * 1000 * draw) >> 16)
+}
+
+/// The revision that a Report asks for: what puts back what was there before is one, too.
+fn wanted(spec: &NodeBootstrapReportSpec) -> Option<&str> {
+    match spec.leave {
+        None => Some(&spec.revision),
+        Some(Leave::Revert) => Some(REVERT),
+        Some(Leave::Retain) => None,
+    }
 }
 
 /// An entry of a revision, by how changes name it.

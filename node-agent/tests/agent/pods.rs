@@ -382,6 +382,64 @@ async fn a_node_that_leaves_keeps_all_and_the_agent_rests() {
 }
 
 #[tokio::test]
+async fn what_disturbs_to_be_put_back_waits_for_its_permit_unless_it_stays_or_is_put_back_by_hand() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.systemd.set("app.service", "active");
+    machine.write("/etc/a", "theirs");
+    let file = |content: &str| json!({"files": [{"path": "/etc/a", "content": content, "onChange": {"restart": ["app.service"]}}]});
+    let name = api.put(&request(file("ours")), None);
+    let permit = |id: i64, disruption: &str| json!({"id": id, "disruption": disruption});
+    api.tell(json!({"revision": name, "permit": permit(1, "Restart")}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
+        // The permit was for the revision, and is taken back with the word.
+        let tell = |permit: Value| {
+            api.tell(json!({"revision": name, "leave": "Revert", "permit": permit}));
+        };
+        tell(permit(1, "None"));
+        let status = api.until_phase("Waiting").await;
+        assert_eq!((&status["revision"], &status["disruption"]), (&json!("revert"), &json!("Restart")));
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("unit app.service: restart, because of file /etc/a"), "{message}");
+        assert_eq!(machine.read("/etc/a"), "ours", "nothing is begun");
+
+        // A fresh read says something else than the watch.
+        api.objects().fresh = Some(permit(3, "None"));
+        tell(permit(2, "Restart"));
+        let status = api.until_status("permit 3", |status| status["permitId"] == 3).await;
+        assert_eq!((&status["phase"], machine.read("/etc/a").as_str()), (&json!("Waiting"), "ours"));
+        api.objects().fresh = None;
+        api.objects().statuses.clear();
+        tell(permit(4, "Restart"));
+        let status = api.until_phase("Left").await;
+        assert_eq!((&status["revision"], &status["permitId"]), (&json!("revert"), &json!(4)));
+        let begun = api.objects().statuses[0].clone();
+        assert_eq!((&begun["phase"], &begun["permitId"]), (&json!("Applying"), &json!(4)), "acknowledged");
+        assert_eq!(machine.read("/etc/a"), "theirs");
+        assert_eq!(machine.systemd.take_asked(), ["restart app.service"]);
+        // Told otherwise while it waits, it keeps all.
+        api.tell(json!({"revision": name, "permit": permit(5, "Restart")}));
+        api.until_phase("Ready").await;
+        tell(permit(5, "None"));
+        api.until_phase("Waiting").await;
+        api.tell(json!({"revision": name, "leave": "Retain", "permit": permit(5, "None")}));
+        api.until_phase("Left").await;
+        assert_eq!(machine.read("/etc/a"), "ours");
+        api.tell(json!({"revision": name, "permit": permit(5, "Restart")}));
+        api.until_phase("Ready").await;
+        tell(permit(6, "None"));
+        api.until_status("permit 6", |status| status["phase"] == "Waiting").await;
+        machine.revert_by_hand("workers").await.unwrap();
+        // As the next pass does, which comes later.
+        tell(permit(7, "None"));
+        api.until_phase("Left").await;
+        assert_eq!(machine.read("/etc/a"), "theirs");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_report_of_its_own_the_agent_does_nothing() {
     let (machine, api) = (Machine::new(), Api::start().await);
     let name = api.put(&seed(), None);

@@ -401,6 +401,52 @@ async fn who_asks_for_another_attempt_while_one_is_open_gets_it_at_once() {
 }
 
 #[tokio::test]
+async fn a_node_that_leaves_counts_until_what_is_open_is_over_and_says_what_came_of_it() {
+    let (machine, api) = (Machine::new(), Api::start().await);
+    machine.systemd.set(SWITCH, "active");
+    let name = api.put(&request(json!({"files": [{"path": "/etc/motd", "content": "ours"}]})), None);
+    api.tell(json!({"revision": name, "permit": {"id": 1, "disruption": "Restart"}}));
+    with_agent(&machine, &api, async {
+        api.until_phase("Ready").await;
+        let revert = engine::revert(&machine.host(), "workers", true).unwrap();
+        let open = Switch { stage: Stage::Armed, begun: u64::MAX, ..asked(&revert) };
+        machine.host().state.put_switch("workers", &open).unwrap();
+        let leave = |leave: &str, retry: &str| {
+            let permit = json!({"id": 2, "disruption": "None"});
+            api.tell(json!({"revision": name, "leave": leave, "retry": retry, "permit": permit}));
+        };
+        leave("Revert", "");
+        let told = "by the host itself";
+        let is_told = |status: &serde_json::Value| status["message"].to_string().contains(told);
+        let status = api.until_status(told, is_told).await;
+        assert_eq!(status["permitId"], 1, "it was begun under that");
+
+        let cause = Some(Cause { reason: "Worse".to_owned(), message: "why".to_owned() });
+        let rolled_back = Switch { stage: Stage::RolledBack, cause, ..open };
+        machine.host().state.put_switch("workers", &rolled_back).unwrap();
+        let status = api.until_phase("Failed").await;
+        assert_eq!((&status["revision"], &status["permitId"]), (&json!("revert"), &json!(2)));
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("why (tried again only when the Node's annotation"), "{message}");
+        assert_eq!(machine.read("/etc/motd"), "ours");
+        // Somebody asks for another attempt.
+        leave("Revert", "again");
+        api.until_phase("Left").await;
+        assert!(!machine.is_there("/etc/motd"));
+        // What has failed once keeps nobody from leaving as it is.
+        api.tell(json!({"revision": name, "retry": "again"}));
+        api.until_phase("Ready").await;
+        machine.host().state.put_switch("workers", &rolled_back).unwrap();
+        leave("Revert", "");
+        api.until_phase("Failed").await;
+        leave("Retain", "");
+        api.until_phase("Left").await;
+        assert_eq!(machine.read("/etc/motd"), "ours");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_the_host_itself_repairs_is_told_as_a_repair() {
     let (machine, api) = (Machine::new(), Api::start().await);
     let request = of_unit("[Service]\nExecStart=/bin/true\n");

@@ -47,7 +47,8 @@ pub(super) async fn seen_during<T>(
                 }
                 // One whose end was told is used up, also before it is taken back.
                 let is_over = report.status.as_ref().is_some_and(|status| {
-                    status.permit_id == report.spec.permit.id && status.phase == ReportPhase::Ready
+                    status.permit_id == report.spec.permit.id
+                        && matches!(status.phase, ReportPhase::Ready | ReportPhase::Left)
                 });
                 let one = (report.spec.node_bootstrap.clone(), node.clone());
                 permits.insert(one, is_permitted && !is_over);
