@@ -186,6 +186,13 @@ impl Switch {
         self.stage = if again { Stage::Unproven } else { Stage::RolledBack };
     }
 
+    /// Says in its cause what was not put back, each with the reason.
+    pub fn was_left(&mut self, left: &[String]) {
+        if let (false, Some(cause)) = (left.is_empty(), &mut self.cause) {
+            cause.message = format!("{}{LEFT}{}", cause.message, left.join("; "));
+        }
+    }
+
     /// How the node was before, as it is to be with what was made.
     pub fn expected(&self) -> Health {
         let mut expected = self.before.clone();

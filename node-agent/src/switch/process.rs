@@ -9,9 +9,7 @@ use crds::nodebootstrap::Health;
 use crds::report::Disruption;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Cause, INTERRUPTED, KUBELET, LEFT, NOT_AS_BEFORE, Stage, Switch, is_node_unit, staged, units, worse,
-};
+use super::{Cause, INTERRUPTED, KUBELET, NOT_AS_BEFORE, Stage, Switch, is_node_unit, staged, units, worse};
 use crate::engine::{self, Failure, Observer, Payload, Plan, Request, rollback};
 use crate::host::kubelet::{self, Kubelet, Looker, has_joined};
 use crate::host::state::{Begun, Lock};
@@ -460,38 +458,10 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     };
     // Of a roll-back that was ended.
     cause.message.truncate(cause.message.find(NOT_YET).unwrap_or(cause.message.len()));
-    let (mut lock, mut pause) = (Some(lock), None);
-    let (since, back) = loop {
-        switch.cause = Some(cause.clone());
-        // Putting back does not wait for a disk that is full.
-        let _ = host.state.put_switch(node_bootstrap, &switch);
-        let since = uptime();
-        let held = match lock.take() {
-            Some(lock) => lock,
-            None => host.state.lock(|| {}).await.map_err(words)?,
-        };
-        let back = put_back(host, &switch, false, pause.is_some(), held, stop).await;
-        if stop.is_cancelled() {
-            return Ok(());
-        }
-        let why = match back {
-            Ok(back) => break (since, back),
-            Err(why) => why,
-        };
-        tracing::warn!(why, "not put back yet");
-        let message = format!("{}{NOT_YET}: {why}", cause.message);
-        switch.cause = Some(Cause { message, ..cause.clone() });
-        let _ = host.state.put_switch(node_bootstrap, &switch);
-        let wait = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
-        pause = Some(wait);
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = stop.cancelled() => return Ok(()),
-        }
+    let Some((since, back)) = until_put_back(host, &mut switch, &cause, lock, stop).await? else {
+        return Ok(());
     };
-    if let (false, Some(cause)) = (back.left.is_empty(), &mut switch.cause) {
-        cause.message = format!("{}{LEFT}{}", cause.message, back.left.join("; "));
-    }
+    switch.was_left(&back.left);
     if is_first && !back.was_made {
         let _lock = host.state.lock(|| {}).await.map_err(words)?;
         switch.stage = Stage::Unproven;
@@ -534,6 +504,50 @@ pub async fn roll_back(host: &Host, node_bootstrap: &str, stop: &CancellationTok
     disarm(host, node_bootstrap).await
 }
 
+/// Puts back what was not confirmed, again and again until all of it is back; since when it was, the last time. `None`: it was
+/// told to stop.
+async fn until_put_back(
+    host: &Host,
+    switch: &mut Switch,
+    cause: &Cause,
+    lock: Lock,
+    stop: &CancellationToken,
+) -> Result<Option<(Duration, PutBack)>, String> {
+    let tell = |switch: &mut Switch, message: String| {
+        switch.cause = Some(Cause { message, ..cause.clone() });
+        // Putting back does not wait for a disk that is full.
+        let _ = host.state.put_switch(&switch.revision.revision.node_bootstrap, switch);
+    };
+    tell(switch, cause.message.clone());
+    let (mut lock, mut pause) = (Some(lock), None);
+    loop {
+        let since = uptime();
+        let held = match lock.take() {
+            Some(lock) => lock,
+            None => host.state.lock(|| {}).await.map_err(|error| error.to_string())?,
+        };
+        let back = put_back(host, switch, false, pause.is_some(), held, stop).await;
+        if stop.is_cancelled() {
+            return Ok(None);
+        }
+        let why = match back {
+            Ok(back) => {
+                tell(switch, cause.message.clone());
+                return Ok(Some((since, back)));
+            }
+            Err(why) => why,
+        };
+        tracing::warn!(why, "not put back yet");
+        tell(switch, format!("{}{NOT_YET}: {why}", cause.message));
+        let wait = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
+        pause = Some(wait);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
 /// Puts back all that is open on this host, as [`roll_back`].
 ///
 /// # Errors
@@ -561,9 +575,7 @@ pub async fn guard(host: &Host, stop: &CancellationToken) -> Result<(), String> 
             Stage::Armed => match put_back(host, &switch, true, false, lock, stop).await {
                 Ok(back) => {
                     switch.interrupted();
-                    if let (false, Some(cause)) = (back.left.is_empty(), &mut switch.cause) {
-                        cause.message = format!("{}{LEFT}{}", cause.message, back.left.join("; "));
-                    }
+                    switch.was_left(&back.left);
                 }
                 Err(why) => {
                     _ = switch.cause_of_boot();
