@@ -11,8 +11,9 @@ use crds::names::NAMESPACE;
 use crds::{NodeBootstrap, NodeBootstrapReport, names};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
-use kube::runtime::wait::await_condition;
+use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client};
 use testbed::{Testbed, wait_for};
 
@@ -28,6 +29,15 @@ pub(crate) struct Lab {
     applied: AtomicU32,
 }
 
+/// Waits until the API server serves what a CRD says. Not by `kubectl wait`: it fails where the CRD has no status yet.
+pub(crate) async fn established(client: &Client, crd: &str) -> Result<()> {
+    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let is_established = await_condition(crds, crd, conditions::is_crd_established());
+    let waited = tokio::time::timeout(Duration::from_secs(30), is_established).await;
+    waited.with_context(|| format!("the CRD {crd} is not established after 30 s"))??;
+    Ok(())
+}
+
 impl Lab {
     pub(crate) async fn new(testbed: Testbed) -> Result<Lab> {
         let client = testbed.client().await?;
@@ -38,7 +48,7 @@ impl Lab {
     pub(crate) async fn install(&self) -> Result<()> {
         let deploy = workspace().join("deploy");
         self.kubectl(&["apply", "-k", &deploy.display().to_string()]).await?;
-        self.kubectl(&["wait", "--for=condition=Established", "crd/nodebootstraps.nodebootstrap.io"]).await?;
+        established(&self.client, "nodebootstraps.nodebootstrap.io").await?;
         self.operator_available().await
     }
 

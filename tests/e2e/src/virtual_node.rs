@@ -26,6 +26,7 @@ use serde_json::json;
 use testbed::vm::{self, Disk, Running};
 use testbed::{Testbed, UpOptions, image, wait_for};
 
+use crate::lab::established;
 use crate::outcome::Outcomes;
 use crate::power::{LONGEST, find_line};
 use crate::programs::{self, workspace};
@@ -271,7 +272,6 @@ impl Rounds {
         let user = format!("--user=system:node:{NODE}");
         for words in [
             &["apply", "-f", &crd][..],
-            &["wait", "--for=condition=Established", "crd/nodebootstrapreports.nodebootstrap.io"],
             &["create", "namespace", NAMESPACE],
             // Its own ServiceAccount's token is in no pod that the kubelet makes by itself.
             &["create", "clusterrolebinding", "agent", "--clusterrole=cluster-admin", &user],
@@ -284,6 +284,7 @@ impl Rounds {
             Identity { node_bootstrap: node_bootstrap.clone(), uid: String::new(), cluster: String::new() };
         let rendered = render(&identity, &watched.spec, &Values::new(), b"").context("the spec")?;
         let client = testbed.client().await?;
+        established(&client, "nodebootstrapreports.nodebootstrap.io").await?;
         let revision = ControllerRevision {
             metadata: ObjectMeta { name: Some(rendered.name.clone()), ..ObjectMeta::default() },
             data: RawExtension(serde_json::to_value(&rendered.revision).context("the revision")?),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, ListParams};
 
-use crate::lab::{Lab, is_current};
+use crate::lab::{Lab, established, is_current};
 
 /// Kills every process of a name on a machine, at once and without a word.
 async fn kill(lab: &Lab, machine: &str, program: &str) -> Result<()> {
@@ -205,7 +205,6 @@ pub(crate) async fn an_outage_of_the_api_server_is_survived(lab: &Lab) -> Result
 
 /// Stored before a rule was there, or by an operator of another version: what the types cannot read.
 pub(crate) async fn a_malformed_object_stops_no_other(lab: &Lab) -> Result<()> {
-    let crd = "crd/nodebootstraps.nodebootstrap.io";
     let file = crate::programs::workspace().join("crds/nodebootstraps.yaml");
     let text = std::fs::read_to_string(&file)?;
     // The schema without its rules takes what the types refuse.
@@ -223,7 +222,7 @@ pub(crate) async fn a_malformed_object_stops_no_other(lab: &Lab) -> Result<()> {
     .await;
     lab.kubectl(&["apply", "-f", &file.display().to_string()]).await?;
     taken?;
-    lab.kubectl(&["wait", "--for=condition=Established", crd]).await?;
+    established(&lab.client, "nodebootstraps.nodebootstrap.io").await?;
     lab.apply(
         "apiVersion: nodebootstrap.io/v1alpha1\nkind: NodeBootstrap\nmetadata: {name: wellformed}\nspec:\n  allNodes: true\n  \
          files: [{path: /etc/wellformed, content: x}]\n",
