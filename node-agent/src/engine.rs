@@ -677,7 +677,8 @@ async fn make(
         if lock.is_none() && !step.action.starts() {
             lock = Some(or_stop(stop, host.state.lock(|| {})).await?.map_err(state)?);
         }
-        let staged = matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten();
+        let staged =
+            matches!(step.action, Action::Download { .. }).then(|| staged.next()).flatten().flatten();
         match step_by(host, node_bootstrap, &ledger, step, staged, observer, stop, made, &mut jobs).await {
             // A user who links to a file of their own does not keep the rest from being put back.
             Err(failure) if step.undoes.is_some() && failure.reason == HARD_LINKED => {
@@ -823,19 +824,28 @@ fn owed_by(root: &Root, plan: &Plan) -> Owed {
     owed
 }
 
-/// Brings what was fetched beside its places; in the order of the steps.
-fn stage(host: &Host, steps: &[Step]) -> Result<Vec<Staged>, Failure> {
-    let mut all = Vec::new();
+/// Brings what was fetched beside its places; in the order of the steps. `None`: a part is taken out of the file first, and what
+/// that writes has the same name; such a one is brought at its own step.
+fn stage(host: &Host, steps: &[Step]) -> Result<Vec<Option<Staged>>, Failure> {
+    let (mut all, mut edited) = (Vec::new(), BTreeSet::new());
     for step in steps {
-        let Action::Download { path, digest, .. } = &step.action else { continue };
-        let staged = host.root.locate(path).and_then(|place| {
-            let mut staged = Staged::begin(&place)?;
-            staged.append_file(host.cache.open(*digest)?)?;
-            Ok(staged)
-        });
-        all.push(staged.map_err(|error| Failure::of(&step.change.resource, &error, &[]))?);
+        match &step.action {
+            Action::EditPart { path, .. } => _ = edited.insert(path),
+            Action::Download { path, .. } if edited.contains(path) => all.push(None),
+            Action::Download { path, digest, .. } => {
+                let staged = stage_one(host, path, *digest);
+                all.push(Some(staged.map_err(|error| Failure::of(&step.change.resource, &error, &[]))?));
+            }
+            _ => {}
+        }
     }
     Ok(all)
+}
+
+fn stage_one(host: &Host, path: &str, digest: Sha256) -> Result<Staged, HostError> {
+    let mut staged = Staged::begin(&host.root.locate(path)?)?;
+    staged.append_file(host.cache.open(digest)?)?;
+    Ok(staged)
 }
 
 /// Does one step. What systemd takes its time for is added to `jobs`.
@@ -891,10 +901,9 @@ async fn step_by<'a>(
                 .map_err(refused)?;
         }
         Action::Download { path, digest, ids, .. } => {
-            if let Some(staged) = staged {
-                let meta = staged.install_if(*ids, &BTreeMap::new(), &still).map_err(refused)?;
-                host.digests.remember(path, &meta, *digest);
-            }
+            let staged = staged.map_or_else(|| stage_one(host, path, *digest), Ok).map_err(refused)?;
+            let meta = staged.install_if(*ids, &BTreeMap::new(), &still).map_err(refused)?;
+            host.digests.remember(path, &meta, *digest);
         }
         Action::Unpack { digest, parts, .. } => {
             let parts =

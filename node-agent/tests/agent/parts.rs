@@ -374,3 +374,23 @@ async fn a_file_with_other_names_in_a_user_s_directory_keeps_its_mode() {
     assert_eq!(machine.path("/srv/app/f").metadata().unwrap().mode() & 0o777, 0o644);
     assert!(machine.plan(&spec).await.warnings.iter().any(|warning| warning.contains("owner and mode")));
 }
+
+#[tokio::test]
+async fn a_program_takes_the_place_of_a_file_with_a_part_of_ours() {
+    let machine = Machine::new();
+    machine.write("/etc/motd", "theirs\n");
+    machine.write("/opt/program", "program");
+    let before = machine.tree();
+    let part = request(json!({"fileParts": [{"path": "/etc/motd", "name": "n", "line": "ours"}]}));
+    machine.apply(&part).await.unwrap();
+    let sha256 = crds::Sha256::of(b"program").to_string();
+    let digests = json!({"amd64": sha256, "arm64": sha256});
+    let binary = json!({"path": "/etc/motd", "url": "file:///opt/program", "sha256": digests});
+    let binary = request(json!({"binaries": [binary]}));
+    let planned = machine.plan(&binary).await;
+    let made = machine.apply(&binary).await.unwrap();
+    assert_eq!(lines(&made), lines(planned.changes()));
+    assert_eq!((machine.read("/etc/motd").as_str(), machine.leftovers().len()), ("program", 0));
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
