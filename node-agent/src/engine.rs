@@ -337,7 +337,7 @@ pub async fn plan(host: &Host, request: &Request) -> Result<Plan, HostError> {
     planner.take_in(&request.findings);
     for name in unreadable {
         planner.warn(format!(
-            "what the NodeBootstrap {name} claims on this host cannot be read, so it is not spared: bring its agent to this version, or remove {}/{name}",
+            "what the NodeBootstrap {name} claims on this host cannot be read, or is not root's alone to write, so it is not spared: bring its agent to this version, or remove {}/{name}",
             crds::names::STATE_DIR
         ));
     }

@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crds::Sha256;
-use crds::names::STATE_DIR;
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 use sha2::Digest;
@@ -26,6 +25,8 @@ use super::root::{Kind, Place, errno_of};
 use super::write::Ids;
 use super::{HostError, Root};
 
+/// Where they lie. No NodeBootstrap has a dot in its name.
+pub(super) const CACHE: &str = "/var/lib/nodebootstrap/.cache";
 const PART: &str = ".part";
 /// What is in an archive. The number is that of the format, which a later version may have another of.
 const INDEX: &str = ".index1";
@@ -63,11 +64,6 @@ pub enum Entry {
     Part(Part),
 }
 
-// No NodeBootstrap has a dot in its name.
-fn directory() -> String {
-    format!("{STATE_DIR}/.cache")
-}
-
 impl Cache {
     /// The cache of this host. Makes nothing.
     pub fn of(root: &Root) -> Self {
@@ -75,7 +71,7 @@ impl Cache {
     }
 
     fn place(&self, digest: Sha256, ending: &str) -> Result<Place, HostError> {
-        self.root.locate(&format!("{}/{digest}{ending}", directory()))
+        self.root.locate(&format!("{CACHE}/{digest}{ending}"))
     }
 
     /// Whether a file is there and whole.
@@ -157,7 +153,7 @@ impl Cache {
     /// # Errors
     /// If the disk takes no file.
     pub async fn begin(&self, digest: Sha256, waiting: &dyn Fn()) -> Result<Entry, HostError> {
-        self.root.make_own_directory(&directory())?;
+        self.root.make_own_directory(CACHE)?;
         loop {
             if self.has(digest)? {
                 return Ok(Entry::Whole);
@@ -183,12 +179,12 @@ impl Cache {
     pub fn prune(&self, wanted: &BTreeSet<Sha256>) -> Result<(), HostError> {
         self.indexes.borrow_mut().retain(|digest, _| wanted.contains(digest));
         let wanted: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
-        for name in self.root.names_in(&directory())? {
+        for name in self.root.names_in(CACHE)? {
             let of = [PART, INDEX].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
             if wanted.contains(of) {
                 continue;
             }
-            let place = self.root.locate(&format!("{}/{name}", directory()))?;
+            let place = self.root.locate(&format!("{CACHE}/{name}"))?;
             let is_being_written = place.open(Kind::File)?.is_some_and(|(file, _)| {
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN)
             });

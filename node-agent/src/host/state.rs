@@ -29,6 +29,7 @@ use crds::revision::Revision;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::cache::CACHE;
 use super::digest::{Digests, read_through};
 use super::kept::Kept;
 use super::root::{Kind, Place};
@@ -45,6 +46,8 @@ const MAX_LEDGER: u64 = 64 << 20;
 const PROGRAM_DIR: &str = "/var/lib/nodebootstrap/.agent";
 /// Where a copy of this program lies, for what a pod cannot do.
 pub const PROGRAM: &str = "/var/lib/nodebootstrap/.agent/nodebootstrap-agent";
+/// The file that whoever changes the host holds.
+const LOCK: &str = "/var/lib/nodebootstrap/.lock";
 /// The file that pauses the host.
 pub const PAUSED: &str = "/var/lib/nodebootstrap/.paused";
 /// The most of it that is read.
@@ -147,7 +150,10 @@ impl State {
     pub fn check(&self, node_bootstrap: &str) -> Result<(), HostError> {
         let own = format!("{STATE_DIR}/{node_bootstrap}");
         self.root.check_own_directory(STATE_DIR)?;
+        self.root.own_file(LOCK)?;
+        self.root.check_own_directory(CACHE)?;
         self.root.check_own_directory(&own)?;
+        self.root.check_own_directory(&priors(node_bootstrap))?;
         for file in ["revision.json", "result.json"] {
             self.root.own_file(&format!("{own}/{file}"))?;
         }
@@ -160,7 +166,7 @@ impl State {
     /// If the state directory cannot be made.
     pub fn try_lock(&self) -> Result<Option<Lock>, HostError> {
         self.root.make_own_directory(STATE_DIR)?;
-        let place = self.root.locate(&format!("{STATE_DIR}/.lock"))?;
+        let (place, _) = self.root.own_file(LOCK)?;
         Ok(self.root.lock_file(&place, "open")?.map(|file| Lock { _file: file }))
     }
 
@@ -467,6 +473,7 @@ impl State {
         let names = self.known()?.into_iter().filter(|name| name != node_bootstrap);
         // Read for once: they are looked at only where something is changed.
         let read = |name: String| {
+            self.root.check_own_directory(&format!("{STATE_DIR}/{name}")).ok()?;
             let bytes = self.root.read(&ledger_path(&name), MAX_LEDGER).ok().flatten()?;
             Ledger::decode(&bytes).ok()
         };
@@ -535,7 +542,7 @@ impl State {
     ///
     /// # Errors
     /// If the way there cannot be trusted.
-    pub(super) fn prior(&self, node_bootstrap: &str, digest: Sha256) -> Result<Place, HostError> {
+    pub(crate) fn prior(&self, node_bootstrap: &str, digest: Sha256) -> Result<Place, HostError> {
         self.root.locate(&prior(node_bootstrap, digest))
     }
 
@@ -604,7 +611,8 @@ impl State {
         Ok(names.into_iter().filter(|name| !name.starts_with('.')).collect())
     }
 
-    /// The revisions of all other NodeBootstraps on this host, and the names of those that cannot be read.
+    /// The revisions of all other NodeBootstraps on this host, and the names of those that cannot be read, or that others than
+    /// root can write.
     ///
     /// # Errors
     /// If the state directory cannot be listed.
@@ -614,7 +622,9 @@ impl State {
             if name == node_bootstrap {
                 continue;
             }
-            match self.begun(&name) {
+            // Whoever can write there can say what they like.
+            let is_own = self.root.check_own_directory(&format!("{STATE_DIR}/{name}"));
+            match is_own.and_then(|()| self.begun(&name)) {
                 Ok(Some(begun)) => others.push(begun),
                 Ok(None) => {}
                 Err(_) => unreadable.push(name),

@@ -669,22 +669,20 @@ impl Root {
         // In one step, since the lock that orders all else lies in there.
         match rustix::fs::mkdirat(place.fd(), place.name.as_str(), Mode::from_raw_mode(0o700)) {
             Ok(()) => sync_directory(&place),
-            Err(Errno::EXIST) => match place.look()? {
-                Some(meta) if meta.kind != Kind::Directory => Err(HostError::NotADirectory {
-                    path: path.to_owned(),
-                    step: path.to_owned(),
-                    found: meta.kind.words(),
-                }),
-                _ => self.check_own_directory(path),
-            },
+            Err(Errno::EXIST) => self.check_own_directory(path),
             Err(errno) => Err(HostError::io(path, "make the directory")(errno)),
         }
     }
 
-    /// Refuses a directory of the agent's own that others can write to.
+    /// Refuses what is no directory where one of the agent's own is or will be, and one that others can write to: with the
+    /// sticky bit they can add to it still.
     pub(super) fn check_own_directory(&self, path: &str) -> Result<(), HostError> {
         match self.locate(path)?.look()? {
-            Some(meta) if meta.kind == Kind::Directory && meta.writer(None).is_some() => {
+            Some(meta) if meta.kind != Kind::Directory => Err(HostError::State {
+                path: path.to_owned(),
+                cause: format!("it is {}, expected a directory", meta.kind.words()),
+            }),
+            Some(meta) if meta.uid != 0 || meta.mode & 0o022 != 0 => {
                 Err(HostError::Exposed { path: path.to_owned(), uid: meta.uid, mode: meta.mode })
             }
             _ => Ok(()),

@@ -101,3 +101,58 @@ async fn a_damaged_state_file_says_what_to_do() {
         std::fs::remove_dir(&path).unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_lies_in_the_place_of_the_agent_s_own_is_told_by_the_plan() {
+    let machine = Machine::new();
+    let spec = request(json!({"groups": [{"name": "k"}]}));
+    machine.apply(&spec).await.unwrap();
+    for (name, expected) in [
+        (".lock", "a file"),
+        (".cache", "a directory"),
+        ("workers/priors", "a directory"),
+        ("workers", "a directory"),
+    ] {
+        let path = machine.path(&format!("/var/lib/nodebootstrap/{name}"));
+        let aside = path.with_extension("aside");
+        let was_there = std::fs::rename(&path, &aside).is_ok();
+        std::os::unix::fs::symlink("/nowhere", &path).unwrap();
+        let message = format!(
+            "/var/lib/nodebootstrap/{name} is damaged: it is a symbolic link, expected {expected}: remove it, the next run writes it anew"
+        );
+        let plan = machine.plan(&spec).await;
+        assert!(plan.problems.iter().any(|problem| problem.message == message), "{:?}", plan.problems);
+        std::fs::remove_file(&path).unwrap();
+        if was_there {
+            std::fs::rename(&aside, &path).unwrap();
+        }
+    }
+    assert!(machine.plan(&spec).await.is_empty());
+}
+
+#[tokio::test]
+async fn whoever_is_not_root_has_no_word_in_the_state() {
+    let machine = Machine::new();
+    let spec = request(json!({"files": [{"path": "/etc/a", "content": "a"}]}));
+    machine.apply(&spec).await.unwrap();
+    let state = "/var/lib/nodebootstrap";
+    for mode in [0o777, 0o1777, 0o1770, 0o720] {
+        machine.set(state, 0, 50, mode);
+        assert_eq!(reasons(&machine.plan(&spec).await), ["state: StateDamaged"], "{mode:o}");
+        assert!(machine.host().state.try_lock().is_err(), "{mode:o}");
+    }
+    machine.set(state, 0, 0, 0o700);
+    // What came there meanwhile claims nothing.
+    let other = crate::support::try_request(
+        "evil",
+        json!({"files": [{"path": "/etc/b", "content": "evil"}]}),
+        &Default::default(),
+    )
+    .unwrap();
+    machine.apply(&other).await.unwrap();
+    machine.set(&format!("{state}/evil"), 7, 7, 0o700);
+    let mine = request(json!({"files": [{"path": "/etc/b", "content": "mine"}]}));
+    let plan = machine.plan(&mine).await;
+    assert_eq!(reasons(&plan), Vec::<String>::new());
+    assert!(plan.warnings.iter().any(|warning| warning.contains("evil")), "{:?}", plan.warnings);
+}
