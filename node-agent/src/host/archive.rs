@@ -404,7 +404,11 @@ fn too_much() -> Refused {
 fn unreadable(error: io::Error) -> Refused {
     match error.downcast::<Refused>() {
         Ok(refused) => refused,
-        Err(error) => Refused(format!("it cannot be read as a tar archive: {error}")),
+        // It may quote the archive.
+        Err(error) => {
+            let words: String = error.to_string().chars().take(200).collect();
+            Refused(format!("it cannot be read as a tar archive: {}", words.escape_debug()))
+        }
     }
 }
 

@@ -622,3 +622,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_an_archive_has_for_a_number_does_not_reach_a_terminal() {
+    let mut tar = plugins().end();
+    tar[148..156].copy_from_slice(b"\x1b]0;PP\x07\0");
+    let refused = index(std::io::Cursor::new(tar)).unwrap_err().to_string();
+    assert!(refused.contains("\\u{1b}]0;P") && !refused.contains(char::is_control), "{refused}");
+}
