@@ -481,6 +481,16 @@ impl Ledger {
         );
     }
 
+    /// Notes that a thing was different before, though this tells no difference: a unit is enabled by other links.
+    pub fn differed(&mut self, item: &Item, found: &Shape) {
+        if let Some(entry) = self.entries.get_mut(item) {
+            entry.was = Some(found.clone());
+            if entry.provenance == Provenance::Adopted {
+                entry.provenance = Provenance::Modified(found.clone());
+            }
+        }
+    }
+
     /// What is found, with the owner and mode that it had before a recursive change gave it others; from here on it has an
     /// entry of its own.
     fn before_recursion(&mut self, item: &Item, mut found: Shape) -> Shape {

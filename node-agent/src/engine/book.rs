@@ -112,6 +112,9 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
         if bare.is_some() {
             ledger.found_as(&item, looked.clone());
         }
+        if matches!(action, Action::Enable { again: true, .. }) && found == made {
+            ledger.differed(&item, &found);
+        }
         keep(host, node_bootstrap, &ledger, &item, (&found, bare), &made)?;
         if plan.held {
             keep_found(host, node_bootstrap, &item, &looked, &made)?;

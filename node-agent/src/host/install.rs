@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{HostError, Root};
+use super::{HostError, Kind, Root};
 
 /// Where an administrator's units and links to units lie.
 pub const UNIT_DIRECTORY: &str = "/etc/systemd/system";
@@ -30,14 +30,43 @@ pub fn is_link_folder(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, ending)| LINK_FOLDERS.iter().any(|(_, known)| ending == *known))
 }
 
-/// Where links may lie that enable a unit: in each folder for such links that is there.
+/// Where links may lie that enable a unit: in each folder for such links that is there, and as its other names.
 ///
 /// # Errors
 /// If the folders cannot be listed.
 pub fn link_paths(root: &Root, unit: &str) -> Result<Vec<String>, HostError> {
     let folders = root.directories_in(UNIT_DIRECTORY)?;
     let holds_links = folders.iter().filter(|folder| is_link_folder(folder));
-    Ok(holds_links.map(|folder| format!("{UNIT_DIRECTORY}/{folder}/{unit}")).collect())
+    let mut paths: Vec<String> =
+        holds_links.map(|folder| format!("{UNIT_DIRECTORY}/{folder}/{unit}")).collect();
+    for name in root.names_in(UNIT_DIRECTORY)?.iter().filter(|name| *name != unit) {
+        let path = format!("{UNIT_DIRECTORY}/{name}");
+        if target_name(root, &path)?.is_some_and(|target| target == unit) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// The name of what a link leads to; `None`: no link is there.
+fn target_name(root: &Root, path: &str) -> Result<Option<String>, HostError> {
+    let place = root.locate(path)?;
+    if place.look()?.is_none_or(|meta| meta.kind != Kind::Link) {
+        return Ok(None);
+    }
+    let target = root.read_link(&place)?.unwrap_or_default();
+    Ok(target.rsplit('/').next().map(str::to_owned))
+}
+
+/// Whether a link at a path enables a unit: in a folder for such links it does by its name, elsewhere it is another name of the
+/// unit that it leads to.
+///
+/// # Errors
+/// If the kernel refuses to tell.
+pub fn is_link_of(root: &Root, path: &str, unit: &str) -> Result<bool, HostError> {
+    let is_alias = path.rsplit_once('/').is_some_and(|(directory, _)| directory == UNIT_DIRECTORY);
+    let target = target_name(root, path)?;
+    Ok(target.is_some_and(|target| !is_alias || target == unit || target == file_name(unit)))
 }
 
 /// A link that enables a unit.

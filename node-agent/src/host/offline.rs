@@ -53,11 +53,11 @@ impl Offline {
         Ok(self.file(unit)?.map(|(path, text)| install::links(unit, &path, &text)).unwrap_or_default())
     }
 
-    /// The links that enable a unit: as its file says, or as it said before.
+    /// The links to a unit: as its file says, or as it said before.
     fn there(&self, unit: &str, links: &[Link]) -> Result<BTreeSet<String>, HostError> {
         let mut there = BTreeSet::new();
         for path in links.iter().map(|link| link.path.clone()).chain(install::link_paths(&self.root, unit)?) {
-            if self.root.locate(&path)?.look()?.is_some_and(|meta| meta.kind == Kind::Link) {
+            if install::is_link_of(&self.root, &path, unit)? {
                 there.insert(path);
             }
         }
@@ -95,10 +95,15 @@ impl Offline {
             return Ok(UnitState { load: "not-found".to_owned(), ..UnitState::default() });
         };
         let links = install::links(unit, &path, &text);
-        let file = match (links.is_empty(), self.there(unit, &links)?.is_empty()) {
-            (_, false) => "enabled",
-            (false, true) => "disabled",
-            (true, true) => "static",
+        let mut is_enabled = false;
+        for path in self.there(unit, &links)? {
+            // Another name that its file does not give it is somebody's own, for systemd too.
+            is_enabled |= links.iter().any(|link| link.path == path) || self.folder(&path)?.is_some();
+        }
+        let file = match (links.is_empty(), is_enabled) {
+            (_, true) => "enabled",
+            (false, false) => "disabled",
+            (true, false) => "static",
         };
         let mut has_empty_folder = false;
         for link in &links {

@@ -11,7 +11,7 @@ use crds::UnitName;
 use crds::report::Disruption;
 use crds::revision::{Anchor, Resource};
 
-use super::unit::has_file;
+use super::unit::{has_file, is_linked_otherwise};
 use super::{Action, Change, Hidden, PARENT_MODE, Planner, Step, is_below};
 use crate::anchor;
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
@@ -187,6 +187,18 @@ pub(crate) fn plan(
                 kept.extend(step.map(|(change, action)| Step { change, action, undoes: None }));
             }
             Fate::Undone(when, change, action) => undone.push((when, item, change, action)),
+        }
+    }
+    // A unit whose links were others, and whose file comes back, is enabled as that says.
+    for (item, entry) in ledger.entries() {
+        let Item::Enabled(unit) = item else { continue };
+        let was_enabled = entry.prior() == Some(&Shape::Is(true)) && removal.settled.contains(item);
+        let steps = undone.iter().map(|(_, _, _, action)| action);
+        if was_enabled && is_linked_otherwise(unit, steps, planner) {
+            removal.settled.retain(|settled| settled != item);
+            let change = change(&name_of(item, entry.shape()), "enable again, as before", MADE);
+            let action = Action::Enable { unit: unit.clone(), again: true };
+            undone.push((When::Enables, item, change, action));
         }
     }
     // What stops has no need to run with what was put back.

@@ -7,7 +7,7 @@ use crds::report::Disruption;
 use crds::revision::{Content, File, Resource, Unit};
 
 use super::file::plan_content;
-use super::{Action, Change, Planner, is_below};
+use super::{Action, Change, Planner, Step, is_below};
 use crate::host::install::{self, Link, UNIT_DIRECTORY, UNIT_PATH};
 use crate::host::systemd::UnitState;
 use crate::host::write::Ids;
@@ -318,25 +318,32 @@ fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
     let name = unit.name.to_string();
     match unit.enabled {
         Some(true) => {
-            let links = unit
-                .content
-                .as_ref()
-                .map(|content| install::links(&name, &Unit::path_of(&unit.name), content));
-            let cannot = match &links {
-                Some(links) => links.is_empty() && !unit.content.as_deref().is_some_and(install::has_also),
-                None => matches!(state.file.as_str(), "static" | "generated" | "transient"),
+            let links = match &unit.content {
+                Some(content) => Some(install::links(&name, &Unit::path_of(&unit.name), content)),
+                None => links_again(&name, steps(planner), false, planner),
+            };
+            let cannot = match (&unit.content, &links) {
+                (Some(content), Some(links)) => links.is_empty() && !install::has_also(content),
+                _ => matches!(state.file.as_str(), "static" | "generated" | "transient"),
             };
             if cannot {
                 let message = "it has no [Install] section, so it cannot be enabled: add one with WantedBy=multi-user.target, or leave enabled out"
                     .to_owned();
                 return planner.problem(resource, "NoInstallSection", message);
             }
+            let names =
+                if state.is_enabled() { None } else { links_again(&name, steps(planner), true, planner) };
+            let names = links.as_ref().or(names.as_ref());
+            if let Some(message) = names.and_then(|links| taken_name(links, &name, planner)) {
+                return planner.problem(resource, "PathOccupied", message);
+            }
             // After an edit of [Install] a unit counts as enabled by its old links.
-            let complete = links.is_none_or(|links| has_exactly(&links, &name, planner));
+            let (has_all, has_others) =
+                links.map_or((true, false), |links| has_links(&links, &name, planner));
             if !state.is_enabled() {
-                planner
-                    .step(change("enable", "was not enabled"), Action::Enable { unit: name, again: false });
-            } else if !complete {
+                let action = Action::Enable { unit: name, again: has_others };
+                planner.step(change("enable", "was not enabled"), action);
+            } else if !has_all || has_others {
                 planner.step(
                     change("enable again, as [Install] says now", "was enabled as [Install] said before"),
                     Action::Enable { unit: name, again: true },
@@ -354,13 +361,95 @@ fn plan_enabled(unit: &Unit, state: &UnitState, planner: &mut Planner<'_>) {
     }
 }
 
-/// Whether these links enable the unit, and no others do.
-fn has_exactly(links: &[Link], unit: &str, planner: &Planner<'_>) -> bool {
-    let root = &planner.host.root;
-    let is_link = |path: &str| {
-        let look = root.locate(path).and_then(|place| place.look());
-        look.is_ok_and(|meta| meta.is_some_and(|meta| meta.kind == Kind::Link))
+/// What is planned so far.
+fn steps<'p>(planner: &'p Planner<'_>) -> impl Iterator<Item = &'p Action> + Clone {
+    planner.steps.iter().map(|step| &step.action)
+}
+
+/// The links that a unit has by the file that it is read from when these steps, of those that put back, are done. `settled`:
+/// also where none of them is about its file.
+fn links_again<'s>(
+    unit: &str,
+    steps: impl Iterator<Item = &'s Action> + Clone,
+    settled: bool,
+    planner: &Planner<'_>,
+) -> Option<Vec<Link>> {
+    let path_of = |action: &'s Action| match action {
+        Action::RemoveFile { path } | Action::PutBack { path, .. } => Some(path.as_str()),
+        _ => None,
     };
+    let mut is_about = settled;
+    for name in [unit.to_owned(), install::file_name(unit)] {
+        for directory in UNIT_PATH {
+            let file = format!("{directory}/{name}");
+            let step = steps.clone().find(|action| path_of(action) == Some(&file));
+            is_about |= step.is_some();
+            let host = planner.host;
+            let text = match step {
+                Some(Action::RemoveFile { .. }) => continue,
+                Some(Action::PutBack { content: Some(digest), .. }) => {
+                    host.state.prior(planner.node_bootstrap, *digest).and_then(|place| place.read(MAX_UNIT))
+                }
+                _ => host.root.locate_through_links(&file).and_then(|place| place.read(MAX_UNIT)),
+            };
+            match text {
+                Ok(Some((text, _))) => {
+                    let links = install::links(unit, &file, &String::from_utf8_lossy(&text));
+                    return Some(links).filter(|links| is_about && !links.is_empty());
+                }
+                Ok(None) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+    None
+}
+
+/// Whether a unit that is enabled is to be enabled again, since other links do it than those of the file that comes back by
+/// these steps.
+pub(crate) fn is_linked_otherwise<'s>(
+    unit: &str,
+    steps: impl Iterator<Item = &'s Action> + Clone,
+    planner: &Planner<'_>,
+) -> bool {
+    let links = links_again(unit, steps, true, planner);
+    links.is_some_and(|links| has_links(&links, unit, planner) != (true, false))
+}
+
+/// What is in the way of another name that a unit gets, in words.
+fn taken_name(links: &[Link], unit: &str, planner: &Planner<'_>) -> Option<String> {
+    let root = &planner.host.root;
+    let is_name = |link: &&Link| link.path.rsplit_once('/').is_some_and(|(above, _)| above == UNIT_DIRECTORY);
+    links.iter().filter(is_name).find_map(|link| {
+        let place = root.locate(&link.path).ok()?;
+        let kind = place.look().ok()??.kind;
+        if install::is_link_of(root, &link.path, unit).ok()? {
+            return None;
+        }
+        let target = if kind == Kind::Link { root.read_link(&place).ok()? } else { None };
+        // Another unit's that loses it in this run.
+        let loses = |step: &Step| {
+            let (Action::Disable { unit } | Action::Enable { unit, again: true }) = &step.action else {
+                return false;
+            };
+            install::is_link_of(root, &link.path, unit).unwrap_or(false)
+        };
+        let goes = |step: &Step| matches!(&step.action, Action::RemoveFile { path } if *path == link.path);
+        if planner.steps.iter().any(|step| loses(step) || goes(step)) {
+            return None;
+        }
+        let what = target.map_or_else(|| kind.words().to_owned(), |target| format!("a link to {target}"));
+        Some(format!(
+            "[Install] gives it the name {}, which is {what}: take that name out of [Install], or away from the other",
+            link.path
+        ))
+    })
+}
+
+/// Whether all of these links enable the unit, and whether others do.
+fn has_links(links: &[Link], unit: &str, planner: &Planner<'_>) -> (bool, bool) {
+    let root = &planner.host.root;
+    let is_link = |path: &str| install::is_link_of(root, path, unit).unwrap_or(false);
     // What systemd alone knows to fill in, as the host's name, cannot be looked for.
     let wanted: BTreeSet<&str> =
         links.iter().map(|link| link.path.as_str()).filter(|path| !path.contains('%')).collect();
@@ -368,7 +457,8 @@ fn has_exactly(links: &[Link], unit: &str, planner: &Planner<'_>) -> bool {
         .unwrap_or_default()
         .into_iter()
         .filter(|path| !wanted.contains(path.as_str()));
-    wanted.iter().all(|path| is_link(path)) && !others.any(|path| is_link(&path))
+    let is_known = links.iter().all(|link| !link.path.contains('%'));
+    (wanted.iter().all(|path| is_link(path)), is_known && others.any(|path| is_link(&path)))
 }
 
 /// Which units shall run or not; and the paths that tell when one is enabled, disabled or masked.

@@ -274,6 +274,88 @@ async fn an_edit_of_the_install_section_is_followed() {
     assert_eq!(machine.tree(), before);
 }
 
+/// systemd is told to enable it again when its file is back, also by a run after one that was killed.
+#[tokio::test]
+async fn a_unit_that_was_enabled_is_enabled_as_before_when_its_file_comes_back() {
+    let own = "/etc/systemd/system/hello.service";
+    for at in [own, "/usr/lib/systemd/system/hello.service"] {
+        for by in ["revision", "revert", "killed revert", "roll-back"] {
+            let machine = Machine::new();
+            machine.directory("/usr/lib/systemd/system");
+            machine.directory("/etc/systemd/system/multi-user.target.wants");
+            machine.write(at, HELLO);
+            machine.link("/etc/systemd/system/multi-user.target.wants/hello.service", at);
+            let before = machine.tree();
+            let content = HELLO.replace("multi-user.target", "graphical.target\nAlias=z.service");
+            let spec = request(json!({"units": [
+                {"name": "hello.service", "enabled": true, "content": content},
+            ]}));
+            if by == "roll-back" {
+                machine.apply_held(&spec, usize::MAX).await.unwrap();
+            } else {
+                machine.apply(&spec).await.unwrap();
+            }
+            assert!(!machine.is_there("/etc/systemd/system/multi-user.target.wants"));
+            assert!(machine.is_there("/etc/systemd/system/z.service"));
+            match by {
+                "revision" => {
+                    // Enabled as before, or as that file says now: the same.
+                    let enabled = request(json!({"units": [{"name": "hello.service", "enabled": true}]}));
+                    machine.apply(&enabled).await.unwrap();
+                    assert!(machine.plan(&enabled).await.is_empty());
+                }
+                "killed revert" => _ = machine.revert_until("workers", 1).await.unwrap_err(),
+                "roll-back" => _ = machine.roll_back("workers", None, usize::MAX).await.unwrap(),
+                _ => {}
+            }
+            machine.revert("workers").await.unwrap();
+            assert_eq!(machine.tree(), before, "{at} {by}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_a_unit_had_goes_with_it() {
+    let machine = Machine::new();
+    let before = machine.tree();
+    let spec = |alias: &str| {
+        let content = format!("[Service]\nExecStart=/x\n[Install]\nAlias={alias}.service\n");
+        request(json!({"units": [{"name": "hello.service", "content": content, "enabled": true}]}))
+    };
+    machine.apply(&spec("z1")).await.unwrap();
+    machine.apply(&spec("z2")).await.unwrap();
+    assert!(!machine.is_there("/etc/systemd/system/z1.service"));
+    assert!(machine.is_there("/etc/systemd/system/z2.service"));
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn a_name_of_another_unit_enables_none_and_stays() {
+    let machine = Machine::new();
+    machine.directory("/usr/lib/systemd/system");
+    machine.write("/usr/lib/systemd/system/own.service", "[Install]\nAlias=dns.service\n");
+    machine.write("/usr/lib/systemd/system/foo.service", &format!("{HELLO}Alias=dns.service\n"));
+    machine.link("/etc/systemd/system/dns.service", "/usr/lib/systemd/system/own.service");
+    let spec = |unit: &str, enabled: bool| json!({"name": unit, "enabled": enabled});
+    let disabled = request(json!({"units": [spec("foo.service", false)]}));
+    assert!(machine.plan(&disabled).await.is_empty());
+    let plan = machine.plan(&request(json!({"units": [spec("foo.service", true)]}))).await;
+    assert_eq!(reasons(&plan), ["unit foo.service: PathOccupied"]);
+    assert_eq!(
+        plan.problems[0].message,
+        "[Install] gives it the name /etc/systemd/system/dns.service, which is a link to /usr/lib/systemd/system/own.service: take that name out of [Install], or away from the other"
+    );
+    // A name by somebody's own hand is none of [Install]'s: it neither enables the unit nor is it in the way.
+    machine.link("/etc/systemd/system/a.service", "/usr/lib/systemd/system/foo.service");
+    std::fs::remove_file(machine.path("/etc/systemd/system/dns.service")).unwrap();
+    let enabled = request(json!({"units": [spec("foo.service", true)]}));
+    assert_eq!(lines(machine.plan(&enabled).await.changes()), ["unit foo.service: enable"]);
+    machine.apply(&enabled).await.unwrap();
+    assert!(machine.is_there("/etc/systemd/system/multi-user.target.wants/foo.service"));
+    assert!(machine.is_there("/etc/systemd/system/a.service"));
+}
+
 #[tokio::test]
 async fn a_unit_that_does_not_start_fails_with_what_was_made_before() {
     let machine = Machine::new();
