@@ -983,7 +983,11 @@ async fn step_by<'a>(
                     root.make_directory(&root.locate(&parent)?, write::Ids::root(PARENT_MODE))?;
                 }
                 let place = root.locate(path)?;
-                let Some(digest) = content else { return root.set_file_access(&place, *ids, attributes) };
+                let Some(digest) = content else {
+                    // With set-uid bits or capabilities among them, that is for this content alone.
+                    still(path)?;
+                    return root.set_file_access(&place, *ids, attributes);
+                };
                 let mut staged = Staged::begin(&place)?;
                 staged.append_file(host.state.open_prior(node_bootstrap, *digest)?)?;
                 staged.install_if(*ids, attributes, &still).map(drop)
@@ -1005,7 +1009,7 @@ async fn step_by<'a>(
                 let of =
                     if kept.len() == 1 { String::new() } else { format!(" and {} more", kept.len() - 1) };
                 left = Some(format!(
-                    "{}{of} inside keeps its owner or mode: other hard links lead to it, or something else has changed it since",
+                    "{}{of} inside is not as before: other hard links lead to it, or something else has changed it since",
                     shown(first)
                 ));
             }

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Kind;
 use crate::host::accounts::User;
-use crate::host::write::{GRANTS, Ids, Inside};
+use crate::host::write::{CAPABILITY, GRANTS, Ids, Inside};
+use crate::resource::is_below;
 
 /// The format that this build writes. One with a higher number is refused, not misread.
 pub const FORMAT: u32 = 1;
@@ -106,6 +107,45 @@ pub struct Before {
     pub capability: Option<String>,
 }
 
+/// The bits by which a program runs as another user or group than the one that starts it.
+const SET_IDS: u32 = 0o6000;
+
+impl Before {
+    /// As something was that is found so.
+    pub fn of(ids: Ids, shape: &Shape) -> Self {
+        let Shape::File { digest, attributes, .. } = shape else {
+            return Self { ids, digest: None, capability: None };
+        };
+        let capability = attributes.get(CAPABILITY).cloned();
+        let loses = capability.is_some() || ids.mode & SET_IDS != 0;
+        Self { ids, digest: loses.then_some(*digest), capability }
+    }
+
+    /// Another one knows more of it: how it was `first`. What rights it has that the other does not know are its own.
+    pub fn was(&mut self, first: Self) {
+        self.ids = first.ids;
+        if first.digest.is_some() {
+            (self.digest, self.capability) = (first.digest, first.capability);
+        }
+    }
+
+    /// What it has inside a recursive directory: with another owner no more than chown leaves it.
+    #[must_use]
+    pub fn inside(self, kind: Kind, inside: Inside) -> Self {
+        let same_owner = (self.ids.uid, self.ids.gid) == inside.owner();
+        let given = Self { ids: inside.ids(kind, self.ids.mode), ..self };
+        if same_owner { given } else { given.without_rights(kind) }
+    }
+
+    #[must_use]
+    fn without_rights(mut self, kind: Kind) -> Self {
+        if kind == Kind::File {
+            self.ids.mode &= !SET_IDS;
+        }
+        Self { digest: None, capability: None, ..self }
+    }
+}
+
 impl Shape {
     /// Owner, group and mode of a file or directory; of a link, which has no mode of its own, that which every link has.
     pub fn ids(&self) -> Option<Ids> {
@@ -185,6 +225,20 @@ impl Shape {
             && (now.uid == first.uid || now.uid == last.uid)
             && (now.gid == first.gid || now.gid == last.gid)
             && (mode(first.mode) || mode(last.mode))
+    }
+
+    /// Makes it what it was before a recursive change: a file gets its set-uid and set-gid bits and its capabilities only
+    /// with the content that had them.
+    pub fn give_before(&mut self, before: Before) {
+        let Some(kind) = self.kind() else { return };
+        match self {
+            Self::File { ids, digest, attributes } if before.digest == Some(*digest) => {
+                *ids = before.ids;
+                attributes.extend(before.capability.map(|value| (CAPABILITY.to_owned(), value)));
+            }
+            _ if before.digest.is_some() => self.give(before.without_rights(kind).ids),
+            _ => self.give(before.ids),
+        }
     }
 
     /// Gives a file or directory owner, group and mode; a link has no mode of its own.
@@ -287,18 +341,28 @@ impl Entry {
     }
 
     /// What a path inside a directory had before this entry gave it what it has `now`: of owner and mode what nobody has
-    /// changed since. Not its set-uid bits: its owner between may have written anything.
-    fn before(&self, path: &str, kind: Kind, now: Ids) -> Option<Ids> {
+    /// changed since. Its set-uid bits and capabilities only if both are as before, and only with the content that it had:
+    /// its owner between may have written anything, and given it bits of their own. `None`: as it is now.
+    fn before(&self, path: &str, kind: Kind, now: Ids) -> Option<Before> {
         let Provenance::Modified(Shape::Owners(owners)) = &self.provenance else { return None };
-        let before = owners.get(path)?.ids;
+        let before = owners.get(path)?;
         let mut first = now;
         if self.gave((now.uid, now.gid)) {
-            (first.uid, first.gid) = (before.uid, before.gid);
+            (first.uid, first.gid) = (before.ids.uid, before.ids.gid);
         }
         if self.gave_mode(kind, now.mode) == Some(true) {
-            first.mode = if kind == Kind::File { before.mode & !0o6000 } else { before.mode };
+            first.mode = before.ids.mode;
         }
-        Some(first)
+        let bits = if kind == Kind::File { SET_IDS } else { 0 };
+        let plain = |ids: Ids| Ids { mode: ids.mode & !bits, ..ids };
+        let has_all = now == before.ids && before.capability.is_none();
+        if before.digest.is_some() && plain(first) == plain(before.ids) && !has_all {
+            return Some(before.clone());
+        }
+        if first != now {
+            first = plain(first);
+        }
+        (first != now).then_some(Before { ids: first, digest: None, capability: None })
     }
 }
 
@@ -469,10 +533,11 @@ impl Ledger {
                 Provenance::Modified(self.before_recursion(&item, found))
             }
             Some(old) => old.provenance,
-            None => match self.before_recursion(&item, found) {
+            None => match self.before_recursion(&item, found.clone()) {
                 Shape::Absent => Provenance::Created,
-                found if found.is_as(&made) => Provenance::Adopted,
-                found => Provenance::Modified(found),
+                // What it has now by a recursive change it would keep, if this run is killed.
+                first if first.is_as(&made) && found.is_as(&made) => Provenance::Adopted,
+                first => Provenance::Modified(first),
             },
         };
         self.entries.insert(
@@ -497,16 +562,16 @@ impl Ledger {
         if let (Item::Path(path), Some(kind), Some(ids)) = (item, found.kind(), found.ids())
             && let Some(before) = self.take_before(path, kind, ids)
         {
-            found.give(before);
+            found.give_before(before);
         }
         found
     }
 
     /// Forgets what a path had before recursive changes; tells it, as far as nobody has changed it since.
-    fn take_before(&mut self, path: &str, kind: Kind, now: Ids) -> Option<Ids> {
+    fn take_before(&mut self, path: &str, kind: Kind, now: Ids) -> Option<Before> {
         let mut first = None;
         for entry in self.entries.values_mut() {
-            let before = entry.before(path, kind, now).filter(|before| *before != now);
+            let before = entry.before(path, kind, now);
             if let Provenance::Modified(Shape::Owners(owners)) = &mut entry.provenance {
                 owners.remove(path);
             }
@@ -553,7 +618,7 @@ impl Ledger {
                 }
                 None => {
                     if let Some(first) = self.take_before(&path, kind, before.ids) {
-                        before.ids = first;
+                        before.was(first);
                     }
                     let known = owners.entry(path).or_insert_with(|| before.clone());
                     // So far it was answered for its owner alone, and whoever changed its mode did so rightly.
@@ -590,9 +655,29 @@ impl Ledger {
 
     /// What a path had before a recursive directory gave it what it has now; of owner and mode what nobody has changed
     /// since.
-    pub fn before(&self, path: &str, kind: Kind, now: Ids) -> Option<Ids> {
-        let mut known = self.entries.values().filter_map(|entry| entry.before(path, kind, now));
-        known.find(|before| *before != now)
+    pub fn before(&self, path: &str, kind: Kind, now: Ids) -> Option<Before> {
+        self.entries.values().find_map(|entry| entry.before(path, kind, now))
+    }
+
+    /// What was inside a directory before is remembered by the nearest of the recursive directories, whose owner and modes it
+    /// gets from now on: also what they find so already. `recursive`: all that the revision has.
+    pub fn hand_over(&mut self, recursive: &BTreeMap<String, Inside>) {
+        for top in recursive.keys() {
+            let Some(entry) = self.entries.get_mut(&Item::Inside(top.clone())) else { continue };
+            let Provenance::Modified(Shape::Owners(owners)) = &mut entry.provenance else { continue };
+            let nearest = |path: &str| recursive.keys().rev().find(|top| is_below(path, top));
+            let is_of_another =
+                |path: &String, _: &mut Before| nearest(path).is_some_and(|other| other != top);
+            let moved: Vec<_> = owners.extract_if(.., is_of_another).collect();
+            // Until the first run with it, what it gives is what the other one gave.
+            let mut as_new = entry.clone();
+            as_new.provenance = Provenance::Modified(Shape::Owners(BTreeMap::new()));
+            for (path, before) in moved {
+                let Some(directory) = nearest(&path) else { continue };
+                self.entries.entry(Item::Inside(directory.clone())).or_insert_with(|| as_new.clone());
+                self.remember_inside(directory, &path, before);
+            }
+        }
     }
 
     /// Notes what a path had before, which a recursive directory is answerable for from now on.

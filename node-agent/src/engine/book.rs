@@ -71,6 +71,7 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
             ledger.release(item);
         }
     }
+    ledger.hand_over(&notes.recursive);
     for (directory, inside) in &notes.recursive {
         ledger.intend_inside(directory, BTreeMap::new(), *inside);
     }
@@ -87,8 +88,11 @@ pub(super) fn open(host: &Host, request: &Request, plan: &Plan) -> Result<(), Ho
                 let capability = capabilities.remove(&path);
                 let loses = capability.is_some() || meta.mode & 0o6000 != 0;
                 let digest = if loses { digest_before(host, &path)? } else { None };
-                let ids = before(&others, &path, meta.kind, meta.into()).unwrap_or(meta.into());
-                Ok((path, (meta.kind, Before { ids, digest, capability })))
+                let mut found = Before { ids: meta.into(), digest, capability };
+                if let Some(first) = before(&others, &path, meta.kind, meta.into()) {
+                    found.was(first);
+                }
+                Ok((path, (meta.kind, found)))
             });
             ledger.intend_inside(path, differ.collect::<Result<_, HostError>>()?, *inside);
             continue;
@@ -236,7 +240,7 @@ fn digest_before(host: &Host, path: &str) -> Result<Option<Sha256>, HostError> {
 }
 
 /// What a path had before a recursive directory of another NodeBootstrap got it.
-fn before(others: &[Ledger], path: &str, kind: Kind, now: Ids) -> Option<Ids> {
+fn before(others: &[Ledger], path: &str, kind: Kind, now: Ids) -> Option<Before> {
     others.iter().find_map(|ledger| ledger.before(path, kind, now))
 }
 
@@ -247,7 +251,7 @@ fn before_others(others: &[Ledger], ledger: &Ledger, item: &Item, mut found: Sha
         (item, found.kind(), found.ids(), ledger.get(item))
         && let Some(first) = before(others, path, kind, ids)
     {
-        found.give(first);
+        found.give_before(first);
     }
     found
 }

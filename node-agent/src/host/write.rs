@@ -398,7 +398,12 @@ impl Root {
         let fd = change_access(place, Kind::File, ids)?;
         // After the mode: its bits for the group are the most that an ACL gives, so that at no moment anybody has more.
         take_away(&fd, &place.real, GRANTS.into_iter().filter(|name| !attributes.contains_key(*name)))?;
-        set_attributes(&fd, &place.real, attributes)?;
+        let mut attributes = attributes.clone();
+        if let Some(acl) = attributes.get_mut(ACL) {
+            // It has a mode in it, that of the moment when it was read.
+            *acl = acl_with_mode(acl, ids.mode);
+        }
+        set_attributes(&fd, &place.real, &attributes)?;
         reach();
         rustix::fs::fsync(&fd).map_err(HostError::io(&place.real, "write to the disk"))
     }
@@ -530,7 +535,7 @@ impl Root {
     }
 
     /// Gives an entry of whatever kind back its owner and its mode, if nobody has changed them since they were given; whether
-    /// it has both now. `gave` and `gave_mode` tell what was given; this says `None` if no mode was.
+    /// it has both now, and what the change of owner had taken with it. `gave` and `gave_mode` tell what was given; this says `None` if no mode was.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -569,11 +574,12 @@ impl Root {
                 self.set_access(place, meta.kind, Ids { mode: plain, ..ids })?;
             }
         }
-        if let (Kind::File, Some(digest)) = (meta.kind, before.digest) {
-            give_rights_back(place, before, digest)?;
-        }
+        let has_rights = match (meta.kind, before.digest) {
+            (Kind::File, Some(digest)) => give_rights_back(place, before, digest)?,
+            _ => true,
+        };
         sync_directory(place)?;
-        Ok(mode_is_given != Some(false) || now == ids.mode || lost)
+        Ok(has_rights && (mode_is_given != Some(false) || now == ids.mode || lost))
     }
 
     /// The first path found that belongs to a user, or, without one, to a group; `None` if nothing does. Only file
@@ -905,6 +911,29 @@ fn set_attributes(fd: impl AsFd, path: &str, attributes: &BTreeMap<String, Strin
     Ok(())
 }
 
+/// An ACL, as hexadecimal digits, of a file with this mode: as chmod would make it of it (`linux/posix_acl_xattr.h`).
+fn acl_with_mode(acl: &str, mode: u32) -> String {
+    const OWNER: u8 = 0x01;
+    const GROUP: u8 = 0x04;
+    const MASK: u8 = 0x10;
+    const OTHER: u8 = 0x20;
+    let mut value = hex::decode(acl).unwrap_or_default();
+    // After the version, entries of eight bytes: tag and rights, both of two bytes, and whom it is about.
+    let entries = value.get_mut(4..).unwrap_or_default();
+    let has_mask = entries.chunks(8).any(|entry| entry.first() == Some(&MASK));
+    for entry in entries.chunks_exact_mut(8) {
+        let shift = match entry[0] {
+            OWNER => 6,
+            MASK => 3,
+            GROUP if !has_mask => 3,
+            OTHER => 0,
+            _ => continue,
+        };
+        entry[2] = (mode >> shift & 0o7) as u8;
+    }
+    hex::encode(value)
+}
+
 /// Whether a file or directory has an extended attribute.
 fn has_attribute(fd: impl AsFd, name: &str) -> bool {
     rustix::fs::fgetxattr(fd, name, &mut [0_u8; 0][..]).is_ok()
@@ -945,20 +974,21 @@ fn by_descriptor(fd: &OwnedFd) -> String {
 }
 
 /// Gives a file back what a change of owner has taken with it, set-uid and set-gid bits and capabilities, if all else of it
-/// is as it was before, also its content, which its owner between could write. What is looked at is what gets them.
-fn give_rights_back(place: &Place, before: &Before, digest: Sha256) -> Result<(), HostError> {
+/// is as it was before, also its content, which its owner between could write; whether it has them. What is looked at is
+/// what gets them.
+fn give_rights_back(place: &Place, before: &Before, digest: Sha256) -> Result<bool, HostError> {
     let at = |action| HostError::io(&place.real, action);
     let plain = |ids: Ids| Ids { mode: ids.mode & !0o6000, ..ids };
-    let Some((fd, meta)) = place.open(Kind::File)? else { return Ok(()) };
+    let Some((fd, meta)) = place.open(Kind::File)? else { return Ok(true) };
     if plain(meta.into()) != plain(before.ids) {
-        return Ok(());
+        return Ok(false);
     }
     check_links(place, &meta)?;
     let file = File::from(fd);
     // One byte more than it has: what somebody writes to meanwhile is another file.
     let read = read_through((&file).take(meta.size.saturating_add(1)), &place.real, &mut |_| Ok(()))?;
     if read != digest {
-        return Ok(());
+        return Ok(false);
     }
     let capability = before.capability.iter().map(|value| (CAPABILITY.to_owned(), value.clone()));
     set_attributes(&file, &place.real, &capability.collect())?;
@@ -967,7 +997,8 @@ fn give_rights_back(place: &Place, before: &Before, digest: Sha256) -> Result<()
         rustix::fs::fchmod(&file, Mode::from_raw_mode(before.ids.mode)).map_err(at("set the mode"))?;
     }
     reach();
-    rustix::fs::fsync(&file).map_err(at("write to the disk"))
+    rustix::fs::fsync(&file).map_err(at("write to the disk"))?;
+    Ok(true)
 }
 
 // The number's type differs between architectures.

@@ -732,6 +732,12 @@ impl<'a> Planner<'a> {
         Step { change, action, undoes: Some(item.clone()) }
     }
 
+    /// Whether recursive changes of this NodeBootstrap reach a path.
+    pub(crate) fn is_swept(&self, path: &str) -> bool {
+        let mut skips = self.skip.0.iter();
+        !skips.any(|(other, skip)| path == other || (*skip == Skip::All && is_below(path, other)))
+    }
+
     /// Whether another NodeBootstrap has a thing that this one does not name.
     pub(crate) fn is_of_others(&self, item: &Item) -> bool {
         match item {

@@ -15,6 +15,8 @@ use super::unit::{has_file, is_linked_otherwise};
 use super::{Action, Change, Hidden, PARENT_MODE, Planner, Step, is_below};
 use crate::anchor;
 use crate::host::install::{UNIT_DIRECTORY, UNIT_PATH};
+use crate::host::root::shown;
+use crate::host::state::MAX_PRIORS;
 use crate::host::systemd::UnitState;
 use crate::host::write::{CAPABILITY, Ids};
 use crate::host::{Kind, Meta, items};
@@ -373,7 +375,8 @@ fn put_back(
             (When::Files, "remove".to_owned(), Action::RemoveFile { path: path.clone() })
         }
         (Item::Path(path), Shape::Directory(ids), Shape::Directory(_)) => {
-            let ids = handed_down(path, Kind::Directory, *ids, planner, handed);
+            let Before { ids, .. } =
+                handed_down(path, Kind::Directory, Before::of(*ids, prior), planner, handed);
             let action = Action::SetAccess { path: path.clone(), kind: Kind::Directory, ids };
             (When::Directories, format!("{} again", planner.shown(ids)), action)
         }
@@ -386,13 +389,17 @@ fn put_back(
             if !same && !planner.has_prior(*digest) {
                 return Err("what was there before was not kept");
             }
-            let ids = handed_down(path, Kind::File, *ids, planner, handed);
+            let before = handed_down(path, Kind::File, Before::of(*ids, prior), planner, handed);
+            let (ids, mut attributes) = (before.ids, attributes.clone());
+            if before.capability.is_none() {
+                attributes.remove(CAPABILITY);
+            }
             if !same {
                 restart(item, entry, &name, planner);
             }
             let content = (!same).then_some(*digest);
             let what = if same { "" } else { "content, " };
-            let action = Action::PutBack { path: path.clone(), content, ids, attributes: attributes.clone() };
+            let action = Action::PutBack { path: path.clone(), content, ids, attributes };
             (When::Files, format!("{what}{} as before", planner.shown(ids)), action)
         }
         (
@@ -401,7 +408,8 @@ fn put_back(
             Shape::Link { .. } | Shape::File { .. } | Shape::Absent,
         ) => {
             let ids = Ids { uid: *uid, gid: *gid, mode: 0 };
-            let Ids { uid, gid, .. } = handed_down(path, Kind::Link, ids, planner, handed);
+            let before = handed_down(path, Kind::Link, Before::of(ids, prior), planner, handed);
+            let Ids { uid, gid, .. } = before.ids;
             let replaces = found.kind().unwrap_or(Kind::Link);
             let owner = (uid, gid);
             let action = Action::Link { path: path.clone(), target: target.clone(), owner, replaces };
@@ -512,13 +520,13 @@ pub(crate) fn is_above(path: &str, claimed: &BTreeSet<Item>) -> bool {
 fn handed_down(
     path: &str,
     kind: Kind,
-    before: Ids,
+    before: Before,
     planner: &Planner<'_>,
     handed: &mut Vec<(String, String, Before)>,
-) -> Ids {
+) -> Before {
     let Some((top, inside)) = planner.recursion(path) else { return before };
-    handed.push((top, path.to_owned(), Before { ids: before, digest: None, capability: None }));
-    inside.ids(kind, before.mode)
+    handed.push((top, path.to_owned(), before.clone()));
+    before.inside(kind, inside)
 }
 
 /// The line that another line of the revision takes the place of: it is found in another way from now on.
@@ -551,12 +559,20 @@ fn inside(
 ) -> Option<(Change, Action)> {
     let Provenance::Modified(Shape::Owners(owners)) = &entry.provenance else { return None };
     let mut back = BTreeMap::new();
+    // How many get something back, and what is not wholly as before then.
+    let (mut given, mut kept) = (0, Vec::new());
+    let others = planner.host.state.other_ledgers(planner.node_bootstrap).unwrap_or_default();
     for (path, before) in owners {
-        if claimed.contains(&Item::Path(path.clone())) {
+        let item = Item::Path(path.clone());
+        // Another one that names it remembers itself what it was before.
+        let remembers =
+            |other: &Ledger| other.get(&item).is_some_and(|entry| !entry.shared && !entry.given_up);
+        if claimed.contains(&item) || others.iter().any(remembers) {
             continue;
         }
         let root = &planner.host.root;
-        let meta = root.locate(path).and_then(|place| place.look()).ok().flatten();
+        let place = root.locate(path).ok();
+        let meta = place.as_ref().and_then(|place| place.look().ok().flatten());
         if let Some((top, inside)) = planner.recursion(path) {
             handed.push((top, path.clone(), before.clone()));
             // Owners it gives by itself; a mode that it does not give would stay.
@@ -566,38 +582,62 @@ fn inside(
                     && entry.gave_mode(meta.kind, meta.mode) == Some(true)
             };
             if let Some(meta) = meta.filter(keeps) {
-                let ids = inside.ids(meta.kind, before.ids.mode);
-                back.insert(path.clone(), Before { ids, digest: before.digest, capability: None });
+                back.insert(path.clone(), before.clone().inside(meta.kind, inside));
+                given += 1;
             }
             continue;
         }
-        let then = (before.ids.uid, before.ids.gid);
-        let is_given = |meta: Meta| {
-            // Killed between the steps, it has its owner again, but not its set-uid bit, its mode or its capabilities.
-            let differs = meta.mode != before.ids.mode;
-            let lost = meta.mode & !0o6000 == before.ids.mode & !0o6000 && before.digest.is_some();
-            let lacks = || {
-                let now = root.locate(path).and_then(|place| root.attributes(&place));
-                before.capability.is_some() && now.is_ok_and(|now| !now.contains_key(CAPABILITY))
-            };
-            let now = (meta.uid, meta.gid);
-            (now != then && entry.gave(now))
-                || (now == then && lacks())
-                || (now == then && differs && (lost || entry.gave_mode(meta.kind, meta.mode) == Some(true)))
-        };
-        if meta.is_some_and(is_given) {
+        let (Some(place), Some(meta)) = (place, meta) else { continue };
+        let (now, then) = ((meta.uid, meta.gid), (before.ids.uid, before.ids.gid));
+        let is_others = now != then && !entry.gave(now);
+        let mode_differs = meta.mode != before.ids.mode;
+        let mode_is_given = entry.gave_mode(meta.kind, meta.mode);
+        let lacks_bits = mode_differs && meta.mode & !0o6000 == before.ids.mode & !0o6000;
+        let lacks_capability = before.capability.is_some()
+            && root.attributes(&place).is_ok_and(|now| !now.contains_key(CAPABILITY));
+        // Killed between the steps, it has its owner again, but not its set-uid bit, its mode or its capabilities.
+        let lacks_rights = before.digest.is_some() && (lacks_bits || lacks_capability);
+        let loses_rights = before.digest.is_some() && (now != then || mode_differs || lacks_capability);
+        let has_content = loses_rights
+            && meta.size <= MAX_PRIORS
+            && planner.host.digests.of_seen(&place, &meta).is_ok_and(|digest| digest == before.digest);
+        let is_given =
+            now != then || (mode_differs && mode_is_given == Some(true)) || (lacks_rights && has_content);
+        // Who answers for owners alone leaves modes to others.
+        let has_other_mode = mode_differs
+            && !(lacks_rights || mode_is_given == Some(true))
+            && (mode_is_given == Some(false) || loses_rights);
+        let is_left = is_others || has_other_mode || (loses_rights && !has_content);
+        if is_left && planner.is_swept(path) {
+            kept.push(path);
+        }
+        given += usize::from(is_given && !is_others);
+        if is_given || is_left {
             back.insert(path.clone(), before.clone());
         }
     }
-    if back.is_empty() {
-        return None;
-    }
-    let entries = if back.len() == 1 { "1 entry".to_owned() } else { format!("{} entries", back.len()) };
-    let what = if entry.gave_modes() { "owner and mode" } else { "owner" };
-    let change =
-        change(&format!("directory {directory}"), format!("{what} of {entries} inside as before"), MADE);
+    let name = format!("directory {directory}");
+    let others = kept.first().map(|first| {
+        let more = if kept.len() == 1 { String::new() } else { format!(" and {} more", kept.len() - 1) };
+        format!("{}{more}", shown(first))
+    });
+    let step = match (given, others) {
+        (0, None) => return None,
+        (0, Some(others)) => {
+            let why = format!("something else has changed {others} inside since");
+            return Some((Change::left(&name, &why), Action::Leave));
+        }
+        (given, others) => {
+            let entries = if given == 1 { "1 entry".to_owned() } else { format!("{given} entries") };
+            let what = if entry.gave_modes() { "owner and mode" } else { "owner" };
+            let but = others.map_or_else(String::new, |others| {
+                format!(", but for {others}, which something else has changed since")
+            });
+            format!("{what} of {entries} inside as before{but}")
+        }
+    };
     let entry = Box::new(Entry { provenance: Provenance::Adopted, ..entry.clone() });
-    Some((change, Action::GiveBack { entry, owners: back }))
+    Some((change(&name, step, MADE), Action::GiveBack { entry, owners: back }))
 }
 
 /// Units that read what is put back run with it only after a restart.

@@ -479,6 +479,38 @@ async fn what_a_recursive_directory_gave_away_goes_back_to_who_had_it_first() {
         machine.revert("workers").await.unwrap();
         assert_eq!(machine.tree(), before, "{edits:?}");
     }
+    // Nested directories, also where nothing changes when one comes or goes. The last number: how far the last edit comes.
+    let rec = |path: &str, owner: &str| json!({"path": path, "owner": owner, "recursive": true});
+    let nested = |outer, inner| json!([rec("/srv/app", outer), rec("/srv/app/b", inner)]);
+    let alone = |owner| json!([rec("/srv/app", owner)]);
+    let modes = |mode: &str| {
+        let mut outer = rec("/srv/app", "daemon");
+        outer["inside"] = json!({"fileMode": mode});
+        outer
+    };
+    for (edits, changes) in [
+        (vec![alone("daemon"), nested("7", "daemon")], usize::MAX),
+        (vec![alone("daemon"), nested("7", "daemon")], 0),
+        (vec![alone("daemon"), nested("7", "daemon"), alone("7")], usize::MAX),
+        (vec![alone("daemon"), nested("7", "daemon"), alone("daemon")], usize::MAX),
+        (vec![alone("daemon"), nested("7", "daemon"), nested("7", "root")], usize::MAX),
+        (vec![alone("daemon"), nested("7", "root")], 0),
+        (vec![alone("daemon"), nested("7", "root")], 1),
+        (vec![alone("daemon"), nested("daemon", "daemon"), json!([rec("/srv/app/b", "daemon")])], usize::MAX),
+        (vec![json!([modes("0640")]), json!([modes("0600"), rec("/srv/app/b", "daemon")])], usize::MAX),
+    ] {
+        let machine = app();
+        machine.directory("/srv/app/b");
+        machine.write("/srv/app/b/tool", "root's");
+        let before = machine.tree();
+        let (last, first) = edits.split_last().unwrap();
+        for edit in first {
+            machine.apply(&request(json!({"directories": edit}))).await.unwrap();
+        }
+        let _ = machine.apply_until(&request(json!({"directories": last})), changes).await;
+        machine.revert("workers").await.unwrap();
+        assert_eq!(machine.tree(), before, "{edits:?}, {changes}");
+    }
     // Killed while the owner changes from one to another.
     let machine = app();
     let before = machine.tree();

@@ -199,6 +199,134 @@ async fn capabilities_that_go_with_another_owner_are_told_and_come_back_with_the
 }
 
 #[tokio::test]
+async fn a_program_gets_its_rights_back_also_after_an_entry_of_its_own() {
+    use crate::support::try_request;
+
+    let program = || {
+        let machine = Machine::new();
+        machine.directory("/srv/app");
+        machine.write("/srv/app/p", "theirs");
+        machine.set("/srv/app/p", 0, 0, 0o4755);
+        machine.grant("/srv/app/p", CAPABILITY);
+        machine
+    };
+    let alone = json!({"directories": [{"path": "/srv/app", "owner": "daemon", "recursive": true}]});
+    let file = |content: &str| json!([{"path": "/srv/app/p", "content": content, "owner": "daemon", "mode": "0755"}]);
+    let entry = |content: &str| json!({"files": file(content)});
+    let both = |content: &str| {
+        let mut both = alone.clone();
+        both["files"] = file(content);
+        both
+    };
+    for edits in [
+        vec![alone.clone(), both("ours")],
+        vec![alone.clone(), both("theirs")],
+        vec![alone.clone(), both("ours"), alone.clone()],
+        vec![alone.clone(), both("theirs"), alone.clone()],
+        vec![both("ours"), alone.clone(), both("ours"), entry("ours")],
+        vec![alone.clone(), entry("ours")],
+        vec![alone.clone(), entry("theirs"), alone.clone()],
+    ] {
+        let machine = program();
+        let before = machine.tree();
+        for edit in &edits {
+            machine.apply(&request(edit.clone())).await.unwrap();
+            let now = machine.access("/srv/app/p");
+            assert_eq!(now, (1, 0, 0o755), "another's it has none: {edits:?}");
+        }
+        machine.revert("workers").await.unwrap();
+        assert_eq!(machine.tree(), before, "{edits:?}");
+    }
+    // The entry is another NodeBootstrap's.
+    let machine = program();
+    let before = machine.tree();
+    for (name, spec) in [("a", alone.clone()), ("b", entry("ours"))] {
+        machine.apply(&try_request(name, spec, &Default::default()).unwrap()).await.unwrap();
+    }
+    for name in ["a", "b"] {
+        let made = machine.revert(name).await.unwrap();
+        assert!(!made.iter().any(|change| change.is_left()), "{made:?}");
+    }
+    assert_eq!(machine.tree(), before);
+    // What the owner between wrote, and bits of its own, are not root's afterwards.
+    for content in ["theirs", "evil"] {
+        let machine = program();
+        machine.apply(&request(alone.clone())).await.unwrap();
+        std::fs::write(machine.path("/srv/app/p"), "evil").unwrap();
+        machine.set("/srv/app/p", 1, 0, 0o4755);
+        machine.apply(&request(both(content))).await.unwrap();
+        machine.revert("workers").await.unwrap();
+        assert_eq!(machine.access("/srv/app/p"), (0, 0, 0o755));
+        assert!(machine.granted("/srv/app/p").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_mode_of_a_file_with_an_acl_comes_back_as_it_was_before_a_recursive_directory() {
+    let machine = Machine::on_disk();
+    machine.directory("/srv/app");
+    machine.write("/srv/app/f", "theirs");
+    machine.grant("/srv/app/f", ACL);
+    machine.set("/srv/app/f", 1, 1, 0o670);
+    let before = machine.tree();
+    let mut spec = json!({"directories": [
+        {"path": "/srv/app", "owner": "daemon", "group": "daemon", "recursive": true, "inside": {"fileMode": "0600"}},
+    ]});
+    machine.apply(&request(spec.clone())).await.unwrap();
+    spec["files"] = json!([
+        {"path": "/srv/app/f", "content": "theirs", "owner": "daemon", "group": "daemon", "mode": "0644"},
+    ]);
+    machine.apply(&request(spec.clone())).await.unwrap();
+    machine.revert("workers").await.unwrap();
+    assert_eq!(machine.access("/srv/app/f"), (1, 1, 0o670));
+    assert_eq!(machine.tree(), before);
+}
+
+#[tokio::test]
+async fn what_a_recursive_directory_does_not_give_back_is_said() {
+    let machine = Machine::new();
+    machine.directory("/srv/app");
+    for name in ["a", "b", "c", "d"] {
+        machine.write(&format!("/srv/app/{name}"), "theirs");
+    }
+    machine.set("/srv/app/a", 0, 0, 0o4755);
+    let spec = json!({"directories": [{"path": "/srv/app", "owner": "daemon", "recursive": true}]});
+    machine.apply(&request(spec)).await.unwrap();
+    std::fs::write(machine.path("/srv/app/a"), "another's").unwrap();
+    machine.set("/srv/app/b", 7, 7, 0o644);
+    // Of modes it said nothing.
+    machine.set("/srv/app/c", 1, 0, 0o600);
+    let none = request(json!({}));
+    assert_eq!(
+        lines(machine.plan(&none).await.changes())[0],
+        "directory /srv/app: owner of 3 entries inside as before, but for /srv/app/a and 1 more, which something else \
+         has changed since"
+    );
+    let made = machine.revert("workers").await.unwrap();
+    assert_eq!(
+        lines(made.iter().filter(|change| change.is_left())),
+        [
+            "directory /srv/app: left as it is: /srv/app/a and 1 more inside is not as before: other hard links lead to it, \
+             or something else has changed it since"
+        ]
+    );
+    assert_eq!(
+        ["a", "b", "c", "d"].map(|name| machine.access(&format!("/srv/app/{name}"))),
+        [(0, 0, 0o755), (7, 7, 0o644), (0, 0, 0o600), (0, 0, 0o644)]
+    );
+    // It is known still, until it is as before, or its state is removed.
+    let made = machine.revert_by_hand("workers").await.unwrap();
+    assert_eq!(
+        lines(&made),
+        ["directory /srv/app: left as it is: something else has changed /srv/app/a and 1 more inside since"]
+    );
+    machine.set("/srv/app/b", 0, 0, 0o644);
+    std::fs::write(machine.path("/srv/app/a"), "theirs").unwrap();
+    machine.revert_by_hand("workers").await.unwrap();
+    assert_eq!(machine.access("/srv/app/a"), (0, 0, 0o4755));
+}
+
+#[tokio::test]
 async fn other_names_of_a_file_that_is_written_anew_keep_what_it_was_and_that_is_told() {
     let machine = Machine::new();
     let mut spec = files(&machine);
