@@ -7,6 +7,7 @@
 //! the node runs what it ran before, or what is new and confirmed, and never something in between. The boot after one cut is
 //! the start of the next round.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -244,13 +245,18 @@ impl Rounds {
     async fn drift_is_noticed(&self, testbed: &Testbed, machine: &mut Running) -> Result<()> {
         let reports = self.tell(testbed).await?;
         let name = crds::names::report("watched", NODE);
-        let until = |what: &'static str, is_so: fn(ReportPhase, &str, &str) -> bool, said: &'static str| {
-            let (reports, name) = (&reports, &name);
-            wait_for(what, LONGEST, move || async move {
-                let status = reports.get(name).await?.status.unwrap_or_default();
-                Ok(is_so(status.phase, &status.message, said).then_some(()))
-            })
-        };
+        let last = RefCell::default();
+        let until =
+            async |what: &'static str, is_so: fn(ReportPhase, &str, &str) -> bool, said: &'static str| {
+                let (reports, name, last) = (&reports, &name, &last);
+                let waited = wait_for(what, LONGEST, move || async move {
+                    let status = reports.get(name).await?.status.unwrap_or_default();
+                    let is_so = is_so(status.phase, &status.message, said);
+                    *last.borrow_mut() = format!("{:?} {:?}", status.phase, status.message);
+                    Ok(is_so.then_some(()))
+                });
+                waited.await.with_context(|| format!("it says {}", last.borrow()))
+            };
         exec(machine, SWAP_FILE).await?;
         exec(machine, &format!("cp /agent.json {AGENT_POD}")).await?;
         until("the agent to be done", |phase, _, _| phase == ReportPhase::Ready, "").await?;
