@@ -3,6 +3,8 @@
 //! In: a place. Out: whether its file system can be written to and how much room it has, what is locked against changes,
 //! and what something is mounted on.
 
+use std::os::fd::AsFd;
+
 use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
@@ -84,24 +86,26 @@ impl Disk {
 impl Place {
     /// What keeps root from changing the entry; `None` if nothing does, or nothing is there.
     pub fn locked(&self) -> Option<Locked> {
-        self.has_directory().then(|| Locked::by(attributes(self, self.name.as_str()))).flatten()
+        self.has_directory().then(|| Locked::by(attributes(self.fd(), self.name.as_str()))).flatten()
     }
 
     /// Whether something is mounted on the entry itself: then nothing can take its place, and nobody can remove it.
     pub fn is_mount_point(&self) -> bool {
-        self.has_directory() && attributes(self, self.name.as_str()).contains(StatxAttributes::MOUNT_ROOT)
+        self.has_directory()
+            && attributes(self.fd(), self.name.as_str()).contains(StatxAttributes::MOUNT_ROOT)
     }
 
     /// What keeps root from changing the entries of the directory that it lies in; of the nearest that exists, if that is
     /// missing.
     pub fn directory_locked(&self) -> Option<Locked> {
-        Locked::by(attributes(self, ""))
+        Locked::by(attributes(self.fd(), ""))
     }
 }
 
-/// A kernel or file system that cannot tell is asked by the change itself.
-fn attributes(place: &Place, name: &str) -> StatxAttributes {
+/// What the kernel says besides of an entry, or without a name of what is open. A kernel or file system that cannot tell (of
+/// mounts: below 5.8) is asked by the change itself, or the device of the entry has to do.
+pub(super) fn attributes(fd: impl AsFd, name: &str) -> StatxAttributes {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-    rustix::fs::statx(place.fd(), name, flags, StatxFlags::empty())
+    rustix::fs::statx(fd, name, flags, StatxFlags::empty())
         .map_or(StatxAttributes::empty(), |stat| stat.stx_attributes)
 }

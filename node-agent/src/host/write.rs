@@ -10,8 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Gid, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid,
-    XattrFlags,
+    AtFlags, FlockOperation, Gid, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -21,7 +20,7 @@ use crds::Sha256;
 use crds::names::STATE_DIR;
 
 use super::digest::read_through;
-use super::disk::Locked;
+use super::disk::{self, Locked};
 use super::failpoint::reach;
 use super::root::{Kind, Meta, Place, bytes_of, errno_of, shown, text_of};
 use super::{HostError, Root};
@@ -784,7 +783,7 @@ impl Root {
                     Err(errno) => return Err(at("open")(errno)),
                 };
                 let meta: Meta = rustix::fs::fstat(&fd).map_err(at("look"))?.into();
-                let attributes = attributes_of(&fd);
+                let attributes = disk::attributes(&fd, "");
                 if meta.inode.0 != top_meta.inode.0 || attributes.contains(StatxAttributes::MOUNT_ROOT) {
                     continue;
                 }
@@ -1005,12 +1004,6 @@ fn give_rights_back(place: &Place, before: &Before, digest: Sha256) -> Result<bo
 #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
 fn is_local(fd: impl AsFd) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u64 & 0xffff_ffff)))
-}
-
-/// What the kernel says of an entry besides. Where it cannot tell of mounts (below 5.8), the device of the entry has to do.
-fn attributes_of(fd: impl AsFd) -> StatxAttributes {
-    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::empty())
-        .map_or(StatxAttributes::empty(), |stat| stat.stx_attributes)
 }
 
 /// Gives an entry that is open by its path alone what all inside its directory gets.

@@ -30,6 +30,7 @@ use crate::host::kubelet::{Health, Kubelet, has_joined};
 use crate::host::state::Begun;
 use crate::host::systemd::UnitState;
 use crate::host::{Host, HostError};
+use crate::preset::owner::KUBELET_UNIT;
 use crate::resource::{Change, Step};
 
 /// The units that a node's pods, and so the agent, run under.
@@ -52,8 +53,6 @@ const NOT_AS_BEFORE: &str = "; with what was there before, ";
 const LEFT: &str = "; not put back: ";
 /// The cause of one that a boot has interrupted.
 const INTERRUPTED: &str = "Interrupted";
-/// The unit whose process answers the health check.
-const KUBELET: &str = "kubelet.service";
 /// A boot or an outage in the middle says nothing of a revision; after so many of them it is not tried again.
 const MAX_INTERRUPTIONS: u32 = 2;
 
@@ -254,8 +253,8 @@ pub async fn at_stake(host: &Host, plan: &Plan) -> Result<Option<Kubelet>, HostE
     if let Some(kubelet) = Kubelet::find(&host.root) {
         return Ok(Some(kubelet));
     }
-    let states = host.systemd.observe(&[KUBELET.to_owned()]).await?;
-    let is_node = states.get(KUBELET).is_some_and(UnitState::is_running) && has_joined(&host.root);
+    let states = host.systemd.observe(&[KUBELET_UNIT.to_owned()]).await?;
+    let is_node = states.get(KUBELET_UNIT).is_some_and(UnitState::is_running) && has_joined(&host.root);
     Ok(is_node.then(Kubelet::default))
 }
 

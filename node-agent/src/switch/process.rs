@@ -9,12 +9,13 @@ use crds::nodebootstrap::Health;
 use crds::report::Disruption;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cause, INTERRUPTED, KUBELET, NOT_AS_BEFORE, Stage, Switch, is_node_unit, staged, units, worse};
+use super::{Cause, INTERRUPTED, NOT_AS_BEFORE, Stage, Switch, is_node_unit, staged, units, worse};
 use crate::engine::{self, Failure, Observer, Payload, Plan, Request, rollback};
 use crate::host::kubelet::{self, Kubelet, Looker, has_joined};
 use crate::host::state::{Begun, Lock};
 use crate::host::{Host, HostError, clock_at, journal, uptime};
 use crate::preset::Findings;
+use crate::preset::owner::KUBELET_UNIT;
 use crate::report::is_permitted;
 use crate::resource::{Action, Change, Step};
 
@@ -300,8 +301,8 @@ async fn begin(host: &Host, request: &Request, switch: &mut Switch) -> Result<Pl
     plan.held = true;
     switch.restarts = plan.steps.iter().filter_map(Step::unit).map(str::to_owned).collect();
     let is_kubelet = |step: &Step| match &step.action {
-        Action::Start { unit, .. } => unit == KUBELET,
-        Action::Restart { unit } => unit == KUBELET && is_down,
+        Action::Start { unit, .. } => unit == KUBELET_UNIT,
+        Action::Restart { unit } => unit == KUBELET_UNIT && is_down,
         _ => false,
     };
     switch.starts_kubelet = plan.steps.iter().any(is_kubelet);

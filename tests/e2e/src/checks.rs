@@ -90,45 +90,37 @@ async fn libtest(name: &str, cargo: &mut Command) -> Result<Outcomes> {
     let mut child = cargo.stdout(Stdio::piped()).kill_on_drop(true).spawn().context("cannot run cargo")?;
     let stdout = child.stdout.take().context("no output of cargo")?;
     let mut lines = BufReader::new(stdout).lines();
-    let (mut counts, mut failed, mut shown) = (Summary::default(), Vec::new(), Vec::new());
+    let (mut outcomes, mut shown) = (Outcomes::default(), Vec::new());
     while let Some(line) = lines.next_line().await.context("cannot read what cargo says")? {
-        if let Some(more) = Summary::of(&line) {
-            counts.passed += more.passed;
-            counts.skipped += more.skipped;
+        if let Some(more) = summary(&line) {
+            outcomes += more;
             continue;
         }
-        failed.extend(failure(&line).map(str::to_owned));
+        if let Some(name) = failure(&line) {
+            outcomes += Outcomes::counted(0, vec![name.to_owned()], 0);
+        }
         shown.push(line);
     }
     let status = child.wait().await.context("cargo did not end")?;
     if !status.success() {
         println!("{}", shown.join("\n"));
-        if failed.is_empty() {
+        if outcomes.is_good() {
             // It did not build, or a test program died: no line tells of that.
-            failed.push(format!("{name}: {status}"));
+            outcomes += Outcomes::counted(0, vec![format!("{name}: {status}")], 0);
         }
     }
-    let word = if failed.is_empty() { "passed" } else { "FAILED" };
-    let outcomes = Outcomes::counted(counts.passed, failed, counts.skipped);
+    let word = if outcomes.is_good() { "passed" } else { "FAILED" };
     println!("{:7.1} s  {word} {name}: {}", begin.elapsed().as_secs_f32(), outcomes.summary());
     Ok(outcomes)
 }
 
 /// What a line such as `test result: ok. 7 passed; 0 failed; 1 ignored; …` counts, besides what failed.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Summary {
-    passed: u32,
-    skipped: u32,
-}
-
-impl Summary {
-    fn of(line: &str) -> Option<Self> {
-        let rest = line.strip_prefix("test result: ")?;
-        let count = |what: &str| {
-            rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
-        };
-        Some(Self { passed: count("passed")?, skipped: count("ignored")? })
-    }
+fn summary(line: &str) -> Option<Outcomes> {
+    let rest = line.strip_prefix("test result: ")?;
+    let count = |what: &str| {
+        rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+    };
+    Some(Outcomes::counted(count("passed")?, Vec::new(), count("ignored")?))
 }
 
 /// The name in a line such as `test module::name ... FAILED`.
@@ -186,8 +178,8 @@ mod tests {
     #[test]
     fn what_libtest_says_is_counted_and_named() {
         let line = "test result: FAILED. 12 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.41s";
-        assert_eq!(Summary::of(line), Some(Summary { passed: 12, skipped: 3 }));
-        assert_eq!(Summary::of("running 7 tests"), None);
+        assert_eq!(summary(line), Some(Outcomes::counted(12, Vec::new(), 3)));
+        assert_eq!(summary("running 7 tests"), None);
         assert_eq!(failure("test plans::a_plan ... FAILED"), Some("plans::a_plan"));
         assert_eq!(failure("test plans::a_plan ... ok"), None);
     }
